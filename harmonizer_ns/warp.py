@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry images from one camera to another through known depth.
+
+Notation: a pixel ``p`` at z-depth ``z`` is the world point ``X = R (z K^-1 [p, 1]) + t`` with ``[R | t]`` the
+camera-to-world transform (OpenCV axes, pixel centres at +0.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harmonizer_ns.types import Cameras, Frames
+
+
+@dataclass(frozen=True)
+class Warped:
+    """Images seen from another camera.
+
+    Args:
+        rgb: warped colours, 0 where the point is outside the source image or behind its camera.
+        valid: visibility in [0, 1]: 0 outside the source image, behind its camera, where the target has no depth
+            or where the source sees something nearer; falls smoothly with depth disagreement.
+    """
+
+    rgb: Float[Tensor, "n 3 h w"]
+    valid: Float[Tensor, "n 1 h w"]
+
+
+def pixel_grid(width: int, height: int, device: torch.device | str = "cpu") -> Float[Tensor, "h w 2"]:
+    """Pixel centres ``(x, y)``; the top-left one is (0.5, 0.5)."""
+    ys, xs = torch.meshgrid(
+        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
+    )
+    return torch.stack([xs, ys], dim=-1)
+
+
+def backproject(depth: Float[Tensor, "n 1 h w"], cameras: Cameras) -> Float[Tensor, "n h w 3"]:
+    """World points of every pixel at its z-depth."""
+    pixels = pixel_grid(cameras.width, cameras.height, depth.device)
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+    rays = torch.einsum("nij,hwj->nhwi", torch.linalg.inv(cameras.intrinsics), homogeneous)
+    points = rays * depth.permute(0, 2, 3, 1)
+    rotation, translation = cameras.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, 3]
+    return torch.einsum("nij,nhwj->nhwi", rotation, points) + translation[:, None, None]
+
+
+def project(
+    points: Float[Tensor, "n h w 3"], cameras: Cameras
+) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+    """Pixel coordinates and z-depth of world points. Pixels are meaningless where the z-depth is not positive."""
+    world_to_camera = cameras.world_to_camera
+    local = torch.einsum("nij,nhwj->nhwi", world_to_camera[:, :3, :3], points)
+    local = local + world_to_camera[:, None, None, :3, 3]
+    z = local[..., 2]
+    homogeneous = torch.einsum("nij,nhwj->nhwi", cameras.intrinsics, local)
+    return homogeneous[..., :2] / z.clamp(min=1e-6)[..., None], z
+
+
+def _sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
+    """Bilinear look-up at pixel coordinates; edges are repeated outside."""
+    size = pixels.new_tensor([image.shape[-1], image.shape[-2]])
+    grid = pixels / size * 2 - 1
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sample_known(depth: Float[Tensor, "n 1 hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n 1 h w"]:
+    """Bilinear look-up that leaves out pixels without depth (0), so holes do not pull their rims nearer."""
+    known = _sample((depth > 0).to(depth.dtype), pixels)
+    return torch.where(known > 0, _sample(depth, pixels) / known.clamp(min=1e-6), torch.zeros_like(known))
+
+
+def backward_warp(source: Frames, depth: Float[Tensor, "n 1 h w"], cameras: Cameras, tolerance: float = 0.03) -> Warped:
+    """Pull each source image into the view of ``cameras`` through the target's depth.
+
+    Each target pixel is lifted to its world point, projected into the source and looked up there. Where the source
+    has depth ``d`` and the point lies at ``z``, visibility falls as ``exp(-((z - d) / (tolerance * z))^2)`` on
+    both sides: in front of the source's surface the target's depth is wrong, behind it the source is occluded. A
+    source without depth there (0) is believed.
+
+    Args:
+        source: one source for each target (photos or earlier outputs); any size.
+        depth: z-depth of the target view, 0 where empty.
+        cameras: the target cameras, of the size of ``depth``.
+        tolerance: relative depth disagreement at which visibility has fallen to 1/e.
+
+    Raises:
+        ValueError: when the numbers of sources, depths and cameras differ.
+    """
+    if not len(source) == len(cameras) == depth.shape[0]:
+        raise ValueError(
+            f"backward_warp needs one source per target: {len(source)} sources, {depth.shape[0]} depths, "
+            f"{len(cameras)} cameras"
+        )
+    pixels, z = project(backproject(depth, cameras), source.cameras)
+    size = pixels.new_tensor([source.cameras.width, source.cameras.height])
+    inside = ((pixels >= 0) & (pixels <= size)).all(dim=-1) & (z > 0) & (depth[:, 0] > 0)
+    pixels = torch.where(inside[..., None], pixels, torch.zeros_like(pixels))
+    source_depth = _sample_known(source.depth, pixels)[:, 0]
+    z = torch.where(inside, z, torch.ones_like(z))
+    agreement = torch.exp(-((z - source_depth) / (tolerance * z)).square())
+    valid = torch.where(source_depth > 0, agreement, torch.ones_like(z)) * inside
+    return Warped(rgb=_sample(source.rgb, pixels) * inside[:, None], valid=valid[:, None])
