@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second image of every render: the enhancer applied to a model's outputs, with real photos as references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.models.base_model import Model
+from torch import Tensor
+
+from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
+from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
+
+
+class ViewEnhancement:
+    """Turns a model's outputs for one camera into ``rgb_enhanced``.
+
+    Args:
+        model: renders the depth at the references' cameras.
+        references: finds the photos.
+        enhancer: repairs.
+    """
+
+    def __init__(self, model: Model, references: ReferenceSelector, enhancer: Enhancer) -> None:
+        self._model, self._references, self._enhancer = model, references, enhancer
+
+    @torch.no_grad()
+    def __call__(self, camera: NerfstudioCameras, outputs: dict[str, Any]) -> Float[Tensor, "h w 3"]:
+        """Repair one render. Photos cannot be warped into distorted views, which are repaired without them."""
+        view = from_nerfstudio(camera).to(outputs["rgb"].device)
+        frames = frames_from_outputs(self._model, outputs, view)
+        photos = self._references.select(view, ModelRenderer(self._model)) if is_pinhole(camera) else None
+        repaired = self._enhancer.enhance(frames, Context(references=(photos,)))
+        return repaired.rgb[0].permute(1, 2, 0)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's splatfacto and nerfacto, made to run on any device and to offer a second image, ``rgb_enhanced``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
+from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
+
+EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
+"""``(camera, outputs) -> rgb`` of shape ``h w 3``."""
+
+
+class LpipsOnDemand:
+    """LPIPS built at first use, so that models can be made without a network.
+
+    nerfstudio builds LPIPS with every model, which downloads AlexNet. Without its weights the metric is NaN, said
+    once.
+    """
+
+    def __init__(self, build: Callable[[], torch.nn.Module]) -> None:
+        self._build = build
+        self._metric: torch.nn.Module | None = None
+        self._missing = False
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """LPIPS of two ``1 3 h w`` images in [0, 1], or NaN."""
+        if self._metric is None and not self._missing:
+            self._try_to_build()
+        if self._metric is None:
+            return torch.tensor(math.nan)
+        return self._metric.to(first.device)(first, second)
+
+    def _try_to_build(self) -> None:
+        try:
+            self._metric = self._build()
+        except OSError as error:  # urllib's URLError is one
+            self._missing = True
+            CONSOLE.log(f"LPIPS is left out: its AlexNet weights are not on this machine ({error})")
+
+
+@contextmanager
+def lpips_on_demand() -> Iterator[None]:
+    """Models built inside get `LpipsOnDemand` in the place of torchmetrics' LPIPS."""
+    from torchmetrics.image import lpip
+
+    original = lpip.LearnedPerceptualImagePatchSimilarity
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **kwargs: LpipsOnDemand(lambda: original(**kwargs))
+    try:
+        yield
+    finally:
+        lpip.LearnedPerceptualImagePatchSimilarity = original
+
+
+class EnhancedModel(Model):
+    """What both models add: the lazy second image, and metrics for both images."""
+
+    enhance_view: EnhanceView | None = None
+    """Set by the pipeline; None gives plain outputs."""
+
+    def populate_modules(self) -> None:
+        """Build the model without asking for LPIPS weights."""
+        with lpips_on_demand():
+            super().populate_modules()
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: NerfstudioCameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
+        """Render one camera; the result lists ``rgb_enhanced`` last, computed when it is read."""
+        outputs = super().get_outputs_for_camera(camera, obb_box)
+        enhance_view = self.enhance_view
+        if enhance_view is None or not outputs:
+            return outputs
+        return EnhancedOutputs(outputs, lambda rendered: enhance_view(camera, rendered))
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The model's own metrics of ``rgb``, and the same ones, named ``*_enhanced``, of ``rgb_enhanced``."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if ENHANCED in outputs:
+            as_rgb = {**outputs, "rgb": outputs[ENHANCED]}
+            enhanced_metrics, enhanced_images = super().get_image_metrics_and_images(as_rgb, batch)
+            metrics |= {f"{name}_enhanced": value for name, value in enhanced_metrics.items()}
+            images["img_enhanced"] = enhanced_images["img"]
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}, images
+
+
+@dataclass
+class HarmonizeSplatfactoModelConfig(SplatfactoModelConfig):
+    """Splatfacto that also runs without CUDA."""
+
+    _target: type = field(default_factory=lambda: HarmonizeSplatfactoModel)
+
+
+class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
+    """Splatfacto. With CUDA it is nerfstudio's own; on other devices the two calls that need CUDA are replaced."""
+
+    config: HarmonizeSplatfactoModelConfig
+
+    def populate_modules(self) -> None:
+        """As upstream. Seed colours are set here because upstream moves them to CUDA."""
+        points = self.seed_points
+        if points is None or self.config.random_init:
+            super().populate_modules()
+            return
+        self.seed_points = (points[0], points[1][:0])  # upstream accepts points without colours
+        super().populate_modules()
+        self.seed_points = points
+        colors = points[1].float() / 255
+        base = RGB2SH(colors) if self.config.sh_degree > 0 else torch.logit(colors, eps=1e-10)
+        self.gauss_params["features_dc"] = torch.nn.Parameter(base)
+
+    def get_outputs(self, camera: NerfstudioCameras) -> dict[str, Any]:
+        """As upstream, through the CPU rasterizer where there is no CUDA."""
+        if self.device.type == "cuda":
+            return super().get_outputs(camera)
+        if self.crop_box is not None and not self.training:
+            return self._cropped_outputs(camera)
+        return self._outputs(camera, slice(None))
+
+    def _cropped_outputs(self, camera: NerfstudioCameras) -> dict[str, Any]:
+        assert self.crop_box is not None
+        inside = self.crop_box.within(self.means).squeeze()
+        if not inside.any():
+            return self.get_empty_outputs(int(camera.width.item()), int(camera.height.item()), self.background_color)
+        return self._outputs(camera, inside)
+
+    def _outputs(self, camera: NerfstudioCameras, chosen: slice | Tensor) -> dict[str, Any]:
+        with_depth = self.config.output_depth_during_training or not self.training
+        render, alpha = self._rasterize(camera, chosen, "RGB+ED" if with_depth else "RGB")
+        background = self._get_background_color()
+        rgb = torch.clamp(render[..., :3] + (1 - alpha) * background, 0.0, 1.0)
+        if self.config.use_bilateral_grid and self.training and "cam_idx" in (camera.metadata or {}):
+            rgb = self._apply_bilateral_grid(rgb, camera.metadata["cam_idx"], *self.last_size)
+        depth = None
+        if with_depth:
+            depth = render[..., 3:4]
+            depth = torch.where(alpha > 0, depth, depth.detach().max()).squeeze(0)
+        if not self.training:
+            background = background.expand(*self.last_size, 3)
+        return {"rgb": rgb.squeeze(0), "depth": depth, "accumulation": alpha.squeeze(0), "background": background}
+
+    def _rasterize(self, camera: NerfstudioCameras, chosen: slice | Tensor, render_mode: str) -> tuple[Tensor, Tensor]:
+        from harmonizer_ns.raster import rasterization  # late: numba is slow to import, and every ns command gets here
+
+        factor = self._get_downscale_factor()
+        camera.rescale_output_resolution(1 / factor)
+        view = from_nerfstudio(camera)
+        camera.rescale_output_resolution(factor)
+        poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
+        self.last_size = (view.height, view.width)
+        colors = torch.cat((self.features_dc[chosen, None], self.features_rest[chosen]), dim=1)
+        degree: int | None = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+        if self.config.sh_degree == 0:
+            colors, degree = torch.sigmoid(colors).squeeze(1), None
+        render, alpha, self.info = rasterization(
+            means=self.means[chosen],
+            quats=self.quats[chosen],
+            scales=torch.exp(self.scales[chosen]),
+            opacities=torch.sigmoid(self.opacities[chosen]).squeeze(-1),
+            colors=colors,
+            viewmats=replace(view, camera_to_world=opencv_poses(poses)).world_to_camera,
+            Ks=view.intrinsics,
+            width=view.width,
+            height=view.height,
+            packed=False,
+            render_mode=render_mode,
+            sh_degree=degree,
+            absgrad=self.strategy.absgrad,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+        if self.training:
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        return render, alpha
+
+
+@dataclass
+class HarmonizeNerfactoModelConfig(NerfactoModelConfig):
+    """Nerfacto with the second image."""
+
+    _target: type = field(default_factory=lambda: HarmonizeNerfactoModel)
+
+
+class HarmonizeNerfactoModel(EnhancedModel, NerfactoModel):
+    """Nerfacto."""
+
+    config: HarmonizeNerfactoModelConfig

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real training photos behind a nerfstudio data manager: undistorted once, read when asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.data.datamanagers.base_datamanager import DataManager
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, _undistort_image
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
+from harmonizer_ns.types import Cameras
+
+
+class TrainingPhotos:
+    """Training photos with pinhole cameras.
+
+    `FullImageDatamanager` undistorts photos in its own cache, which is used. The ray-based managers keep photos as
+    they are, so those are read here; distorted ones are undistorted the way nerfstudio's splat methods do it.
+
+    Args:
+        datamanager: any nerfstudio data manager with a ``train_dataset``.
+    """
+
+    def __init__(self, datamanager: DataManager) -> None:
+        self._datamanager = datamanager
+        self._undistorted: dict[int, tuple[Tensor, Cameras]] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    @property
+    def _dataset(self) -> InputDataset:
+        dataset = self._datamanager.train_dataset
+        assert dataset is not None
+        return dataset
+
+    @cached_property
+    def cameras(self) -> list[Cameras]:
+        """One pinhole camera for each photo, in the dataset's order."""
+        if isinstance(self._datamanager, FullImageDatamanager) and not is_pinhole(self._dataset.cameras):
+            _ = self._datamanager.cached_train  # undistorts, and corrects the dataset's intrinsics
+            return [from_nerfstudio(self._dataset.cameras[i : i + 1]) for i in range(len(self))]
+        return [self._read(i)[1] if self._is_distorted(i) else self._camera(i) for i in range(len(self))]
+
+    def rgb(self, index: int) -> Float[Tensor, "3 h w"]:
+        """One photo in [0, 1]; transparent pixels are shown on black."""
+        if isinstance(self._datamanager, FullImageDatamanager):
+            return _as_rgb(self._datamanager.cached_train[index]["image"])
+        return _as_rgb(self._read(index)[0])
+
+    def _camera(self, index: int) -> Cameras:
+        return from_nerfstudio(self._dataset.cameras[index : index + 1])
+
+    def _is_distorted(self, index: int) -> bool:
+        return not is_pinhole(self._dataset.cameras[index : index + 1])
+
+    def _read(self, index: int) -> tuple[Tensor, Cameras]:
+        if index not in self._undistorted:
+            data = self._dataset.get_data(index, image_type="uint8")
+            photo = (data["image"], self._camera(index))
+            self._undistorted[index] = _undistort(self._dataset.cameras[index], data, photo)
+        return self._undistorted[index]
+
+
+def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
+    rgb = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    if rgb.shape[-1] == 4:
+        rgb = rgb[..., :3] * rgb[..., 3:]
+    return rgb.permute(2, 0, 1)
+
+
+def _undistort(camera: NerfstudioCameras, data: dict, photo: tuple[Tensor, Cameras]) -> tuple[Tensor, Cameras]:
+    camera = camera.reshape(())
+    if is_pinhole(camera):
+        return photo
+    original = photo[1]
+    intrinsics, image, _ = _undistort_image(
+        camera,
+        camera.distortion_params.numpy(),
+        data,
+        data["image"].numpy(),
+        camera.get_intrinsics_matrices().numpy(),
+    )
+    image = torch.from_numpy(image)
+    height, width = image.shape[:2]
+    matrix = torch.as_tensor(intrinsics, dtype=torch.float32)[None]
+    return image, Cameras(original.camera_to_world, matrix, width, height)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows: the final table, and pictures of every fix round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torchvision.utils import save_image
+
+from harmonizer_ns.distill.report import RoundReport, ViewReport
+from harmonizer_ns.types import Cameras
+
+METRICS = ("psnr", "ssim", "lpips")
+PICTURES = ("render", "repaired", "reference", "weight")
+"""Order of the pictures in a strip, left to right."""
+
+
+def round_progress(step: int) -> Callable[[Sequence[Cameras]], Iterable[Cameras]]:
+    """A progress bar over the views of a round."""
+    return lambda cameras: track(cameras, f"Repairing views at step {step}", console=CONSOLE, transient=True)
+
+
+def log_round(report: RoundReport, folder: Path) -> None:
+    """Say what a round did, and put its pictures into tensorboard and into ``folder``.
+
+    Each picture is a strip: render, repaired, nearest photo, weight.
+    """
+    CONSOLE.log(
+        f"Repaired {len(report.used)} of {len(report.views)} views at step {report.step}: "
+        f"{report.mean_position:.0%} of the way, mean weight {report.mean_weight:.2f}"
+    )
+    for view in report.views:
+        if view.skipped:
+            CONSOLE.log(f"[yellow]Target {view.target} skipped: {view.skipped}")
+    writer.put_scalar("Harmonize/mean_weight", report.mean_weight, report.step)
+    writer.put_scalar("Harmonize/position", report.mean_position, report.step)
+    for view in report.views:
+        if view.images:
+            _log_strip(view, report.step, folder)
+
+
+def _log_strip(view: ViewReport, step: int, folder: Path) -> None:
+    strip = picture_strip(view.images)
+    writer.put_image(f"Harmonize/target_{view.target:03d}", strip.permute(1, 2, 0), step)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image(strip, folder / f"step-{step:06d}_target-{view.target:03d}.png")
+
+
+def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
+    """The pictures of one view side by side, in the order of `PICTURES`; missing ones are left out."""
+    return torch.cat([images[name].expand(3, -1, -1) for name in PICTURES if name in images], dim=-1)
+
+
+def print_report(
+    file: Path, metrics: dict[str, float], baseline: dict[str, float] | None, summary: dict[str, Any]
+) -> None:
+    """Print held-out metrics as one table and save them as JSON.
+
+    Args:
+        file: where the JSON goes.
+        metrics: averages over the held-out photos; names ending in ``_enhanced`` belong to ``rgb_enhanced``.
+        baseline: the same of the plain method, or None.
+        summary: how the pseudo-views were made.
+    """
+    rows = {"harmonize: rgb": _of(metrics, ""), "harmonize: rgb_enhanced": _of(metrics, "_enhanced")}
+    if baseline is not None:
+        rows["plain baseline: rgb"] = _of(baseline, "")
+    rows = {name: row for name, row in rows.items() if row}
+    file.write_text(json.dumps({"held_out": rows, "summary": summary}, indent=2) + "\n", encoding="utf8")
+    CONSOLE.print(_table(rows))
+    CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
+
+
+def _of(metrics: dict[str, float], suffix: str) -> dict[str, float]:
+    return {name: metrics[name + suffix] for name in METRICS if name + suffix in metrics}
+
+
+def _table(rows: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="Held-out photos (averages)")
+    table.add_column("image")
+    names = [name for name in METRICS if any(name in row for row in rows.values())]
+    for name in names:
+        table.add_column(name.upper() + (" ↓" if name == "lpips" else " ↑"), justify="right")
+    for title, row in rows.items():
+        table.add_row(title, *(f"{row[name]:.3f}" if name in row else "-" for name in names))
+    return table

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nerfstudio's checkpoints leave out and an exact resume needs."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.data.datamanagers.base_datamanager import DataManager
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.splatfacto import SplatfactoModel
+from torch.nn import Parameter
+
+COUNTERS = ("train_count", "eval_count", "train_unseen_cameras", "eval_unseen_cameras")
+"""Positions of nerfstudio's data managers: plain ints and lists of ints."""
+SAMPLER_COUNTERS = ("_step", "_steps_since_update")
+"""Position of nerfacto's proposal sampler in its update schedule."""
+
+
+def allow_numpy_scalars() -> None:
+    """Let ``torch.load(weights_only=True)`` read the numpy scalars of nerfstudio's scheduler states.
+
+    Without this nerfstudio cannot read its own checkpoints on torch >= 2.6. Scalars and dtypes hold no code.
+    """
+    scalar = np.float64(1).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    torch.serialization.add_safe_globals([scalar, np.dtype, *dtypes])
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator, as ``ns-train`` does before it builds a trainer."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nerfstudio draws from it
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """States of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - nerfstudio draws from it
+    state = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo `random_state`. States of CUDA devices that this machine does not have are left out."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    for device, device_state in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(device_state.cpu(), device)
+
+
+def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
+    """Which photos and rays come next."""
+    state = {name: getattr(datamanager, name) for name in COUNTERS if hasattr(datamanager, name)}
+    generator = getattr(datamanager, "random_generator", None)
+    if generator is not None:
+        version, internal, gauss = generator.getstate()
+        state["random_generator"] = [version, list(internal), gauss]
+    return state
+
+
+def set_datamanager_state(datamanager: DataManager, state: dict[str, Any]) -> None:
+    """Undo `datamanager_state`; what this kind of manager does not have is left out."""
+    for name in COUNTERS:
+        if name in state and hasattr(datamanager, name):
+            value = state[name]
+            setattr(datamanager, name, list(value) if isinstance(value, list) else value)
+    if "random_generator" in state and hasattr(datamanager, "random_generator"):
+        version, internal, gauss = state["random_generator"]
+        datamanager.random_generator.setstate((version, tuple(internal), gauss))
+
+
+def model_state(model: Model) -> dict[str, Any]:
+    """What a model counts besides its parameters: densification statistics, or the proposal sampler's position."""
+    if isinstance(model, SplatfactoModel):
+        return {"strategy": dict(model.strategy_state)}
+    sampler = getattr(model, "proposal_sampler", None)
+    return {} if sampler is None else {"sampler": {name: getattr(sampler, name) for name in SAMPLER_COUNTERS}}
+
+
+def set_model_state(model: Model, state: dict[str, Any]) -> None:
+    """Undo `model_state`."""
+    if "strategy" in state and isinstance(model, SplatfactoModel):
+        on_device = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in state["strategy"].items()}
+        model.strategy_state.update(on_device)
+    for name, value in state.get("sampler", {}).items():
+        setattr(model.proposal_sampler, name, value)
+
+
+def relink_optimizers(optimizers: Optimizers, parameters: dict[str, list[Parameter]]) -> None:
+    """Point every optimizer at the model's present parameters and hand over their state.
+
+    Loading a splat of another size replaces the model's parameters, and upstream's optimizers go on updating the
+    old ones (nerfstudio issue #3554).
+    """
+    for name, present in parameters.items():
+        optimizer = optimizers.optimizers[name]
+        (group,) = optimizer.param_groups
+        states = [optimizer.state.pop(old, None) for old in group["params"]]
+        group["params"] = list(present)
+        optimizer.state.update({new: kept for new, kept in zip(present, states, strict=True) if kept})
+        optimizers.parameters[name] = list(present)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's trainer with checkpoints that survive a full disk, exact resume, and a final report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.plugin.pipeline import HarmonizePipeline
+from harmonizer_ns.plugin.report import print_report
+from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers, seed_all
+
+
+@dataclass
+class HarmonizeTrainerConfig(TrainerConfig):
+    """nerfstudio's trainer settings, and what the final report holds."""
+
+    _target: type = field(default_factory=lambda: HarmonizeTrainer)
+    final_report: bool = True
+    """Measure rgb and rgb_enhanced on all held-out photos when training ends, print and save the table."""
+    compare_to_baseline: bool = False
+    """Also train the plain method (same seed, same steps, no pseudo-views) and put it into the final report."""
+
+    def save_config(self) -> None:
+        """Write config.yml into the run's folder.
+
+        Raises:
+            SystemExit: when the folder cannot be written; the message names it.
+        """
+        with _clear_errors():
+            try:
+                super().save_config()
+            except OSError as error:
+                raise InputError(f"cannot write to the output folder {self.get_base_dir()}: {error}") from error
+
+
+class HarmonizeTrainer(Trainer):
+    """Trains a `HarmonizePipeline`."""
+
+    config: HarmonizeTrainerConfig
+    pipeline: HarmonizePipeline  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build data, model and optimizers, and load the checkpoint if there is one.
+
+        Raises:
+            SystemExit: with one message, when something that the user gave is wrong.
+        """
+        allow_numpy_scalars()
+        with _clear_errors():
+            super().setup(test_mode)
+
+    def train(self) -> None:
+        """Train up to ``max_num_iterations``, counted from the first step of the whole run.
+
+        A resumed run ends where the uninterrupted one would have ended; upstream would train that many more steps.
+        """
+        total = self.config.max_num_iterations
+        self.step = self._start_step
+        self.config.max_num_iterations = max(self.pipeline.first_step + total - self._start_step, 0)
+        try:
+            super().train()
+        finally:
+            self.config.max_num_iterations = total
+        if self.config.final_report and self.pipeline.datamanager.eval_dataset:
+            self._report()
+        if not self.config.viewer.quit_on_train_completion:
+            self._train_complete_viewer()
+
+    def _load_checkpoint(self) -> None:
+        path = self._checkpoint_to_load()
+        if path is None:
+            CONSOLE.print("No checkpoint to load, so training from scratch.")
+            return
+        state = read_checkpoint(path)
+        self._start_step = state["step"] + 1
+        self.pipeline.begin_at(self._start_step)
+        self.pipeline.load_pipeline(state["pipeline"], state["step"])
+        self._load_optimizers(state, path)
+        CONSOLE.print(f"Loaded {path}, which ended at step {state['step']}")
+
+    def _checkpoint_to_load(self) -> Path | None:
+        if self.config.load_dir is None:
+            return self.config.load_checkpoint
+        if self.config.load_step is not None:
+            return self.config.load_dir / f"step-{self.config.load_step:09d}.ckpt"
+        found = sorted(self.config.load_dir.glob("step-*.ckpt"))
+        if not found:
+            raise InputError(f"no step-*.ckpt in {self.config.load_dir}; give the nerfstudio_models folder of a run")
+        return found[-1]
+
+    def _load_optimizers(self, state: dict[str, Any], path: Path) -> None:
+        missing = self.optimizers.optimizers.keys() - state["optimizers"].keys()
+        if missing:
+            raise InputError(f"{path} has no optimizer state for {sorted(missing)}; was it made with other options?")
+        present = {name: group for name, group in state["optimizers"].items() if name in self.optimizers.optimizers}
+        self.optimizers.load_optimizers(present)
+        relink_optimizers(self.optimizers, self.pipeline.get_param_groups())
+        if self.config.load_scheduler:
+            schedulers = {k: v for k, v in state["schedulers"].items() if k in self.optimizers.schedulers}
+            self.optimizers.load_schedulers(schedulers)
+        self.grad_scaler.load_state_dict(state["scalers"])
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Save everything, atomically: the last good checkpoint stays until the new one is complete.
+
+        Args:
+            step: the step that has just been trained.
+
+        Raises:
+            InputError: when the file cannot be written, for example on a full disk.
+        """
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        partial = self.base_dir / f"{path.name}.partial"  # nerfstudio parses every name in the checkpoint folder
+        try:
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(self._state(step), partial)
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write the checkpoint {path}: {error}. Earlier checkpoints in that folder are intact; "
+                "make room and resume with --load-dir"
+            ) from error
+        if self.config.save_only_latest_checkpoint:
+            for old in self.checkpoint_dir.glob("*.ckpt"):
+                if old != path:
+                    old.unlink()
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: item.state_dict() for name, item in self.optimizers.optimizers.items()},
+            "schedulers": {name: item.state_dict() for name, item in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+
+    def _after_train(self) -> None:
+        """As upstream, but the viewer's endless wait comes later, after the report."""
+        quits = self.config.viewer.quit_on_train_completion
+        self.config.viewer.quit_on_train_completion = True
+        super()._after_train()
+        self.config.viewer.quit_on_train_completion = quits
+
+    def _report(self) -> None:
+        metrics = self.pipeline.get_average_eval_image_metrics(step=self.step)
+        baseline = self._train_baseline() if self.config.compare_to_baseline else None
+        print_report(self.base_dir / "harmonize_report.json", metrics, baseline, self.pipeline.summary())
+
+    def _train_baseline(self) -> dict[str, float]:
+        """Train the plain method for the same steps with the same seed, and measure it."""
+        CONSOLE.rule("Baseline: the same method without pseudo-views")
+        writer.EVENT_WRITERS.clear()
+        writer.GLOBAL_BUFFER.clear()
+        seed_all(self.config.machine.seed)
+        config = baseline_config(self.config, started_from_checkpoint=self.pipeline.first_step > 0)
+        trainer = config.setup(local_rank=self.local_rank, world_size=self.world_size)
+        trainer.setup()
+        trainer.train()
+        return trainer.pipeline.get_average_eval_image_metrics(step=trainer.step)
+
+
+def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: bool) -> HarmonizeTrainerConfig:
+    """The same run without pseudo-views and without enhancement, in a sub-folder ``baseline`` of the run.
+
+    Args:
+        config: of the run to compare with.
+        started_from_checkpoint: whether that run began with a checkpoint of the plain method; the baseline then does.
+    """
+    baseline = deepcopy(config)
+    baseline.pipeline.enhancer = "none"
+    baseline.pipeline.steps_per_fix = 0
+    return dataclasses.replace(
+        baseline,
+        load_dir=None,
+        load_checkpoint=config.load_checkpoint if started_from_checkpoint else None,
+        timestamp=f"{config.timestamp}/baseline",
+        vis="tensorboard",
+        final_report=False,
+        compare_to_baseline=False,
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a nerfstudio checkpoint without running any code from it.
+
+    Raises:
+        InputError: when the file is missing, broken, or not a nerfstudio checkpoint.
+    """
+    allow_numpy_scalars()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"checkpoint {path} does not exist") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a checkpoint): {reason}") from error
+    expected = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
+    if not isinstance(state, dict) or not expected <= state.keys():
+        found = sorted(state) if isinstance(state, dict) else type(state).__name__
+        raise InputError(f"{path} is not a nerfstudio checkpoint: it holds {found}, expected {sorted(expected)}")
+    return state
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Show an `InputError` as one message instead of a traceback."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f"harmonize: {error}") from error
