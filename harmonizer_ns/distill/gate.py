@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far each pixel of a repair may be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.types import Frames
+from harmonizer_ns.warp import backward_warp
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What makes a repaired pixel plausible. The defaults were chosen on unseen photos of sparse captures."""
+
+    alpha_low: float = 0.2
+    """Opacity at and below which nothing was rendered: weight 0."""
+    alpha_high: float = 0.8
+    """Opacity from which a pixel counts as covered."""
+    photo_noise: float = 0.01
+    """Colour distance (mean absolute difference, in [0, 1]) to the photos that is ordinary: no penalty up to here."""
+    photo_tolerance: float = 0.05
+    """Colour distance beyond the ordinary at which the weight has fallen to 1/e."""
+    window: int = 5
+    """Side in pixels (odd) of the neighbourhood over which colours are compared: single-pixel noise averages out."""
+    shift: int = 1
+    """Misregistration in pixels that is forgiven: the best agreement among shifts up to this counts."""
+    unseen_weight: float = 0.2
+    """Prior weight of a pixel that no photo sees: plausible, but nobody can tell."""
+    depth_tolerance: float = 0.1
+    """Relative depth disagreement at which a photo's visibility of a pixel has fallen to 1/e."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha_low < self.alpha_high <= 1 or not 0 <= self.unseen_weight <= 1:
+            raise ValueError(
+                "need 0 <= alpha_low < alpha_high <= 1 and unseen_weight in [0, 1], got "
+                f"{self.alpha_low}, {self.alpha_high}, {self.unseen_weight}"
+            )
+        if self.window < 1 or self.window % 2 == 0 or self.shift < 0 or self.photo_tolerance <= 0:
+            raise ValueError(
+                "need an odd window, shift >= 0 and photo_tolerance > 0, got "
+                f"{self.window}, {self.shift}, {self.photo_tolerance}"
+            )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Weighs repairs: ``weight = coverage(alpha) x support(photos) x confidence(enhancer)``, per pixel."""
+
+    config: GateConfig = GateConfig()
+
+    def weight(self, renders: Frames, repaired: Repaired, context: Context) -> Float[Tensor, "n 1 h w"]:
+        """Trust in each repaired pixel, in [0, 1].
+
+        Args:
+            renders: what was repaired; its alpha and depth are used.
+            repaired: the enhancer's output for it.
+            context: the references, as given to the enhancer.
+        """
+        return self.coverage(renders.alpha) * self.support(renders, repaired.rgb, context) * repaired.confidence
+
+    def coverage(self, alpha: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+        """0 where nothing was rendered, 1 where the render is opaque, linear between."""
+        low, high = self.config.alpha_low, self.config.alpha_high
+        return ((alpha - low) / (high - low)).clamp(0.0, 1.0)
+
+    def support(self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], context: Context) -> Float[Tensor, "n 1 h w"]:
+        """How far the real photos bear a repair out.
+
+        With visibility ``v_k`` and agreement ``a_k`` of photo ``k``: ``max_k v_k a_k + (1 - max_k v_k) unseen``. One
+        photo that agrees is enough, since the others may be misled by a highlight or by wrong depth; a pixel that
+        photos see but none confirms gets 0.
+        """
+        references = context.references or (None,) * len(renders)
+        if len(references) != len(renders):
+            raise ValueError(f"{len(references)} reference sets for {len(renders)} renders")
+        return torch.cat([self._support(renders[i], rgb[i : i + 1], references[i]) for i in range(len(renders))])
+
+    def _support(
+        self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None
+    ) -> Float[Tensor, "1 1 h w"]:
+        """``support`` for one view."""
+        if photos is None or not len(photos):
+            return torch.full_like(render.alpha, self.config.unseen_weight)
+        cameras = render.cameras[[0] * len(photos)]
+        depth = render.depth.expand(len(photos), -1, -1, -1)
+        warped = backward_warp(photos, depth, cameras, tolerance=self.config.depth_tolerance)
+        agreement = self.agreement(rgb.expand_as(warped.rgb), warped.rgb, warped.valid)
+        seen = warped.valid.amax(dim=0, keepdim=True)
+        confirmed = (warped.valid * agreement).amax(dim=0, keepdim=True)
+        return confirmed + (1 - seen) * self.config.unseen_weight
+
+    def agreement(
+        self, rgb: Float[Tensor, "k 3 h w"], photo: Float[Tensor, "k 3 h w"], valid: Float[Tensor, "k 1 h w"]
+    ) -> Float[Tensor, "k 1 h w"]:
+        """``exp(-((d - noise)+ / tolerance)^2)`` of the local mean colour distance ``d`` at the best small shift."""
+        mean_valid = self._local_mean(valid).clamp(min=1e-6)
+        distances = [
+            self._local_mean((rgb - shifted).abs().mean(dim=1, keepdim=True) * valid) / mean_valid
+            for shifted in _shifts(photo, self.config.shift)
+        ]
+        excess = (torch.stack(distances).amin(dim=0) - self.config.photo_noise).clamp(min=0.0)
+        return torch.exp(-(excess / self.config.photo_tolerance).square())
+
+    def _local_mean(self, image: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
+        """Mean over the window; outside the image nothing counts."""
+        side = self.config.window
+        return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def _shifts(image: Float[Tensor, "k c h w"], reach: int) -> list[Float[Tensor, "k c h w"]]:
+    """The image at every whole-pixel shift up to ``reach`` both ways; edges are repeated."""
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (reach, reach, reach, reach), mode="replicate")
+    offsets = range(2 * reach + 1)
+    return [padded[..., y : y + height, x : x + width] for y in offsets for x in offsets]

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to repair views, and from where: a few small steps from the photos toward the wanted views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harmonizer_ns.distill.resize import cover_cameras
+from harmonizer_ns.poses import check_poses, interpolate_pose, nearest_spacing, rotation_angle
+from harmonizer_ns.types import Cameras
+
+MIN_ROTATION_SPACING = math.radians(10.0)
+"""A forward-facing capture has no rotation between its cameras; a target may still turn this much per spacing."""
+
+
+@dataclass(frozen=True)
+class Approach:
+    """The way to one target.
+
+    Args:
+        start: the training camera it starts from, already at the target's image size.
+        target: the wanted camera.
+        stride: how far a round moves along ``u``, in (0, 1]; ``u = 0`` is the start and ``u = 1`` the target.
+    """
+
+    start: Cameras
+    target: Cameras
+    stride: float
+
+    def position(self, rounds: int) -> float:
+        """``u`` after a number of rounds."""
+        return min(1.0, rounds * self.stride)
+
+    def camera(self, rounds: int) -> Cameras:
+        """The camera after a number of rounds; on arrival it is exactly the target."""
+        u = self.position(rounds)
+        if u >= 1.0:
+            return self.target
+        pose = interpolate_pose(self.start.camera_to_world[0], self.target.camera_to_world[0], u)
+        intrinsics = torch.lerp(self.start.intrinsics, self.target.intrinsics, u)
+        return Cameras(pose[None], intrinsics, self.target.width, self.target.height)
+
+
+class ProgressiveSchedule:
+    """Moves every target's camera from its nearest training camera to the target, a small step each round.
+
+    A round moves by ``step_fraction`` times the training cameras' own spacing (median distance, and angle, between
+    nearest neighbours), whichever of translation and rotation takes longer; both advance together along one
+    ``u``. So the ``u`` of every round is the same at any scale of the scene. After arrival a target is visited again
+    in every round, which refreshes its repair.
+
+    Args:
+        train: training cameras, batches of one.
+        targets: wanted cameras, batches of one; sizes and intrinsics may differ.
+        steps_per_fix: training steps between rounds.
+        start_step: first step at which a round may run.
+        stop_step: last step at which a round may run.
+        step_fraction: size of a round's move in units of the training cameras' spacing. Without a spacing (one
+            camera, or all in one place) it is the fraction of the whole way.
+        always_arrive: lengthen the strides of far targets so that all arrive by the last round before ``stop_step``.
+
+    Raises:
+        ValueError: on empty lists, broken poses or settings out of range.
+    """
+
+    def __init__(
+        self,
+        train: list[Cameras],
+        targets: list[Cameras],
+        steps_per_fix: int = 1500,
+        start_step: int = 1500,
+        stop_step: int = 30000,
+        step_fraction: float = 0.5,
+        always_arrive: bool = True,
+    ) -> None:
+        if not train or not targets:
+            raise ValueError(f"a schedule needs training cameras and targets, got {len(train)} and {len(targets)}")
+        if steps_per_fix < 1 or step_fraction <= 0 or stop_step < start_step:
+            raise ValueError(
+                f"need steps_per_fix >= 1, step_fraction > 0 and start_step <= stop_step, got {steps_per_fix}, "
+                f"{step_fraction}, {start_step} and {stop_step}"
+            )
+        check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
+        self.steps_per_fix, self.start_step, self.stop_step = steps_per_fix, start_step, stop_step
+        total_rounds = (stop_step - start_step) // steps_per_fix + 1
+        least_stride = 1.0 / total_rounds if always_arrive else 0.0
+        self.approaches = _plan(train, targets, step_fraction, least_stride)
+        self._rounds = 0
+        self._last_step: int | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds done so far."""
+        return self._rounds
+
+    @property
+    def positions(self) -> list[float]:
+        """``u`` of every target after the rounds done so far."""
+        return [approach.position(self._rounds) for approach in self.approaches]
+
+    def due(self, step: int) -> bool:
+        """Whether a round should run at this training step."""
+        if not self.start_step <= step <= self.stop_step:
+            return False
+        return self._last_step is None or step - self._last_step >= self.steps_per_fix
+
+    def upcoming(self) -> list[Cameras]:
+        """The cameras of the next round, one batch of one for each target, without advancing."""
+        return [approach.camera(self._rounds + 1) for approach in self.approaches]
+
+    def upcoming_positions(self) -> list[float]:
+        """``u`` of every target in the next round."""
+        return [approach.position(self._rounds + 1) for approach in self.approaches]
+
+    def advance(self, step: int) -> list[Cameras]:
+        """Count a round at this training step and return its cameras, one batch of one for each target."""
+        cameras = self.upcoming()
+        self._rounds, self._last_step = self._rounds + 1, step
+        return cameras
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position along the way, as plain integers (the way itself follows from the constructor)."""
+        return {"rounds": self._rounds, "last_step": -1 if self._last_step is None else self._last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        self._rounds = int(state["rounds"])
+        self._last_step = None if state["last_step"] < 0 else int(state["last_step"])
+
+
+def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float, least_stride: float) -> list[Approach]:
+    """The way from the nearest training camera to each target."""
+    poses = torch.cat([c.camera_to_world for c in train]).cpu()
+    distance_spacing, angle_spacing = nearest_spacing(poses)
+    angle_spacing = max(angle_spacing, MIN_ROTATION_SPACING)
+    approaches = []
+    for target in (t.to("cpu") for t in targets):
+        spacings = _spacings_to(poses, target, distance_spacing, angle_spacing)
+        nearest = int(spacings.argmin())
+        way = 1.0 if distance_spacing == 0 else float(spacings[nearest])
+        stride = 1.0 if way <= step_fraction else step_fraction / way
+        start = cover_cameras(train[nearest].to("cpu"), target.width, target.height)
+        approaches.append(Approach(start, target, min(1.0, max(stride, least_stride))))
+    return approaches
+
+
+def _spacings_to(poses: torch.Tensor, target: Cameras, distance_spacing: float, angle_spacing: float) -> torch.Tensor:
+    """How many spacings away the target is from each training pose, in translation or rotation, whichever is more."""
+    pose = target.camera_to_world[0].double()
+    distances = (poses[:, :3, 3].double() - pose[:3, 3]).norm(dim=-1)
+    angles = rotation_angle(poses[:, :3, :3].double(), pose[:3, :3].expand(len(poses), 3, 3)) / angle_spacing
+    if distance_spacing == 0:
+        return distances / distances.max().clamp(min=torch.finfo(distances.dtype).tiny) + angles
+    return torch.maximum(distances / distance_spacing, angles)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one capped store of repaired views, in memory and part of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.types import Cameras, PseudoView
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """A pseudo-view in 8 bits.
+
+    Args:
+        rgb: colours, 255 is 1.
+        weight: trust, 255 is 1.
+        camera: on the CPU, a batch of one.
+        step: training step of the repair.
+        target: index of the target it approaches.
+        confidence: mean trust in [0, 1].
+    """
+
+    rgb: UInt8[Tensor, "3 h w"]
+    weight: UInt8[Tensor, "1 h w"]
+    camera: Cameras
+    step: int
+    target: int
+    confidence: float
+
+    def decode(self) -> PseudoView:
+        """The view as float in [0, 1], on the CPU."""
+        return PseudoView(to_float(self.rgb), to_float(self.weight), self.camera, self.step, self.target)
+
+
+def encode(view: PseudoView) -> StoredView:
+    """Round a view to 8 bits on the CPU (largest error 1/510)."""
+    camera = view.camera.to("cpu")
+    shape = (3, camera.height, camera.width)
+    if tuple(view.rgb.shape) != shape or tuple(view.weight.shape) != (1, *shape[1:]):
+        raise ValueError(f"pseudo-view has shapes {tuple(view.rgb.shape)}, {tuple(view.weight.shape)}, wanted {shape}")
+    weight = _to_bytes(view.weight)
+    confidence = weight.double().mean().item() / 255  # of what is stored: a view that rounds to nothing is never drawn
+    return StoredView(
+        to_uint8(view.rgb.detach()).cpu(),
+        to_uint8(view.weight.detach()).cpu(),
+        camera,
+        view.step,
+        view.target,
+        confidence,
+    )
+
+
+class PseudoViewStore:
+    """Keeps the most valuable repaired views of all rounds.
+
+    When it is full the view with the least ``confidence x 0.5^(age / half_life)`` goes, age in rounds; the newest view
+    of every target goes only when nothing else is left.
+
+    Args:
+        capacity: how many views to keep at most.
+        half_life: rounds after which a view is worth half.
+
+    Raises:
+        ValueError: when either is not positive.
+    """
+
+    def __init__(self, capacity: int = 400, half_life: float = 4.0) -> None:
+        if capacity < 1 or half_life <= 0:
+            raise ValueError(f"need capacity >= 1 and half_life > 0, got {capacity} and {half_life}")
+        self.capacity, self.half_life = capacity, half_life
+        self._views: tuple[StoredView, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, index: int) -> PseudoView:
+        """A view as float, oldest first."""
+        return self._views[index].decode()
+
+    def __iter__(self) -> Iterator[PseudoView]:
+        return (view.decode() for view in self._views)
+
+    @property
+    def stored(self) -> tuple[StoredView, ...]:
+        """The views in 8 bits, oldest first."""
+        return self._views
+
+    def add(self, views: Iterable[PseudoView]) -> None:
+        """Add the views of a round all at once, then let the least valuable ones go."""
+        self._views = self._trimmed((*self._views, *(encode(view) for view in views)))
+
+    def values(self) -> Float[Tensor, " n"]:
+        """``confidence x 0.5^(age / half_life)`` of every view."""
+        return _values(self._views, self.half_life)
+
+    def _trimmed(self, views: tuple[StoredView, ...]) -> tuple[StoredView, ...]:
+        """The ``capacity`` most valuable views, in the same order."""
+        excess = len(views) - self.capacity
+        if excess <= 0:
+            return views
+        newest = set({view.target: index for index, view in enumerate(views)}.values())
+        values = _values(views, self.half_life).tolist()
+        order = sorted(range(len(views)), key=lambda i: (i in newest, values[i], i))
+        dropped = set(order[:excess])
+        return tuple(view for index, view in enumerate(views) if index not in dropped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All views as plain tensors, lists and numbers; tensors are shared, not copied (they never change)."""
+        return {"views": [_view_state(view) for view in self._views]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly what ``state_dict`` gave; a smaller capacity lets the least valuable ones go."""
+        self._views = self._trimmed(tuple(_view_from_state(view) for view in state["views"]))
+
+
+def _values(views: tuple[StoredView, ...], half_life: float) -> Float[Tensor, " n"]:
+    """Age is the number of later rounds of which a view is present."""
+    rounds = {step: index for index, step in enumerate(sorted({view.step for view in views}, reverse=True))}
+    ages = torch.tensor([rounds[view.step] for view in views], dtype=torch.float64)
+    confidences = torch.tensor([view.confidence for view in views], dtype=torch.float64)
+    return confidences * 0.5 ** (ages / half_life)
+
+
+def _view_state(view: StoredView) -> dict[str, Any]:
+    return {
+        "rgb": view.rgb,
+        "weight": view.weight,
+        "camera_to_world": view.camera.camera_to_world,
+        "intrinsics": view.camera.intrinsics,
+        "size": [view.camera.width, view.camera.height],
+        "step": view.step,
+        "target": view.target,
+        "confidence": view.confidence,
+    }
+
+
+def _view_from_state(state: dict[str, Any]) -> StoredView:
+    width, height = (int(x) for x in state["size"])
+    camera = Cameras(state["camera_to_world"].cpu(), state["intrinsics"].cpu(), width, height)
+    return StoredView(
+        state["rgb"].cpu(),
+        state["weight"].cpu(),
+        camera,
+        int(state["step"]),
+        int(state["target"]),
+        float(state["confidence"]),
+    )

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where we want to look: a camera path from a file, or poses extrapolated around the capture."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.distill.visibility import in_frustum, local_points, seen_fraction
+from harmonizer_ns.poses import check_poses, rotation_between
+from harmonizer_ns.types import Cameras
+
+_DIRECTIONS = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+"""Right, up, left, down and forward in OpenCV axes."""
+
+_MAX_POINTS = 20_000
+"""Points beyond this many are thinned evenly; what is measured from them is a fraction or a median."""
+
+
+# --- camera paths -----------------------------------------------------------------------------------------------------
+
+
+def load_camera_path(
+    path: Path, transform: Callable[[Float[Tensor, "n 4 4"]], Float[Tensor, "n 4 4"]] | None = None
+) -> list[Cameras]:
+    """Read a ``camera_path.json`` as nerfstudio's viewer exports it.
+
+    nerfstudio exports poses in the frame of the model it was viewing (after the dataparser's orientation and scaling),
+    as 16 row-major numbers with OpenGL axes (x right, y up, z backward) and a vertical field of view in degrees.
+
+    Args:
+        path: the file.
+        transform: applied to the file's OpenGL poses first, for a path that was made in another frame than the one
+            that is trained in.
+
+    Returns:
+        One batch of one per entry, OpenCV axes, of the path's render size.
+
+    Raises:
+        ValueError: on a missing or malformed file, naming the file and the entry; on a camera type other than
+            perspective.
+    """
+    data = _read_json(path)
+    if str(data.get("camera_type", "perspective")).lower() != "perspective":
+        raise ValueError(f"{path}: only perspective camera paths can be repaired, got {data['camera_type']!r}")
+    width, height = (_positive_int(data, key, path) for key in ("render_width", "render_height"))
+    entries = data.get("camera_path")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: 'camera_path' must be a list with at least one camera")
+    poses = torch.stack([_read_pose(entry, f"{path}: camera {i}") for i, entry in enumerate(entries)])
+    poses = poses if transform is None else transform(poses)
+    check_poses(poses, [f"{path}: camera {i}" for i in range(len(entries))])
+    poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])  # OpenGL to OpenCV: y and z point the other way
+    focals = [_focal(entry, height, f"{path}: camera {i}") for i, entry in enumerate(entries)]
+    return [
+        Cameras(pose[None], _centred_intrinsics(focal, width, height), width, height)
+        for pose, focal in zip(poses, focals, strict=True)
+    ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the camera path {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
+    value = data.get(key)
+    if not isinstance(value, int | float) or not 1 <= value <= 65536:
+        raise ValueError(f"{path}: {key!r} must be a positive number of pixels, got {value!r}")
+    return int(value)
+
+
+def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
+    numbers = entry.get("camera_to_world") if isinstance(entry, dict) else None
+    if not isinstance(numbers, list) or len(numbers) != 16 or not all(isinstance(x, int | float) for x in numbers):
+        raise ValueError(f"{where}: 'camera_to_world' must be a list of 16 numbers")
+    return torch.tensor(numbers, dtype=torch.float32).view(4, 4)
+
+
+def _focal(entry: dict[str, Any], height: int, where: str) -> float:
+    """Pixels: ``h / (2 tan(fov / 2))`` with the vertical field of view."""
+    fov = entry.get("fov")
+    if not isinstance(fov, int | float) or not 0 < fov < 180:
+        raise ValueError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
+    return height / (2 * math.tan(math.radians(fov) / 2))
+
+
+def _centred_intrinsics(focal: float, width: int, height: int) -> Float[Tensor, "1 3 3"]:
+    return torch.tensor([[[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]])
+
+
+# --- extrapolation ----------------------------------------------------------------------------------------------------
+
+
+def extrapolate(
+    train: list[Cameras], points: Float[Tensor, "p 3"] | None, count: int, fraction: float = 0.2
+) -> list[Cameras]:
+    """Views off the trajectory of a capture that look at the same content.
+
+    Training cameras evenly spread along the capture are each moved by ``fraction`` of the capture's size: sideways, up,
+    down or forward, whichever ends farthest from all training cameras and earlier targets without running into points.
+    A moved camera turns to keep its look-at point, which lies at the median depth of the points it sees. Deterministic.
+
+    Args:
+        train: training cameras in capture order, batches of one.
+        points: seed points of the scene, or None.
+        count: how many views.
+        fraction: size of the move; 1 is the diameter of the camera positions (without such, the look-at distance).
+
+    Returns:
+        Batches of one, with the intrinsics and size of the training camera each came from.
+
+    Raises:
+        ValueError: on an empty capture, ``count < 1`` or a ``fraction`` that is not positive.
+    """
+    if not train or count < 1 or fraction <= 0:
+        raise ValueError(
+            f"extrapolate needs cameras, count >= 1 and fraction > 0, got {len(train)}, {count} and {fraction}"
+        )
+    points = None if points is None or not len(points) else thin(points.cpu(), _MAX_POINTS)
+    bases = [train[int((i + 0.5) * len(train) / count)].to("cpu") for i in range(count)]
+    taken = torch.cat([c.centers.cpu() for c in train])
+    extent = capture_extent(taken)
+    targets: list[Cameras] = []
+    for index, base in enumerate(bases):
+        first = index % len(_DIRECTIONS)  # equally new moves take turns
+        directions = _DIRECTIONS[first:] + _DIRECTIONS[:first]
+        target = _move(base, directions, taken, points, fraction, extent)
+        taken = torch.cat([taken, target.centers])
+        targets.append(target)
+    return targets
+
+
+def capture_extent(centers: Float[Tensor, "n 3"]) -> float:
+    """Diameter of the camera positions: twice the 90th percentile of the distances from their mean."""
+    return 2 * (centers - centers.mean(dim=0)).norm(dim=-1).quantile(0.9).item()
+
+
+def thin(points: Float[Tensor, "p 3"], maximum: int) -> Float[Tensor, "q 3"]:
+    """At most ``maximum`` points, evenly strided."""
+    return points[:: -(-len(points) // maximum)]
+
+
+def look_distance(camera: Cameras, points: Float[Tensor, "p 3"] | None, fallback: float) -> float:
+    """Median z-depth of the points in one camera's frustum; ``fallback`` when it sees none."""
+    if points is None:
+        return fallback
+    depths = local_points(camera, points)[0, :, 2][in_frustum(camera, points)[0]]
+    return depths.median().item() if len(depths) else fallback
+
+
+def _move(
+    base: Cameras,
+    directions: tuple[tuple[float, float, float], ...],
+    taken: Float[Tensor, "n 3"],
+    points: Float[Tensor, "p 3"] | None,
+    fraction: float,
+    extent: float,
+) -> Cameras:
+    """One target: the candidate move from ``base`` that is newest among those with enough room."""
+    look = look_distance(base, points, extent or 1.0)
+    step = fraction * (extent or look)
+    candidates = [_moved(base, direction, step, look) for direction in directions]
+    room = [_room(candidate, points) for candidate in candidates]
+    enough = 0.5 * min(_room(base, points), look)
+    open_candidates = [c for c, r in zip(candidates, room, strict=True) if r >= enough] or candidates
+    newness = [torch.cdist(c.centers, taken).min().item() for c in open_candidates]
+    # Moves of one base are often equally new but for rounding: the first in order wins among those within 1%.
+    best = next(i for i, value in enumerate(newness) if value >= 0.99 * max(newness))
+    return open_candidates[best]
+
+
+def _moved(base: Cameras, direction: tuple[float, float, float], step: float, look: float) -> Cameras:
+    """``base`` moved along one of its own axes, turned by the smallest rotation that keeps its look-at point."""
+    step = min(step, 0.5 * look) if direction[2] else step  # going forward must not reach the content
+    pose = base.camera_to_world[0].double()
+    aim = pose[:3, 3] + look * pose[:3, 2]
+    moved = pose.clone()
+    moved[:3, 3] = pose[:3, 3] + step * (pose[:3, :3] @ pose.new_tensor(direction))
+    moved[:3, :3] = rotation_between(pose[:3, 2], aim - moved[:3, 3]) @ pose[:3, :3]
+    return Cameras(moved[None].to(base.camera_to_world), base.intrinsics, base.width, base.height)
+
+
+def _room(camera: Cameras, points: Float[Tensor, "p 3"] | None) -> float:
+    """Distance to the fifth nearest point (single seed points are often stray)."""
+    if points is None:
+        return math.inf
+    distances = (points - camera.centers).norm(dim=-1)
+    return distances.topk(min(5, len(points)), largest=False).values.max().item()
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------------
+
+
+def keep_overlapping(
+    targets: list[Cameras], train: list[Cameras], points: Float[Tensor, "p 3"] | None, minimum: float = 0.05
+) -> list[Cameras]:
+    """Drop the targets that look away from everything that was captured.
+
+    Args:
+        targets: wanted cameras, batches of one.
+        train: training cameras, batches of one; the median number of points that they see is the measure.
+        points: seed points of the scene; with None every target is kept.
+        minimum: least number of points a target must see, as a fraction of that median.
+
+    Returns:
+        The targets with overlap, in order. Each dropped one is named in a warning.
+
+    Raises:
+        ValueError: when no target has any overlap.
+    """
+    if points is None or not len(points):
+        return targets
+    points = thin(points.cpu(), _MAX_POINTS)
+    usual = torch.tensor([seen_fraction(camera.to("cpu"), points) for camera in train]).median().item()
+    seen = [seen_fraction(target.to("cpu"), points) for target in targets]
+    blind = [i for i, value in enumerate(seen) if value == 0 or value < minimum * usual]
+    if not blind:
+        return targets
+    measured = ", ".join(f"target {i} sees {seen[i]:.2%}" for i in blind[:16]) + (", ..." if blind[16:] else "")
+    message = f"target path with no overlap: {measured} of the seed points, a training camera sees {usual:.2%}"
+    if len(blind) == len(targets):
+        raise ValueError(f"{message}. Is the path in the frame of this capture?")
+    warnings.warn(f"{message}; dropped {len(blind)} of {len(targets)} targets", stacklevel=2)
+    return [target for i, target in enumerate(targets) if i not in set(blind)]
+
+
+def spread(targets: list[Cameras], count: int) -> list[Cameras]:
+    """At most ``count`` of the targets, evenly spread along their order, the first and the last among them."""
+    if len(targets) <= count:
+        return targets
+    if count == 1:
+        return [targets[len(targets) // 2]]
+    return [targets[round(i * (len(targets) - 1) / (count - 1))] for i in range(count)]

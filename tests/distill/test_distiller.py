@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from plane_scene import PlaneRenderer, TrueEnhancer, look_at, photo_of, plane_points, row_of_cameras
+
+from harmonizer_ns.distill.distiller import Distiller
+from harmonizer_ns.distill.gate import Gate
+from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.distill.sampler import PseudoViewSampler
+from harmonizer_ns.distill.schedule import ProgressiveSchedule
+from harmonizer_ns.distill.store import PseudoViewStore
+from harmonizer_ns.enhancers.base import Enhancer, Repaired
+from harmonizer_ns.types import Frames, Renderer
+
+TARGETS = [
+    look_at((2.0, 0.3, 0), (0, 0, 4)),
+    look_at((-2.0, -0.3, 0.2), (0, 0, 4), width=40, height=40),
+    look_at((0.0, 1.0, 0), (0, 0, 4)),
+]
+
+
+def distiller(enhancer=None, targets=TARGETS, renderer=None, **settings):
+    train = row_of_cameras()
+    return Distiller(
+        ProgressiveSchedule(train, targets, steps_per_fix=10, start_step=10, stop_step=100),
+        renderer or PlaneRenderer(damage=0.3),
+        ReferenceSelector(lambda i: photo_of(train[i]), train, plane_points(), count=2),
+        enhancer or TrueEnhancer(),
+        Gate(),
+        PseudoViewStore(),
+        PseudoViewSampler(),
+        **settings,
+    )
+
+
+def contents(d):
+    return [(v.step, v.target, v.rgb, v.weight, v.camera.camera_to_world) for v in d.store.stored]
+
+
+def identical(a, b):
+    return len(a) == len(b) and all(
+        x[:2] == y[:2] and all(torch.equal(p, q) for p, q in zip(x[2:], y[2:], strict=True))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+class Wrapped(TrueEnhancer):
+    """Spoils the true output."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def enhance(self, frames, context=None):
+        return self.spoil(super().enhance(frames, context))
+
+
+def test_doubles_keep_the_contracts():
+    assert isinstance(PlaneRenderer(), Renderer)
+    assert isinstance(TrueEnhancer(), Enhancer)
+
+
+def test_a_round_repairs_every_target_and_the_store_learns_the_truth():
+    d = distiller()
+    report = d.run(10)
+    assert [v.target for v in d.store] == [0, 1, 2]
+    assert {v.step for v in d.store} == {10}
+    assert (report.step, len(report.used)) == (10, 3)
+    for view in d.store:
+        truth = PlaneRenderer().render(view.camera).rgb[0]
+        assert (view.rgb - truth).abs().mean() < 0.05
+        assert view.rgb.shape[1:] == (view.camera.height, view.camera.width)
+        assert 0.3 < view.weight.mean() <= 0.9 + 1e-3  # the enhancer says 0.9
+    assert not d.due(11)
+    assert d.due(20)
+
+
+def test_rounds_approach_the_targets():
+    d = distiller()
+    reports = [d.run(step) for step in range(10, 101, 10)]
+    positions = [r.mean_position for r in reports]
+    assert positions == sorted(positions)
+    assert positions[0] < 0.5
+    assert positions[-1] == 1.0
+    last = [v for v in d.store if v.step == 100]
+    assert all(torch.equal(v.camera.camera_to_world, t.camera_to_world) for v, t in zip(last, TARGETS, strict=True))
+
+
+def test_enhancer_gets_photos_of_the_views_size_with_depth():
+    enhancer = TrueEnhancer()
+    distiller(enhancer).run(10)
+    sizes = [context.references[0].rgb.shape for context in enhancer.contexts]
+    assert sizes == [(2, 3, 32, 48), (2, 3, 40, 40), (2, 3, 32, 48)]
+    assert all(context.references[0].depth.min() > 0 for context in enhancer.contexts)
+
+
+def test_report_has_small_pictures_of_the_first_views():
+    report = distiller(report_images=2, report_size=24).run(10)
+    assert set(report.views[0].images) == {"render", "repaired", "reference", "weight"}
+    assert report.views[0].images["repaired"].shape == (3, 16, 24)
+    assert report.views[1].images["weight"].shape == (1, 24, 24)
+    assert report.views[2].images == {}
+    assert report.mean_weight == pytest.approx(sum(v.mean_weight for v in report.views) / 3)
+
+
+def test_views_that_show_nothing_are_skipped_with_a_reason():
+    class Empty(PlaneRenderer):
+        def render(self, cameras):
+            frames = super().render(cameras)
+            empty = frames.cameras.width == 40
+            return Frames(frames.rgb, frames.alpha * (not empty), frames.depth * (not empty), cameras)
+
+    enhancer = TrueEnhancer()
+    d = distiller(enhancer, renderer=Empty())
+    report = d.run(10)
+    assert "mean alpha 0.000" in report.views[1].skipped
+    assert [v.target for v in report.used] == [0, 2]
+    assert [v.target for v in d.store] == [0, 2]
+    assert enhancer.calls == 2
+
+
+def test_a_broken_render_is_skipped_with_a_reason():
+    class Broken(PlaneRenderer):
+        def render(self, cameras):
+            frames = super().render(cameras)
+            return Frames(frames.rgb * torch.nan, frames.alpha, frames.depth, cameras)
+
+    report = distiller(renderer=Broken()).run(10)
+    assert all("NaN" in view.skipped for view in report.views)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: Repaired(r.rgb * torch.nan, r.confidence), "rgb with NaN"),
+        (lambda r: Repaired(r.rgb[..., :-1], r.confidence), r"rgb of shape \(1, 3, 32, 47\)"),
+        (lambda r: Repaired(r.rgb, r.confidence[:, :, :-2]), r"confidence of shape \(1, 1, 30, 48\)"),
+        (lambda r: Repaired(r.rgb, r.confidence / 0), "confidence with NaN or infinity"),
+    ],
+)
+def test_broken_enhancers_are_told_so(spoil, message):
+    d = distiller(Wrapped(spoil))
+    with pytest.raises(ValueError, match=message):
+        d.run(10)
+    assert len(d.store) == 0
+
+
+def test_distrusted_repairs_are_not_kept():
+    d = distiller(Wrapped(lambda r: Repaired(r.rgb, torch.zeros_like(r.confidence))))
+    report = d.run(10)
+    assert len(d.store) == 0
+    assert all("trusted" in view.skipped for view in report.views)
+
+
+def test_outputs_of_the_enhancer_are_not_changed():
+    enhancer = TrueEnhancer()
+    d = distiller(enhancer)
+    d.run(10)
+    assert all(torch.equal(output.rgb, copy) for output, copy in enhancer.outputs)
+    assert any(copy.max() > 1 for _, copy in enhancer.outputs)
+    assert all(v.rgb.max() <= 1 for v in d.store)
+
+
+def test_progress_sees_every_camera():
+    seen = []
+
+    def progress(cameras):
+        assert len(cameras) == 3
+        for camera in cameras:
+            seen.append(camera.width)
+            yield camera
+
+    distiller().run(10, progress)
+    assert seen == [48, 40, 48]
+
+
+def test_an_interrupted_round_leaves_no_trace_and_runs_again_identically():
+    whole, broken = distiller(), distiller()
+    for d in (whole, broken):
+        d.run(10)
+    whole.run(20)
+    before = contents(broken)
+    broken.enhancer = TrueEnhancer(fail_at=2)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        broken.run(20)
+    assert identical(contents(broken), before)
+    assert broken.schedule.rounds == 1
+    assert broken.due(20)
+    broken.run(20)
+    assert identical(contents(broken), contents(whole))
+
+
+def test_resumed_run_is_identical(tmp_path):
+    whole = distiller()
+    whole.run(10)
+    drawn = [whole.draw() for _ in range(5)]
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    resumed = distiller()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert identical(contents(whole), contents(resumed))
+    for d in (whole, resumed):
+        d.run(20)
+    assert identical(contents(whole), contents(resumed))
+    choices = [
+        [None if v is None else (v.step, v.target) for v in (d.draw() for _ in range(40))] for d in (whole, resumed)
+    ]
+    assert choices[0] == choices[1]
+    assert len(drawn) == 5
+    assert len(set(choices[0])) > 2
+
+
+def test_drawn_views_can_be_trained_on():
+    d = distiller()
+    d.run(10)
+    d.sampler = PseudoViewSampler(real_odds=0.0)
+    view = d.draw()
+    prediction = torch.zeros_like(view.rgb, requires_grad=True)
+    (view.weight * (prediction - view.rgb).square()).mean().backward()
+    assert prediction.grad.abs().sum() > 0

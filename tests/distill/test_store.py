@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from plane_scene import look_at
+
+from harmonizer_ns.distill.sampler import PseudoViewSampler
+from harmonizer_ns.distill.store import PseudoViewStore
+from harmonizer_ns.types import PseudoView
+
+
+def view(step=0, target=0, trust=1.0, width=12, height=8, seed=0):
+    generator = torch.Generator().manual_seed(seed + 1000 * step + target)
+    camera = look_at((0.1 * target, 0, 0), (0, 0, 4), width=width, height=height)
+    rgb = torch.rand(3, height, width, generator=generator)
+    return PseudoView(rgb, torch.full((1, height, width), trust), camera, step, target)
+
+
+def kept(store):
+    return [(v.step, v.target) for v in store]
+
+
+def saved_and_loaded(state, tmp_path):
+    torch.save(state, tmp_path / "state.pt")
+    return torch.load(tmp_path / "state.pt", weights_only=True)
+
+
+def test_views_come_back_to_8_bits():
+    store = PseudoViewStore()
+    original = view(step=7, target=3, trust=0.4)
+    store.add([original])
+    (back,) = store
+    assert (back.rgb - original.rgb).abs().max() <= 0.5 / 255 + 1e-6
+    assert (back.weight - 0.4).abs().max() <= 0.5 / 255 + 1e-6
+    assert (back.step, back.target) == (7, 3)
+    assert torch.equal(back.camera.camera_to_world, original.camera.camera_to_world)
+    assert store.stored[0].confidence == pytest.approx(0.4, abs=1e-6)
+
+
+def test_all_rounds_coexist_until_full():
+    store = PseudoViewStore(capacity=4)
+    for step in (0, 100):
+        store.add([view(step, 0), view(step, 1)])
+    assert kept(store) == [(0, 0), (0, 1), (100, 0), (100, 1)]
+
+
+def test_the_oldest_goes_first_at_equal_trust():
+    store = PseudoViewStore(capacity=4)
+    for step in (0, 100, 200):
+        store.add([view(step, 0), view(step, 1)])
+    assert kept(store) == [(100, 0), (100, 1), (200, 0), (200, 1)]
+
+
+def test_the_least_trusted_goes_first_at_equal_age():
+    store = PseudoViewStore(capacity=3)
+    store.add([view(0, 0, 0.9), view(0, 1, 0.2), view(0, 1, 0.8), view(0, 0, 0.9)])
+    assert [round(v.confidence, 1) for v in store.stored] == [0.9, 0.8, 0.9]
+
+
+def test_trust_may_outlive_age():
+    store = PseudoViewStore(capacity=3, half_life=1.0)
+    store.add([view(0, 0, 1.0)])
+    store.add([view(100, 0, 0.3)])  # worth less than half of the first
+    store.add([view(200, 0, 0.5), view(200, 1, 0.5)])
+    assert kept(store) == [(0, 0), (200, 0), (200, 1)]
+
+
+def test_the_newest_of_every_target_stays():
+    store = PseudoViewStore(capacity=3)
+    store.add([view(0, 0, 0.05)])
+    for step in range(100, 600, 100):
+        store.add([view(step, 1)])
+    assert kept(store) == [(0, 0), (400, 1), (500, 1)]
+
+
+def test_never_more_than_the_capacity():
+    store = PseudoViewStore(capacity=5)
+    for step in range(4):
+        store.add([view(step, target) for target in range(9)])
+        assert len(store) == 5
+
+
+def test_round_trip_is_exact(tmp_path):
+    store, other = PseudoViewStore(), PseudoViewStore()
+    store.add([view(0, 0, 0.3), view(0, 1, 0.7, width=20, height=6)])
+    store.add([view(50, 0)])
+    other.load_state_dict(saved_and_loaded(store.state_dict(), tmp_path))
+    assert len(other) == 3
+    for a, b in zip(store.stored, other.stored, strict=True):
+        assert torch.equal(a.rgb, b.rgb)
+        assert torch.equal(a.weight, b.weight)
+        assert torch.equal(a.camera.camera_to_world, b.camera.camera_to_world)
+        assert torch.equal(a.camera.intrinsics, b.camera.intrinsics)
+        assert (a.step, a.target, a.confidence) == (b.step, b.target, b.confidence)
+        assert (a.camera.width, a.camera.height) == (b.camera.width, b.camera.height)
+    for s in (store, other):
+        s.add([view(100, 2)])
+    assert torch.equal(store.values(), other.values())
+
+
+def test_state_is_cheap_and_not_disturbed_by_later_rounds():
+    store = PseudoViewStore(capacity=2)
+    store.add([view(0, 0), view(0, 1)])
+    state = store.state_dict()
+    assert state["views"][0]["rgb"].data_ptr() == store.stored[0].rgb.data_ptr()
+    store.add([view(100, 0), view(100, 1)])
+    assert [v["step"] for v in state["views"]] == [0, 0]
+
+
+def test_wrong_shapes_leave_the_store_as_it_was():
+    store = PseudoViewStore()
+    bad = PseudoView(torch.zeros(3, 8, 11), torch.zeros(1, 8, 11), view().camera, 0, 0)
+    with pytest.raises(ValueError, match=r"\(3, 8, 12\)"):
+        store.add([view(), bad])
+    assert len(store) == 0
+
+
+# --- sampler
+
+
+def filled(*views):
+    store = PseudoViewStore(half_life=2.0)
+    store.add(views)
+    return store
+
+
+def share(store, sampler, draws=4000):
+    counts: dict = {}
+    for _ in range(draws):
+        drawn = sampler.draw(store)
+        key = None if drawn is None else (drawn.step, drawn.target)
+        counts[key] = counts.get(key, 0) + 1 / draws
+    return counts
+
+
+def test_odds_follow_age_and_confidence():
+    store = filled(view(0, 0, 0.8), view(100, 0, 0.8), view(200, 0, 0.8), view(200, 1, 0.2))
+    counts = share(store, PseudoViewSampler(real_odds=0.6))
+    assert counts[None] == pytest.approx(0.6, abs=0.03)
+    # 0.8 / 2, 0.8 / sqrt(2), 0.8 and 0.2, of 1.966 in all
+    for key, value in {(0, 0): 0.4, (100, 0): 0.5657, (200, 0): 0.8, (200, 1): 0.2}.items():
+        assert counts[key] == pytest.approx(0.4 * value / 1.9657, abs=0.03)
+
+
+def test_extreme_odds():
+    store = filled(view(0, 0))
+    assert share(store, PseudoViewSampler(real_odds=1.0), 200) == {None: pytest.approx(1)}
+    assert share(store, PseudoViewSampler(real_odds=0.0), 200) == {(0, 0): pytest.approx(1)}
+
+
+def test_views_without_any_trust_are_never_drawn():
+    sampler = PseudoViewSampler(real_odds=0.0)
+    assert share(filled(view(0, 0, 0.0)), sampler, 50) == {None: pytest.approx(1)}
+    assert set(share(filled(view(0, 0, 0.0), view(0, 1), view(0, 2, 0.0)), sampler, 200)) == {(0, 1)}
+    assert sampler.draw(PseudoViewStore()) is None
+
+
+def test_loss_weight_scales_the_views_weight():
+    drawn = PseudoViewSampler(real_odds=0.0, loss_weight=0.5).draw(filled(view(0, 0, 0.8)))
+    assert torch.allclose(drawn.weight, torch.tensor(0.4))
+
+
+def test_resumed_sampler_draws_the_same(tmp_path):
+    store = filled(*(view(0, target) for target in range(6)))
+    sampler, resumed = PseudoViewSampler(seed=5), PseudoViewSampler(seed=9)
+    for _ in range(17):
+        sampler.draw(store)
+    resumed.load_state_dict(saved_and_loaded(sampler.state_dict(), tmp_path))
+    torch.manual_seed(0)  # the global generator plays no part
+
+    def draws(s):
+        return [None if v is None else v.target for v in (s.draw(store) for _ in range(60))]
+
+    expected = draws(sampler)
+    torch.rand(7)
+    assert draws(resumed) == expected
+    assert len(set(expected)) > 3
+
+
+def test_sampler_settings_are_checked():
+    with pytest.raises(ValueError, match=r"1\.5"):
+        PseudoViewSampler(real_odds=1.5)
