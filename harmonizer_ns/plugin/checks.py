@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -23,7 +24,7 @@ MAX_NAMED = 8
 
 
 def check_transforms(data: Path) -> None:
-    """Check a ``transforms.json`` capture: it exists, lists photos, and their poses are rigid.
+    """Check a ``transforms.json`` capture: it lists photos that exist and poses that are rigid.
 
     Args:
         data: the folder, or the JSON file itself.
@@ -32,20 +33,32 @@ def check_transforms(data: Path) -> None:
         InputError: naming the file and the frame.
     """
     file = data if data.suffix == ".json" else data / "transforms.json"
+    meta = _read_transforms(file)
+    frames = meta["frames"]
+    if not frames:
+        raise InputError(f"{file} lists no frames; capture or process some photos first (ns-process-data)")
+    names = [frame["file_path"] for frame in frames]
+    try:
+        check_poses(torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64), names)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: {error}") from error
+    check_photos([file.parent / name for name in names])
+    cloud = meta.get("ply_file_path")
+    if cloud is not None and not (file.parent / cloud).is_file():
+        raise InputError(f"{file} names the point cloud {file.parent / cloud}, which does not exist")
+
+
+def _read_transforms(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file} does not exist; give --data a folder that holds a transforms.json")
     try:
-        frames = json.loads(file.read_text(encoding="utf8"))["frames"]
-        names = [frame["file_path"] for frame in frames]
-        poses = [frame["transform_matrix"] for frame in frames]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        meta = json.loads(file.read_text(encoding="utf8"))
+        complete = all({"file_path", "transform_matrix"} <= frame.keys() for frame in meta["frames"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not a nerfstudio transforms.json: {error!r}") from error
-    if not frames:
-        raise InputError(f"{file} lists no frames; capture or process some photos first (ns-process-data)")
-    try:
-        check_poses(torch.tensor(poses, dtype=torch.float64), names)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{file}: {error}") from error
+    if not complete:
+        raise InputError(f"{file} is not a nerfstudio transforms.json: a frame lacks file_path or transform_matrix")
+    return meta
 
 
 def check_outputs(outputs: DataparserOutputs, *, needs_points: bool) -> None:
@@ -56,12 +69,11 @@ def check_outputs(outputs: DataparserOutputs, *, needs_points: bool) -> None:
         needs_points: whether a seed point cloud must be there.
 
     Raises:
-        InputError: on fewer than two photos, missing or broken photos, non-rigid poses, missing seed points.
+        InputError: on fewer than two photos, non-rigid poses or missing seed points.
     """
     files = [Path(file) for file in outputs.image_filenames]
     if len(files) < MIN_PHOTOS:
         raise InputError(f"{len(files)} training photo found, at least {MIN_PHOTOS} are needed to reconstruct a scene")
-    check_photos(files)
     try:
         check_poses(opencv_poses(outputs.cameras.camera_to_worlds), [file.name for file in files])
     except ValueError as error:

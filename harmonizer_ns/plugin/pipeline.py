@@ -29,7 +29,7 @@ from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
-from harmonizer_ns.plugin.checks import check_outputs, check_transforms
+from harmonizer_ns.plugin.checks import check_outputs, check_photos, check_transforms
 from harmonizer_ns.plugin.enhancement import ViewEnhancement
 from harmonizer_ns.plugin.models import EnhancedModel
 from harmonizer_ns.plugin.photos import TrainingPhotos
@@ -121,6 +121,8 @@ class HarmonizePipeline(VanillaPipeline):
         parser.data = Path(data)
         outputs = parser.setup().get_dataparser_outputs(split="train")
         if check:
+            if not isinstance(parser, NerfstudioDataParserConfig):
+                check_photos([Path(file) for file in outputs.image_filenames])
             is_splat = issubclass(config.model._target, SplatfactoModel)
             check_outputs(outputs, needs_points=is_splat and not config.model.random_init)  # type: ignore[attr-defined]
         if config.max_image_width is not None:
@@ -149,9 +151,8 @@ class HarmonizePipeline(VanillaPipeline):
 
     @cached_property
     def references(self) -> ReferenceSelector:
-        """Finds real photos for a view."""
-        count = min(self.config.num_references, self.enhancer.max_references)
-        return ReferenceSelector(self.photos.rgb, self.photos.cameras, self.seed_points, count)
+        """Finds real photos for a view: for the enhancer, and for the gate even when the enhancer ignores them."""
+        return ReferenceSelector(self.photos.rgb, self.photos.cameras, self.seed_points, self.config.num_references)
 
     @cached_property
     def _photo_centers(self) -> Float[Tensor, "n 3"]:

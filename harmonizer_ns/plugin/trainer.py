@@ -209,7 +209,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {path} does not exist") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a checkpoint): {reason}") from error
     expected = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
     if not isinstance(state, dict) or not expected <= state.keys():

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.models import splatfacto
+from nerfstudio.models.splatfacto import SplatfactoModel
+from toy import arc_cameras, gaussian_scene
+
+from harmonizer_ns.plugin.cameras import to_nerfstudio
+from harmonizer_ns.plugin.models import HarmonizeSplatfactoModelConfig, LpipsOnDemand
+from harmonizer_ns.raster import rasterization
+
+
+def splat(**options):
+    scene = gaussian_scene(60)
+    torch.manual_seed(0)
+    model = HarmonizeSplatfactoModelConfig(**options).setup(
+        scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])),
+        num_train_data=3,
+        seed_points=(scene["means"], (scene["colors"] * 255).byte()),
+        metadata={},
+        device="cpu",
+        grad_scaler=None,
+    )
+    model.step = 1200
+    return model
+
+
+def nudged_camera():
+    return to_nerfstudio(arc_cameras(1, 33, 25))[0:1]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"sh_degree": 0}, {"rasterize_mode": "antialiased"}, {"output_depth_during_training": True}]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_splatfacto_behaves_as_upstream(monkeypatch, options, training):
+    """Upstream's own code, with its two CUDA calls disarmed, gives the same images and gradients."""
+    ours = splat(num_downscales=1, resolution_schedule=2000, background_color="black", **options)
+    upstream = deepcopy(ours)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    monkeypatch.setattr(splatfacto, "rasterization", rasterization)
+    monkeypatch.setattr(splatfacto, "get_viewmat", splatfacto.get_viewmat.__wrapped__)  # not compiled
+    for model in (ours, upstream):
+        model.train(training)
+        model.optimizers = {}
+    result = ours.get_outputs(nudged_camera())
+    expected = SplatfactoModel.get_outputs(upstream, nudged_camera())
+    assert result.keys() == expected.keys()
+    for name, image in expected.items():
+        torch.testing.assert_close(result[name], image, atol=1e-5, rtol=1e-4)
+    if training:
+        result["rgb"].sum().backward()
+        expected["rgb"].sum().backward()
+        for name, parameter in upstream.gauss_params.items():
+            torch.testing.assert_close(ours.gauss_params[name].grad, parameter.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_seed_colours_become_the_base_colour():
+    scene = gaussian_scene(60)
+    for degree in (0, 2):
+        torch.testing.assert_close(splat(sh_degree=degree).colors, scene["colors"], atol=1 / 255, rtol=0)
+
+
+def test_missing_lpips_weights_are_nan_and_asked_for_once():
+    tries = []
+
+    def build():
+        tries.append(1)
+        raise OSError("no network")
+
+    metric = LpipsOnDemand(build)
+    image = torch.zeros(1, 3, 8, 8)
+    assert math.isnan(metric(image, image))
+    assert math.isnan(metric(image, image))
+    assert tries == [1]

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs on a tiny capture: what users see when they train, stop, resume and evaluate."""
+
+import errno
+import json
+
+import pytest
+import torch
+from nerfstudio.scripts.eval import ComputePSNR
+from runs import run, start, tiny_config
+from toy import write_capture
+
+from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.plugin import pipeline as pipeline_module
+from harmonizer_ns.plugin import trainer as trainer_module
+from harmonizer_ns.plugin.trainer import read_checkpoint
+from harmonizer_ns.warp import backward_warp
+
+
+class Mixer:
+    """An enhancer that mixes the render with the nearest photo."""
+
+    max_references = 2
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.fail_at = -1
+
+    def enhance(self, frames, context=Context()):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        photo = context.references[0][0:1]
+        warped = backward_warp(photo, frames.depth, frames.cameras)
+        rgb = torch.lerp(frames.rgb, warped.rgb, 0.5 * warped.valid)
+        return Repaired(rgb, torch.full_like(frames.alpha, 0.9))
+
+
+@pytest.fixture
+def mixer(monkeypatch):
+    enhancer = Mixer()
+    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name, device: enhancer)
+    return enhancer
+
+
+def checkpoint(trainer, step):
+    return read_checkpoint(trainer.checkpoint_dir / f"step-{step:09d}.ckpt")
+
+
+def flattened(value, name=""):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flattened(item, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from flattened(item, f"{name}/{index}")
+    else:
+        yield name, value
+
+
+def assert_identical(first, second):
+    first, second = dict(flattened(first)), dict(flattened(second))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name] or value != value, name
+
+
+@pytest.mark.parametrize("nerf", [False, True])
+def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, nerf):
+    trainer = run(tiny_config(capture, tmp_path, nerf=nerf, compare_to_baseline=not nerf))
+    report = json.loads((trainer.base_dir / "harmonize_report.json").read_text())
+    rows = report["held_out"]
+    assert {"harmonize: rgb", "harmonize: rgb_enhanced"} <= rows.keys()
+    assert rows["harmonize: rgb"]["psnr"] != rows["harmonize: rgb_enhanced"]["psnr"]
+    assert ("plain baseline: rgb" in rows) == (not nerf)
+    assert report["summary"]["targets"] == "extrapolated around the capture by 0.2 of its extent"
+    assert report["summary"]["rounds"] == 2
+    assert 1 <= report["summary"]["pseudo_views"] <= 6  # repairs that nobody can trust are not kept
+    assert len(list((trainer.base_dir / "harmonize").glob("*.png"))) == 6
+    assert len(trainer.pipeline.datamanager.train_dataset) == 8
+    assert len(trainer.pipeline.datamanager.eval_dataset) == 2
+
+
+def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer):
+    trainer = run(tiny_config(capture, tmp_path))
+    rows = json.loads((trainer.base_dir / "harmonize_report.json").read_text())["held_out"]
+    ComputePSNR(trainer.base_dir / "config.yml", tmp_path / "eval.json").main()
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert results["psnr"] == pytest.approx(rows["harmonize: rgb"]["psnr"], abs=1e-4)
+    assert results["psnr_enhanced"] == pytest.approx(rows["harmonize: rgb_enhanced"]["psnr"], abs=1e-4)
+
+
+@pytest.mark.parametrize("nerf", [False, True])
+@pytest.mark.parametrize("interrupted_at", [5, 3])  # the 5th repair is inside the round at step 20, the 3rd at step 10
+def test_interrupted_run_continues_bit_identically(capture, tmp_path, mixer, nerf, interrupted_at):
+    whole = run(tiny_config(capture, tmp_path / "whole", nerf=nerf, final_report=False))
+
+    mixer.calls, mixer.fail_at = 0, interrupted_at
+    stopped = start(tiny_config(capture, tmp_path / "stopped", nerf=nerf, final_report=False, steps_per_save=5))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    mixer.fail_at = -1
+    resumed = run(
+        tiny_config(capture, tmp_path / "resumed", nerf=nerf, final_report=False, load_dir=stopped.checkpoint_dir)
+    )
+    assert resumed.step == whole.step == 29
+    assert_identical(checkpoint(whole, 29), checkpoint(resumed, 29))
+
+
+def test_starts_from_a_checkpoint_of_the_plain_method(capture, tmp_path, mixer):
+    plain = run(tiny_config(capture, tmp_path / "plain", pipeline__steps_per_fix=0, final_report=False))
+    state = checkpoint(plain, 29)
+    del state["pipeline"]["_extra_state"]
+    state["pipeline"]["_model.lpips.net.weight"] = torch.zeros(3)
+    torch.save(state, tmp_path / "splatfacto.ckpt")
+    config = tiny_config(capture, tmp_path / "more", load_checkpoint=tmp_path / "splatfacto.ckpt", final_report=False)
+    trainer = start(config)
+    torch.testing.assert_close(trainer.pipeline.model.means.data, state["pipeline"]["_model.gauss_params.means"])
+    trainer.train()
+    assert trainer.step == 59
+    assert trainer.pipeline.summary()["rounds"] == 3
+    assert not torch.equal(trainer.pipeline.model.features_dc, plain.pipeline.model.features_dc)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(capture, tmp_path, mixer, monkeypatch):
+    trainer = start(tiny_config(capture, tmp_path, save_only_latest_checkpoint=True))
+    trainer.save_checkpoint(1)
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer_module.torch, "save", full)
+    with pytest.raises(InputError, match=r"step-000000002.*No space left"):
+        trainer.save_checkpoint(2)
+    assert [file.name for file in trainer.checkpoint_dir.iterdir()] == ["step-000000001.ckpt"]
+    assert not list(tmp_path.rglob("*.partial"))
+    assert checkpoint(trainer, 1)["step"] == 1
+
+
+@pytest.mark.parametrize("nerf", [False, True])
+def test_distorted_photos_of_any_lens_are_undistorted_once(tmp_path, mixer, nerf):
+    data = write_capture(tmp_path / "capture", k1=0.05, k2=0.01)
+    trainer = run(tiny_config(data, tmp_path / "out", nerf=nerf, final_report=False))
+    photos = trainer.pipeline.photos
+    assert trainer.pipeline.summary()["rounds"] == 2
+    for index, camera in enumerate(photos.cameras):
+        assert tuple(photos.rgb(index).shape) == (3, camera.height, camera.width)
+
+
+def test_enhancer_and_images_stay_out_of_the_checkpoint(capture, tmp_path, mixer):
+    trainer = run(tiny_config(capture, tmp_path, final_report=False))
+    state = checkpoint(trainer, 29)["pipeline"]
+    assert {name.split(".")[0] for name in state} == {"_model", "_extra_state"}
+    assert len(state["_extra_state"]["distiller"]["store"]["views"]) == 6
