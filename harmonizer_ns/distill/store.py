@@ -46,11 +46,11 @@ def encode(view: PseudoView) -> StoredView:
     shape = (3, camera.height, camera.width)
     if tuple(view.rgb.shape) != shape or tuple(view.weight.shape) != (1, *shape[1:]):
         raise ValueError(f"pseudo-view has shapes {tuple(view.rgb.shape)}, {tuple(view.weight.shape)}, wanted {shape}")
-    weight = _to_bytes(view.weight)
+    weight = to_uint8(view.weight.detach()).cpu()
     confidence = weight.double().mean().item() / 255  # of what is stored: a view that rounds to nothing is never drawn
     return StoredView(
         to_uint8(view.rgb.detach()).cpu(),
-        to_uint8(view.weight.detach()).cpu(),
+        weight,
         camera,
         view.step,
         view.target,

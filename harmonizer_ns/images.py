@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images between files, bytes and networks: loading, saving, resizing, and padding with its undoing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bytes 0..255 to float32 in [0, 1].
+
+    Raises:
+        ValueError: when the input does not hold bytes.
+    """
+    if image.dtype != torch.uint8:
+        raise ValueError(f"to_float expects uint8, got {image.dtype}")
+    return image.float() / 255
+
+
+def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Floats to bytes, rounded to nearest; values outside [0, 1] are clamped."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
+    """An image file as float RGB in [0, 1], upright (EXIF orientation applied); transparency is dropped.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is not a readable image.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file at {path}")
+    try:
+        with Image.open(path) as opened:
+            pixels = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read {path} as an image: {error}") from error
+    return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def save_image(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:
+    """Write an image as 8-bit PNG or JPEG, by suffix; folders are created.
+
+    Raises:
+        ValueError: when the image is not ``3 h w``, or the suffix names no image format.
+    """
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"save_image expects (3, h, w), got {tuple(image.shape)}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
+    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    Image.fromarray(pixels).save(path, **options)
+
+
+def resize(image: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c height width"]:
+    """Resample images; antialiased when shrinking. Suits colours, not depth (it would average across edges).
+
+    Raises:
+        ValueError: on a non-positive size.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"cannot resize to {width}x{height}")
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
+    resized = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    return resized.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Pixels added at the right and at the bottom so that both sides become multiples of a number.
+
+    The top-left corner stays where it was, so intrinsics keep their meaning.
+    """
+
+    right: int
+    bottom: int
+
+    @staticmethod
+    def to_multiple(height: int, width: int, multiple: int) -> Padding:
+        """The least padding of a ``height`` x ``width`` image.
+
+        Raises:
+            ValueError: when a number is not positive.
+        """
+        if min(height, width, multiple) < 1:
+            raise ValueError(f"cannot pad a {width}x{height} image to multiples of {multiple}")
+        return Padding(right=-width % multiple, bottom=-height % multiple)
+
+    def apply(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch hp wp"]:
+        """Repeat the last row and column; works for images of any size, down to one pixel."""
+        if not (self.right or self.bottom):
+            return image
+        batch = image.shape[:-2]
+        flat = image.reshape(1, -1, *image.shape[-2:])
+        padded = F.pad(flat, (0, self.right, 0, self.bottom), mode="replicate")
+        return padded.reshape(*batch, *padded.shape[-2:])
+
+    def undo(self, image: Float[Tensor, "*batch hp wp"]) -> Float[Tensor, "*batch h w"]:
+        """Cut the padding off again."""
+        height, width = image.shape[-2:]
+        return image[..., : height - self.bottom, : width - self.right]
