@@ -74,6 +74,8 @@ def check_outputs(outputs: DataparserOutputs, *, needs_points: bool) -> None:
     files = [Path(file) for file in outputs.image_filenames]
     if len(files) < MIN_PHOTOS:
         raise InputError(f"{len(files)} training photo found, at least {MIN_PHOTOS} are needed to reconstruct a scene")
+    if missing := [file for file in files if not file.is_file()]:
+        raise InputError(f"{len(missing)} photos are missing, the first is {missing[0]}")
     try:
         check_poses(opencv_poses(outputs.cameras.camera_to_worlds), [file.name for file in files])
     except ValueError as error:

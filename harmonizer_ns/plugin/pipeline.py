@@ -29,7 +29,8 @@ from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
-from harmonizer_ns.plugin.checks import check_outputs, check_photos, check_transforms
+from harmonizer_ns.plugin.checks import check_outputs, check_transforms
+from harmonizer_ns.plugin.dataparser import without_open3d
 from harmonizer_ns.plugin.enhancement import ViewEnhancement
 from harmonizer_ns.plugin.models import EnhancedModel
 from harmonizer_ns.plugin.photos import TrainingPhotos
@@ -112,22 +113,22 @@ class HarmonizePipeline(VanillaPipeline):
     @staticmethod
     def _prepare_data(config: HarmonizePipelineConfig, *, check: bool) -> None:
         """Check the capture before anything is built from it, and choose the photos' size."""
-        parser = config.datamanager.dataparser  # pyright: ignore[reportAttributeAccessIssue]
-        data = config.datamanager.data or parser.data
-        if check and isinstance(parser, NerfstudioDataParserConfig):
-            check_transforms(Path(data))
+        data: Any = config.datamanager
+        parser = data.dataparser
+        parser.data = Path(data.data or parser.data)
+        if isinstance(parser, NerfstudioDataParserConfig):
+            without_open3d(parser)
         if not check and config.max_image_width is None:
             return
-        parser.data = Path(data)
+        if check and isinstance(parser, NerfstudioDataParserConfig):
+            check_transforms(parser.data)
         outputs = parser.setup().get_dataparser_outputs(split="train")
         if check:
-            if not isinstance(parser, NerfstudioDataParserConfig):
-                check_photos([Path(file) for file in outputs.image_filenames])
             is_splat = issubclass(config.model._target, SplatfactoModel)
-            check_outputs(outputs, needs_points=is_splat and not config.model.random_init)  # type: ignore[attr-defined]
+            check_outputs(outputs, needs_points=is_splat and not getattr(config.model, "random_init", False))
         if config.max_image_width is not None:
             widest = int(outputs.cameras.width.max())
-            config.datamanager.camera_res_scale_factor = min(1.0, config.max_image_width / widest)  # type: ignore[attr-defined]
+            data.camera_res_scale_factor = min(1.0, config.max_image_width / widest)
 
     # --- parts that are built when they are first needed --------------------------------------------------------------
 
