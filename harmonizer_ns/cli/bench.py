@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks: ``python -m harmonizer_ns.cli.bench raster``."""
+
+from __future__ import annotations
+
+import tyro
+
+from harmonizer_ns.raster import benchmark as raster
+
+
+def main() -> None:
+    """Run the benchmark that the command line names; each is a dataclass of options and a function."""
+    benchmarks = {"raster": (raster.RasterBench, raster.run)}
+    options = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _) in benchmarks.items()})
+    for kind, run in benchmarks.values():
+        if type(options) is kind:
+            run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast and how large: our rasterizer against gsplat's pure torch reference on random scenes."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from harmonizer_ns.raster.api import rasterization_cpu
+from harmonizer_ns.raster.threads import set_num_threads
+
+DEGREE = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Leaf tensors of random Gaussians with degree-3 harmonics, and one camera that looks at them."""
+
+    parameters: dict[str, Tensor]
+    camera: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Best of several runs, in milliseconds."""
+
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True)
+class RasterBench:
+    """Time the CPU rasterizer and gsplat's torch reference; tabulate memory against tile hits."""
+
+    num_gaussians: int = 10_000
+    """Gaussians in the scene."""
+    width: int = 240
+    """Image width in pixels."""
+    height: int = 135
+    """Image height in pixels."""
+    threads: int = 1
+    """Threads for both contestants."""
+    repeats: int = 5
+    """Runs of which the fastest counts."""
+    reference: bool = True
+    """Whether to time gsplat's torch reference too."""
+
+
+def random_scene(count: int, width: int, height: int, scale: float = 1.0) -> Scene:
+    """A cloud whose Gaussians shrink as they get more; ``scale`` enlarges them."""
+    g = torch.Generator().manual_seed(0)
+    spread = torch.tensor([1.2, 0.8, 0.8])
+    parameters = {
+        "means": torch.randn(count, 3, generator=g) * spread + torch.tensor([0, 0, 4.0]),
+        "quats": torch.randn(count, 4, generator=g),
+        "scales": torch.exp(torch.randn(count, 3, generator=g) * 0.4 - 3.6) * (1e4 / count) ** (1 / 3) * scale,
+        "opacities": torch.sigmoid(torch.randn(count, generator=g) * 1.5),
+        "colors": torch.randn(count, (DEGREE + 1) ** 2, 3, generator=g) * 0.2,
+    }
+    focal = 0.9 * width
+    intrinsics = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
+    camera = {"viewmats": torch.eye(4)[None], "Ks": intrinsics, "width": width, "height": height}
+    return Scene({name: value.requires_grad_() for name, value in parameters.items()}, camera)
+
+
+def render(scene: Scene) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Image, alpha and meta by the CPU rasterizer."""
+    return rasterization_cpu(**scene.parameters, **scene.camera, sh_degree=DEGREE, packed=False)
+
+
+def contributing_pairs(
+    meta: dict[str, Any], width: int, height: int
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, " m"]]:
+    """Gaussian, pixel and camera of every contribution, sorted by pixel, front to back.
+
+    gsplat lists them with a CUDA kernel, so its torch reference cannot do without something like this on a CPU.
+    """
+    means2d, conics, opacities = (meta[key][0].detach() for key in ("means2d", "conics", "opacities"))
+    bounds = [*meta["isect_offsets"].flatten().tolist(), len(meta["flatten_ids"])]
+    gaussians, pixels = [], []
+    for tile, (begin, end) in enumerate(pairwise(bounds)):
+        ids = meta["flatten_ids"][begin:end].long()
+        top, left = 16 * (tile // meta["tile_width"]), 16 * (tile % meta["tile_width"])
+        ys, xs = torch.meshgrid(
+            torch.arange(top, min(top + 16, height)), torch.arange(left, min(left + 16, width)), indexing="ij"
+        )
+        x, y = xs.reshape(-1, 1), ys.reshape(-1, 1)
+        dx, dy = means2d[ids, 0] - x - 0.5, means2d[ids, 1] - y - 0.5
+        sigma = 0.5 * (conics[ids, 0] * dx**2 + conics[ids, 2] * dy**2) + conics[ids, 1] * dx * dy
+        alpha = (opacities[ids] * torch.exp(-sigma)).clamp(max=0.999)
+        alpha = torch.where(alpha >= 1 / 255, alpha, 0)
+        pixel, which = torch.where((alpha > 0) & (torch.cumprod(1 - alpha, dim=1) > 1e-4))
+        gaussians.append(ids[which])
+        pixels.append((y * width + x)[pixel, 0])
+    pixel = torch.cat(pixels)
+    order = torch.argsort(pixel, stable=True)
+    return torch.cat(gaussians)[order], pixel[order], torch.zeros_like(pixel)
+
+
+def _weights_from_alpha(alphas: Tensor, ray_indices: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
+    """nerfacc's ``render_weight_from_alpha`` without its CUDA scan: sums of logarithms per ray."""
+    logs = torch.log1p(-alphas)
+    before = torch.cumsum(logs.double(), dim=0) - logs
+    counts = torch.bincount(ray_indices, minlength=n_rays)
+    first = (counts.cumsum(0) - counts)[ray_indices]
+    light = torch.exp(before - before[first]).float()
+    return alphas * light, light
+
+
+def render_reference(scene: Scene, pairs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Image and alpha by gsplat's torch functions (projection, harmonics, `accumulate`)."""
+    from gsplat.cuda import _torch_impl as gsplat_torch
+
+    p, camera = scene.parameters, scene.camera
+    size = camera["width"], camera["height"]
+    matrices = gsplat_torch._quat_scale_to_matrix(p["quats"], p["scales"])
+    covars = matrices @ matrices.transpose(1, 2)
+    _, means2d, _, conics, _ = gsplat_torch._fully_fused_projection(
+        p["means"], covars, camera["viewmats"], camera["Ks"], *size
+    )
+    directions = p["means"] - torch.inverse(camera["viewmats"])[0, :3, 3]
+    colors = (gsplat_torch._spherical_harmonics(DEGREE, directions, p["colors"]) + 0.5).clamp(min=0)
+    with mock.patch("nerfacc.render_weight_from_alpha", _weights_from_alpha):
+        return gsplat_torch.accumulate(means2d, conics, p["opacities"][None], colors[None], *pairs, *size)
+
+
+def time_rendering(render: Callable[[], tuple[Any, ...]], repeats: int) -> Timing:
+    """Time ``render`` and the backward pass of the image it returns first, after one run to compile."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        image = render()[0]
+        middle = time.perf_counter()
+        image.backward(torch.ones_like(image))
+        times.append((middle - start, time.perf_counter() - middle))
+    forward, backward = zip(*times[1:], strict=True)
+    return Timing(1e3 * min(forward), 1e3 * min(backward))
+
+
+def peak_memory(scene: Scene) -> tuple[int, int]:
+    """Tile hits, and peak bytes of a forward and backward pass beyond the scene itself."""
+    tracemalloc.start()
+    try:
+        image, _, meta = render(scene)
+        image.backward(torch.ones_like(image))
+        return len(meta["flatten_ids"]), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _timing_line(name: str, timing: Timing) -> str:
+    total = timing.forward + timing.backward
+    return f"{name:24s} forward {timing.forward:8.1f} ms   backward {timing.backward:8.1f} ms   sum {total:8.1f} ms"
+
+
+def _compare(bench: RasterBench) -> None:
+    scene = random_scene(bench.num_gaussians, bench.width, bench.height)
+    ours = time_rendering(lambda: render(scene), bench.repeats)
+    print(_timing_line("harmonizer_ns.raster", ours))
+    if not bench.reference:
+        return
+    image, _, meta = render(scene)
+    start = time.perf_counter()
+    pairs = contributing_pairs(meta, bench.width, bench.height)
+    listing = 1e3 * (time.perf_counter() - start)
+    expected, _ = render_reference(scene, pairs)
+    theirs = time_rendering(lambda: render_reference(scene, pairs), bench.repeats)
+    print(_timing_line("gsplat's torch reference", theirs))
+    total, ours_total = theirs.forward + theirs.backward, ours.forward + ours.backward
+    print(f"{'':24s} plus {listing:.1f} ms to list its {len(pairs[0])} pixel-Gaussian pairs")
+    print(f"ratio {(total + listing) / ours_total:.1f}x, {total / ours_total:.1f}x with the pairs given")
+    print(f"largest difference of the images {float((image - expected).detach().abs().max()):.1e}")
+
+
+def _tabulate_memory(bench: RasterBench) -> None:
+    print(f"\n{'tile hits':>10s} {'peak MiB':>10s} {'bytes/hit':>10s}")
+    for scale in (0.5, 1.0, 2.0, 4.0):
+        hits, peak = peak_memory(random_scene(bench.num_gaussians, bench.width, bench.height, scale))
+        print(f"{hits:10d} {peak / 2**20:10.1f} {peak / max(hits, 1):10.0f}")
+
+
+def run(bench: RasterBench) -> None:
+    """Print times, their ratio and the memory table."""
+    torch.set_num_threads(bench.threads)
+    set_num_threads(bench.threads)
+    print(f"{bench.num_gaussians} Gaussians, {bench.width}x{bench.height}, {bench.threads} thread(s)")
+    _compare(bench)
+    _tabulate_memory(bench)
