@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Physically rendered scenes: the demo that ships with the project, and random ones to train enhancers on."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera poses and trajectories. Poses are camera-to-world with OpenCV axes (x right, y down, z forward), z is up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+Poses = Float[np.ndarray, "n 4 4"]
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A pinhole camera with its principal point in the centre.
+
+    Args:
+        width: image width in pixels.
+        height: image height in pixels.
+        focal: focal length in pixels, the same both ways.
+    """
+
+    width: int
+    height: int
+    focal: float
+
+    @property
+    def matrix(self) -> Float[np.ndarray, "3 3"]:
+        """Intrinsics in pixels, pixel centres at +0.5."""
+        return np.array([[self.focal, 0, self.width / 2], [0, self.focal, self.height / 2], [0, 0, 1]])
+
+    @property
+    def horizontal_degrees(self) -> float:
+        """Horizontal field of view."""
+        return float(np.degrees(2 * np.arctan(self.width / (2 * self.focal))))
+
+    @property
+    def vertical_degrees(self) -> float:
+        """Vertical field of view."""
+        return float(np.degrees(2 * np.arctan(self.height / (2 * self.focal))))
+
+
+def look_at(eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> Poses:
+    """Upright cameras at ``eye`` that look at ``target`` (never straight up or down)."""
+    eye, target = np.broadcast_arrays(np.asarray(eye, float), np.asarray(target, float))
+    forward = target - eye
+    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
+    right = np.cross(forward, np.array([0.0, 0.0, 1.0]))
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    poses = np.tile(np.eye(4), (len(eye), 1, 1))
+    poses[:, :3, :3] = np.stack([right, np.cross(forward, right), forward], axis=-1)
+    poses[:, :3, 3] = eye
+    return poses
+
+
+def to_opengl(poses: Poses) -> Poses:
+    """Turn OpenCV camera axes into OpenGL ones (x right, y up, z backward), or back."""
+    return poses @ np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def project(
+    points: Float[np.ndarray, "p 3"], pose: Float[np.ndarray, "4 4"], matrix: Float[np.ndarray, "3 3"]
+) -> tuple[Float[np.ndarray, "p 2"], Float[np.ndarray, " p"]]:
+    """Pixel coordinates (pixel centres at +0.5) and z-depth of world points; pixels are nan behind the camera."""
+    local = (points - pose[:3, 3]) @ pose[:3, :3]
+    z = local[:, 2]
+    image = local @ matrix.T
+    return image[:, :2] / np.where(z > 1e-6, z, np.nan)[:, None], z
+
+
+def polar(
+    center: Float[np.ndarray, " 3"], azimuth: np.ndarray, radius: np.ndarray | float, height: np.ndarray | float
+) -> Float[np.ndarray, "n 3"]:
+    """Points around a vertical axis through ``center``; azimuth in degrees from -y, heights absolute."""
+    angle = np.radians(azimuth)
+    x, y = center[0] + radius * np.sin(angle), center[1] - radius * np.cos(angle)
+    return np.stack([x, y, np.broadcast_to(height, x.shape)], axis=-1)
+
+
+def jitter(rng: np.random.Generator, points: Float[np.ndarray, "n 3"], amount: float) -> Float[np.ndarray, "n 3"]:
+    """Add smooth wander and small shake, as of a hand-held camera; ``amount`` in metres."""
+    t = np.linspace(0, 1, len(points))[:, None]
+    wander = sum(rng.standard_normal(3) * np.sin(2 * np.pi * k * t + rng.uniform(0, 6)) / k for k in (1, 2, 3))
+    return points + amount * (0.5 * wander + 0.12 * rng.standard_normal(points.shape))

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random scenes in bulk: ``python -m harmonizer_ns.synthesis.scenes.procedural --output DIR --count N --seed S``.
+
+Every scene follows from (seed, index) alone, so a longer run extends a shorter one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
+from harmonizer_ns.synthesis.scenes.objects import THINGS, Thing, place
+from harmonizer_ns.synthesis.scenes.patterns import Texture
+from harmonizer_ns.synthesis.scenes.render import Stage, StageRenderer, Variant, auto_exposure, develop
+from harmonizer_ns.synthesis.scenes.rooms import Extent, open_ground, room
+from harmonizer_ns.synthesis.scenes.seeds import find_seed_points
+from harmonizer_ns.synthesis.scenes.textures import random_texture
+from harmonizer_ns.synthesis.scenes.writer import Capture, numbered, write_capture
+
+
+@dataclass(frozen=True)
+class ProceduralConfig:
+    """Random textured scenes, each photographed along one smooth path."""
+
+    output: Path
+    """Folder that receives one folder for each scene."""
+    count: int = 28
+    """Number of scenes."""
+    seed: int = 0
+    """Seed of the whole set."""
+    frames: int = 36
+    """Photos of each scene."""
+    width: int = 240
+    """Photo width in pixels."""
+    height: int = 135
+    """Photo height in pixels."""
+    spp: int = 64
+    """Light samples for each pixel; squares are best."""
+    points: int = 3000
+    """Largest number of seed points of a scene."""
+    textures: Path | None = None
+    """Folder of photos to cut textures from, besides the procedural ones."""
+    variant: Variant = "scalar_rgb"
+    """Mitsuba variant: llvm_ad_rgb is two to three times faster and needs a recent libLLVM (19 works)."""
+    threads: int = 0
+    """Worker threads; 0 uses all cores."""
+
+
+class Route(NamedTuple):
+    """Where the photographer goes: camera centres, what they look at, and where the things stand."""
+
+    name: str
+    eyes: Float[np.ndarray, "n 3"]
+    targets: Float[np.ndarray, "n 3"]
+    focus: Float[np.ndarray, " 2"]
+
+
+def arc(rng: np.random.Generator, count: int) -> Route:
+    """Part of a circle around the things, with changing distance and height."""
+    span, t = rng.uniform(50, 150), np.linspace(0, 1, count)
+    return _around(rng, "arc", rng.uniform(0, 360) + span * t, t)
+
+
+def orbit(rng: np.random.Generator, count: int) -> Route:
+    """Nearly once around the things."""
+    span, t = rng.uniform(220, 350), np.linspace(0, 1, count)
+    return _around(rng, "orbit", rng.uniform(0, 360) + span * t, t)
+
+
+def walk(rng: np.random.Generator, count: int) -> Route:
+    """Forward between things, looking ahead and a little to the sides."""
+    t = np.linspace(0, 1, count)
+    eyes = np.stack([0 * t, rng.uniform(2.5, 4.5) * t - 4.0, rng.uniform(0.8, 1.5) + 0 * t], axis=-1)
+    eyes = jitter(rng, eyes, 0.12)
+    pan = np.radians(rng.uniform(5, 30)) * np.sin(2 * np.pi * (rng.uniform(0.4, 1.2) * t + rng.random()))
+    ahead = np.stack([np.sin(pan), np.cos(pan), -0.12 + 0 * t], axis=-1)
+    return Route("walk", eyes, eyes + 3 * ahead, np.array([0.0, 0.5]))
+
+
+def facing_grid(rng: np.random.Generator, count: int) -> Route:
+    """Rows of a plane that faces the things, back and forth."""
+    rows = int(rng.integers(2, 5))
+    across = rng.uniform(0.8, 1.8)
+    t = np.linspace(0, rows, count, endpoint=False)
+    sweep = np.where(t.astype(int) % 2 == 0, t % 1, 1 - t % 1) - 0.5
+    climb = np.floor(t) + np.clip((t % 1 - 0.8) / 0.2, 0, 1)
+    eyes = np.stack([across * sweep, -rng.uniform(2.0, 3.2) + 0 * t, 0.7 + 0.35 * climb], axis=-1)
+    eyes = jitter(rng, eyes, 0.04)
+    aim = np.array([0.0, 0.4, rng.uniform(0.3, 0.7)])
+    return Route("grid", eyes, jitter(rng, np.tile(aim, (count, 1)) + 0.4 * (eyes - eyes.mean(0)), 0.05), aim[:2])
+
+
+def _around(rng: np.random.Generator, name: str, azimuth: np.ndarray, t: np.ndarray) -> Route:
+    radius = rng.uniform(1.9, 3.2) + rng.uniform(-0.5, 0.5) * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t)
+    height = rng.uniform(0.7, 2.0) + rng.uniform(-0.35, 0.35) * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t)
+    eyes = jitter(rng, polar(np.zeros(3), azimuth, radius, height), 0.06)
+    targets = jitter(rng, np.tile([0.0, 0.0, rng.uniform(0.25, 0.6)], (len(t), 1)), 0.08)
+    return Route(name, eyes, targets, np.zeros(2))
+
+
+ROUTES: tuple[Callable[[np.random.Generator, int], Route], ...] = (arc, orbit, walk, facing_grid)
+
+
+def make_scenes(config: ProceduralConfig) -> list[Path]:
+    """Render all scenes that are not there yet.
+
+    A scene appears under its final name only when it is complete.
+
+    Raises:
+        ValueError: on fewer than 1 scene, 2 frames or 1 light sample, or a texture folder without photos.
+    """
+    if config.count < 1 or config.frames < 2 or config.spp < 1:
+        raise ValueError(
+            f"need at least 1 scene, 2 frames and 1 sample, got {config.count}, {config.frames} and {config.spp}"
+        )
+    photos = texture_photos(config.textures)
+    return [make_scene(config, index, photos) for index in range(config.count)]
+
+
+def make_scene(config: ProceduralConfig, index: int, photos: list[Path]) -> Path:
+    """Render one scene, unless its folder exists, and return its folder."""
+    final = config.output / f"scene_{index:04d}"
+    if final.exists():
+        return final
+    partial = config.output / f".partial_{final.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    capture, facts = photograph(config, index, photos)
+    write_capture(partial, capture)
+    (partial / "scene.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return partial.rename(final)
+
+
+def texture_photos(folder: Path | None) -> list[Path]:
+    """The photos of a folder, sorted; none without a folder."""
+    if folder is None:
+        return []
+    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not photos:
+        raise ValueError(f"no .jpg or .png photos in the texture folder {folder}")
+    return photos
+
+
+def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tuple[Capture, dict[str, object]]:
+    """Design a scene and take its photos; also returns what kind of scene it is."""
+    rng = np.random.default_rng([config.seed, index])
+    lens = Lens(config.width, config.height, config.width * float(rng.uniform(0.7, 1.3)))
+    route = ROUTES[int(rng.integers(len(ROUTES)))](rng, config.frames)
+    outdoors = bool(rng.random() < 0.4)
+    stage, count = design_stage(rng, route, outdoors, photos)
+    renderer = StageRenderer(stage, lens, config.variant, config.threads)
+    capture = _shoot(rng, renderer, look_at(route.eyes, route.targets), lens, config)
+    facts = {"seed": config.seed, "index": index, "route": route.name, "outdoors": outdoors, "things": count}
+    return capture, facts
+
+
+def design_stage(rng: np.random.Generator, route: Route, outdoors: bool, photos: list[Path]) -> tuple[Stage, int]:
+    """Surroundings that hold the whole route, and 6 to 20 things out of the photographer's way."""
+
+    def texture() -> Texture:
+        return random_texture(rng, 256, photos)
+
+    extent = _extent(rng, route)
+    stage = (open_ground if outdoors else room)(rng, extent, texture)
+    things = _scatter(rng, route, extent, int(rng.integers(6, 21)), texture)
+    return Stage([*stage.parts, *(part for thing in things for part in thing)], stage.lights, stage.sky), len(things)
+
+
+def _extent(rng: np.random.Generator, route: Route) -> Extent:
+    around = np.concatenate([route.eyes[:, :2], route.focus + np.array([[-1.6, -1.6], [1.6, 2.2]])])
+    return Extent(around.min(axis=0) - rng.uniform(0.5, 1.2, 2), around.max(axis=0) + rng.uniform(0.5, 1.2, 2))
+
+
+def _scatter(
+    rng: np.random.Generator, route: Route, extent: Extent, count: int, texture: Callable[[], Texture]
+) -> list[Thing]:
+    """Put things on the ground: most near the focus, none into each other or close to a camera."""
+    makers, taken, things = list(THINGS.values()), [], []
+    for _ in range(count):
+        thing = place(makers[int(rng.integers(len(makers)))](rng, texture), scale=rng.uniform(0.6, 1.5))
+        radius = max(float(np.hypot(*p.mesh.vertices[:, :2].T).max()) for p in thing)
+        spot = _free_spot(rng, route, extent, radius, taken)
+        if spot is not None:
+            taken.append((*spot, radius))
+            things.append(place(thing, *spot, yaw=rng.uniform(0, 360)))
+    return things
+
+
+def _free_spot(
+    rng: np.random.Generator, route: Route, extent: Extent, radius: float, taken: list[tuple[float, float, float]]
+) -> Float[np.ndarray, " 2"] | None:
+    """Try random places; None when it is too crowded."""
+    for _ in range(40):
+        near = route.focus + rng.normal(0, 0.9, 2) * [1, 1.6 if route.name == "walk" else 1]
+        spot = near if rng.random() < 0.75 else rng.uniform(extent.low, extent.high)
+        inside = (spot - radius > extent.low).all() and (spot + radius < extent.high).all()
+        clear = np.linalg.norm(route.eyes[:, :2] - spot, axis=1).min() > radius + 0.45
+        if inside and clear and all(np.hypot(spot[0] - x, spot[1] - y) > 0.85 * (radius + r) for x, y, r in taken):
+            return spot
+    return None
+
+
+def _shoot(
+    rng: np.random.Generator, renderer: StageRenderer, poses: Poses, lens: Lens, config: ProceduralConfig
+) -> Capture:
+    seeds = rng.integers(0, 2**31, len(poses)).tolist()
+    linear = [renderer.radiance(pose, config.spp, seed) for pose, seed in zip(poses, seeds, strict=True)]
+    exposure = auto_exposure(linear) * rng.uniform(0.75, 1.25)
+    photos = [develop(image, exposure) for image in linear]
+    surfaces = [renderer.positions(pose) for pose in poses]
+    points = find_seed_points(rng, photos, surfaces, poses, lens, config.points)
+    return Capture(photos, poses, lens, points, numbered("frame_", len(photos), ".png"))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    make_scenes(tyro.cli(ProceduralConfig))

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only place that talks to Mitsuba 3: parts, lights and cameras in, photos and surface positions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from harmonizer_ns.synthesis.scenes.cameras import Lens
+from harmonizer_ns.synthesis.scenes.meshes import Mesh
+from harmonizer_ns.synthesis.scenes.objects import Material, Part
+from harmonizer_ns.synthesis.scenes.textures import to_uint8
+
+Variant = Literal["scalar_rgb", "llvm_ad_rgb"]
+
+
+@dataclass(frozen=True)
+class Light:
+    """A glowing surface.
+
+    Args:
+        mesh: its shape.
+        radiance: linear RGB, one colour or an image.
+    """
+
+    mesh: Mesh
+    radiance: Float[np.ndarray, " 3"] | Float[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that is to be rendered.
+
+    Args:
+        parts: surfaces.
+        lights: glowing surfaces.
+        sky: linear RGB environment in latitude-longitude layout, the top row is up; None inside closed rooms.
+    """
+
+    parts: list[Part]
+    lights: list[Light] = field(default_factory=list)
+    sky: Float[np.ndarray, "h w 3"] | None = None
+
+
+def load_mitsuba(variant: Variant, threads: int = 0) -> Any:
+    """Import Mitsuba and choose its variant.
+
+    Args:
+        variant: ``scalar_rgb`` runs everywhere; ``llvm_ad_rgb`` is two to three times faster and needs libLLVM.
+            With AVX-512, libLLVM 15 was seen to abort the process and 19 to work; the environment variable
+            ``DRJIT_LIBLLVM_PATH`` chooses the library.
+        threads: number of worker threads; 0 keeps Mitsuba's choice.
+
+    Raises:
+        ImportError: when Mitsuba is missing, with the command that installs it.
+    """
+    try:
+        import drjit
+        import mitsuba
+    except ImportError as error:
+        raise ImportError('rendering scenes needs Mitsuba 3: pip install "harmonizer-ns[synthesis]"') from error
+    mitsuba.set_variant(variant)
+    mitsuba.set_log_level(mitsuba.LogLevel.Error)
+    if threads:
+        drjit.set_thread_count(threads)
+    return mitsuba
+
+
+class StageRenderer:
+    """Renders one stage from any camera.
+
+    Args:
+        stage: what to render.
+        lens: intrinsics of all cameras.
+        variant: Mitsuba variant, see `load_mitsuba`.
+        threads: number of threads, 0 for all cores.
+        depth: longest light path that is followed.
+    """
+
+    def __init__(
+        self, stage: Stage, lens: Lens, variant: Variant = "scalar_rgb", threads: int = 0, depth: int = 5
+    ) -> None:
+        self._mi = load_mitsuba(variant, threads)
+        self._lens = lens
+        self._scene = self._mi.load_dict(_scene_dict(self._mi, stage))
+        self._path = self._mi.load_dict({"type": "path", "max_depth": depth})
+        self._positions = self._mi.load_dict({"type": "aov", "aovs": "position:position,distance:depth"})
+
+    def radiance(self, pose: Float[np.ndarray, "4 4"], spp: int, seed: int) -> Float[np.ndarray, "h w 3"]:
+        """Linear RGB image from a camera (OpenCV axes) with ``spp`` samples for each pixel."""
+        sensor = self._sensor(pose, "gaussian", "multijitter", spp)
+        return np.array(self._mi.render(self._scene, integrator=self._path, sensor=sensor, spp=spp, seed=seed))[..., :3]
+
+    def positions(self, pose: Float[np.ndarray, "4 4"], seed: int = 0) -> Float[np.ndarray, "h w 3"]:
+        """World position of one random surface point inside each pixel; nan where nothing was hit."""
+        sensor = self._sensor(pose, "box", "independent", 1)
+        image = np.array(self._mi.render(self._scene, integrator=self._positions, sensor=sensor, spp=1, seed=seed))
+        positions, distance = image[..., -4:-1].astype(np.float64), image[..., -1:]
+        return np.where(distance > 0, positions, np.nan)
+
+    def _sensor(self, pose: np.ndarray, rfilter: str, sampler: str, spp: int) -> Any:
+        """Mitsuba's cameras look along +z with x to the left and y up."""
+        film = {
+            "type": "hdrfilm",
+            "width": self._lens.width,
+            "height": self._lens.height,
+            "rfilter": {"type": rfilter},
+            "pixel_format": "rgb",
+            "component_format": "float32",
+        }
+        return self._mi.load_dict(
+            {
+                "type": "perspective",
+                "fov": self._lens.horizontal_degrees,
+                "fov_axis": "x",
+                "near_clip": 0.01,
+                "far_clip": 1000.0,
+                "to_world": self._mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist()),
+                "film": film,
+                "sampler": {"type": sampler, "sample_count": spp},
+            }
+        )
+
+
+def auto_exposure(images: list[Float[np.ndarray, "h w 3"]], percentile: float = 55.0, level: float = 0.22) -> float:
+    """The factor that brings a percentile of the pixels' brightest channels to a linear ``level``."""
+    brightest = np.concatenate([image.max(axis=-1).ravel() for image in images])
+    return level / max(float(np.percentile(brightest, percentile)), 1e-6)
+
+
+def develop(radiance: Float[np.ndarray, "h w 3"], exposure: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Linear radiance to 8-bit sRGB (IEC 61966-2-1), highlights above 0.8 rolled off softly instead of clipped."""
+    linear = np.maximum(radiance * exposure, 0)
+    over = np.maximum(linear - 0.8, 0)
+    linear = np.minimum(linear, 0.8) + 0.2 * (1 - np.exp(-over / 0.4))
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return to_uint8(srgb)
+
+
+def _scene_dict(mi: Any, stage: Stage) -> dict[str, Any]:
+    scene: dict[str, Any] = {"type": "scene"}
+    bsdfs: dict[int, Any] = {}
+    for i, part in enumerate(stage.parts):
+        material = part.material
+        if id(material) not in bsdfs:
+            bsdfs[id(material)] = mi.load_dict(_FINISHES[material.finish](mi, material))
+        scene[f"part{i}"] = _mesh(mi, part.mesh, {"bsdf": bsdfs[id(material)]})
+    for i, light in enumerate(stage.lights):
+        emitter = {"type": "area", "radiance": _glow(mi, light)}
+        scene[f"light{i}"] = _mesh(mi, light.mesh, {"emitter": emitter})
+    if stage.sky is not None:
+        upright = mi.ScalarTransform4f().rotate([1, 0, 0], 90)
+        sky = mi.Bitmap(np.ascontiguousarray(stage.sky, dtype=np.float32))
+        scene["sky"] = {"type": "envmap", "bitmap": sky, "to_world": upright}
+    return scene
+
+
+def _mesh(mi: Any, mesh: Mesh, extras: dict[str, Any]) -> Any:
+    properties = mi.Properties()
+    for name, value in extras.items():
+        properties[name] = mi.load_dict(value) if isinstance(value, dict) else value
+    shape = mi.Mesh("mesh", len(mesh.vertices), len(mesh.faces), properties, mesh.smooth, True)
+    params = mi.traverse(shape)
+    params["vertex_positions"] = mesh.vertices.ravel().astype(np.float32)
+    params["faces"] = mesh.faces.ravel().astype(np.uint32)
+    params["vertex_texcoords"] = (mesh.uv * [1, -1] + [0, 1]).ravel().astype(np.float32)
+    params.update()
+    if mesh.smooth:  # only now: the update above makes normals of its own, with visible seams
+        params["vertex_normals"] = _normals(mesh).ravel().astype(np.float32)
+        params.update()
+    return shape
+
+
+def _normals(mesh: Mesh) -> Float[np.ndarray, "v 3"]:
+    """Area-weighted mean of the face normals around each position (so that seams of closed surfaces vanish)."""
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    face = np.cross(b - a, c - a)
+    _, spot = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
+    total = np.zeros((spot.max() + 1, 3))
+    np.add.at(total, spot.ravel()[mesh.faces], face[:, None])
+    normals = total[spot.ravel()]
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def _glow(mi: Any, light: Light) -> dict[str, Any]:
+    radiance = np.ascontiguousarray(light.radiance, dtype=np.float32)
+    if radiance.ndim == 1:
+        return {"type": "rgb", "value": radiance.tolist()}
+    return {"type": "bitmap", "bitmap": mi.Bitmap(radiance), "raw": True}
+
+
+def _bitmap(mi: Any, material: Material) -> dict[str, Any]:
+    return {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(to_uint8(material.texture)))}
+
+
+def _diffuse(mi: Any, material: Material) -> dict[str, Any]:
+    return {"type": "twosided", "bsdf": {"type": "diffuse", "reflectance": _bitmap(mi, material)}}
+
+
+def _plastic(mi: Any, material: Material) -> dict[str, Any]:
+    plastic = {"type": "roughplastic", "diffuse_reflectance": _bitmap(mi, material), "alpha": material.roughness}
+    return {"type": "twosided", "bsdf": plastic}
+
+
+def _metal(mi: Any, material: Material) -> dict[str, Any]:
+    conductor = {
+        "type": "roughconductor",
+        "material": "Al",
+        "specular_reflectance": _bitmap(mi, material),
+        "alpha": material.roughness,
+    }
+    return {"type": "twosided", "bsdf": conductor}
+
+
+def _glass(mi: Any, material: Material) -> dict[str, Any]:
+    return {"type": "thindielectric"}
+
+
+_FINISHES: dict[str, Callable[[Any, Material], dict[str, Any]]] = {
+    "diffuse": _diffuse,
+    "plastic": _plastic,
+    "glossy": _plastic,
+    "metal": _metal,
+    "glass": _glass,
+}
