@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image metrics. All take RGB in [0, 1] and give one value per image; masks are weights in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.synthesis.ssim import ssim_map
+
+MSE_FLOOR = 1e-10
+"""Squared errors below this count as this: equal images score 100 dB instead of infinity, so means stay finite."""
+
+
+class BeforeAfter(NamedTuple):
+    """One metric of the plain render and of the enhanced image."""
+
+    before: Float[Tensor, " n"]
+    after: Float[Tensor, " n"]
+
+
+def psnr(
+    image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"] | None = None
+) -> Float[Tensor, " n"]:
+    """Peak signal-to-noise ratio in dB: ``-10 log10(sum(m e) / sum(m))``.
+
+    ``e`` is the squared error of a pixel, averaged over the channels, and ``m`` its mask (1 without a mask).
+
+    Raises:
+        ValueError: on differing shapes or a mask that is empty for some image.
+    """
+    error = squared_error(image, target)
+    return _decibel(_masked_mean(error, mask))
+
+
+def good_half_psnr(
+    render: Float[Tensor, "n 3 h w"], enhanced: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
+) -> BeforeAfter:
+    """PSNR over the pixels that were good before: those whose render error is at most the image's median.
+
+    With ``e_r`` the squared error of the plain render, ``m = [e_r <= median(e_r)]`` and the PSNR of render and
+    enhanced image are both taken under ``m``. An enhancer that leaves good pixels alone keeps ``after`` at ``before``.
+    """
+    error = squared_error(render, target)
+    median = error.flatten(1).median(dim=1).values
+    mask = (error <= median[:, None, None, None]).float()
+    return BeforeAfter(psnr(render, target, mask), psnr(enhanced, target, mask))
+
+
+def ssim(
+    image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"] | None = None
+) -> Float[Tensor, " n"]:
+    """Mean structural similarity over the pixels whose window lies inside the image, weighted by the mask."""
+    values = ssim_map(image, target).mean(dim=1, keepdim=True)
+    if mask is not None:
+        margin = (mask.shape[-1] - values.shape[-1]) // 2
+        mask = mask[..., margin:-margin, margin:-margin]
+    return _masked_mean(values, mask)
+
+
+def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Squared error of each pixel, averaged over the channels."""
+    _check(image, target)
+    return (image - target).square().mean(dim=1, keepdim=True)
+
+
+def load_lpips_squeeze(
+    backbone: Path, heads: Path
+) -> Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]:
+    """LPIPS with the SqueezeNet 1.1 backbone (Zhang et al. 2018, equation 1); nothing is downloaded.
+
+    ``sum_l mean_hw sum_c w_lc (f_lc(x) - f_lc(y))^2`` over unit-normalised features ``f_l`` of seven layers.
+
+    Args:
+        backbone: state dict of torchvision's ``squeezenet1_1``.
+        heads: the linear weights ``squeeze.pth`` of LPIPS v0.1.
+
+    Returns:
+        A function of image and target in [0, 1] that gives one distance per image; lower is better.
+
+    Raises:
+        FileNotFoundError: when a file is not there.
+        ValueError: when a file holds other weights.
+    """
+    for path in (backbone, heads):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"LPIPS weights {path} do not exist; nothing is downloaded, give the files' paths")
+    from lpips import LPIPS
+
+    model = LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
+    features = torch.load(backbone, map_location="cpu", weights_only=True)
+    linear = torch.load(heads, map_location="cpu", weights_only=True)
+    _load_part(model.net, _by_slice(model.net, features), backbone)
+    _load_part(model, linear, heads, prefix="lin")
+    model.requires_grad_(False).eval()
+    return lambda image, target: model(image, target, normalize=True).flatten()
+
+
+def _by_slice(net: torch.nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename torchvision's ``features.3.x`` to the ``slice2.3.x`` under which LPIPS holds layer 3."""
+    renamed = {}
+    for key in net.state_dict():
+        _, layer = key.split(".", maxsplit=1)
+        if f"features.{layer}" in features:
+            renamed[key] = features[f"features.{layer}"].float()
+    return renamed
+
+
+def _load_part(module: torch.nn.Module, weights: dict[str, Tensor], source: Path, prefix: str = "") -> None:
+    """Load ``weights``, which must hold every tensor of ``module`` whose name starts with ``prefix``."""
+    expected = {key for key in module.state_dict() if key.startswith(prefix) and not key.startswith("lins.")}
+    missing = sorted(expected - set(weights))
+    if missing:
+        raise ValueError(f"{source} does not hold {len(missing)} of the tensors needed, such as {missing[0]}")
+    module.load_state_dict({key: weights[key] for key in expected}, strict=False)
+
+
+def _decibel(mean_squared_error: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return -10 * torch.log10(mean_squared_error.clamp(min=MSE_FLOOR))
+
+
+def _masked_mean(values: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"] | None) -> Float[Tensor, " n"]:
+    if mask is None:
+        return values.flatten(1).mean(dim=1)
+    if mask.shape != values.shape:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images say {tuple(values.shape)}")
+    weight = mask.flatten(1).sum(dim=1)
+    if bool((weight <= 0).any()):
+        raise ValueError(f"the mask is empty for image {int((weight <= 0).nonzero()[0])}")
+    return (values * mask).flatten(1).sum(dim=1) / weight
+
+
+def _check(image: Tensor, target: Tensor) -> None:
+    if image.shape != target.shape or image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(f"expected two images n 3 h w of one shape, got {tuple(image.shape)}, {tuple(target.shape)}")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out protocol: enhance renders of views that were not fitted, and compare both with the photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.evaluation.metrics import good_half_psnr, psnr, ssim
+from harmonizer_ns.evaluation.report import SceneResult
+from harmonizer_ns.synthesis.held_out import SparseFit, select_references
+from harmonizer_ns.types import Frames
+
+Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One held-out view: what was rendered, what the enhancer made of it in how many seconds, and the photo."""
+
+    view: int
+    render: Frames
+    enhanced: Float[Tensor, "1 3 h w"]
+    target: Float[Tensor, "1 3 h w"]
+    seconds: float
+
+
+def compare(fit: SparseFit, enhancer: Enhancer, views: tuple[int, ...]) -> Iterable[Comparison]:
+    """Render and enhance each view with the nearest fitted photos as references."""
+    for view in views:
+        photo = fit.capture.photos[view]
+        render = fit.renderer.render(photo.cameras)
+        references = select_references(fit, render.cameras, enhancer.max_references, exclude=(view,))
+        start = time.perf_counter()
+        enhanced = enhancer.enhance(render, Context(references=(references,))).rgb
+        if enhanced.is_cuda:
+            torch.cuda.synchronize(enhanced.device)
+        yield Comparison(view, render, enhanced, photo.rgb, time.perf_counter() - start)
+
+
+def summarize(scene: str, comparisons: list[Comparison], distance: Distance | None = None) -> SceneResult:
+    """Average the metrics over the views; the first view, which warms caches up, does not count for the speed."""
+    if not comparisons:
+        raise ValueError(f"{scene} has no held-out views")
+    rows = [_measure(comparison, distance) for comparison in comparisons]
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    timed = comparisons[1:] or comparisons
+    fps = len(timed) / max(sum(comparison.seconds for comparison in timed), 1e-9)
+    return SceneResult(scene=scene, views=len(rows), fps=fps, **means)
+
+
+def _measure(item: Comparison, distance: Distance | None) -> dict[str, float]:
+    render, enhanced, target = item.render.rgb, item.enhanced, item.target
+    good = good_half_psnr(render, enhanced, target)
+    row = {
+        "psnr_render": psnr(render, target),
+        "psnr_enhanced": psnr(enhanced, target),
+        "ssim_render": ssim(render, target),
+        "ssim_enhanced": ssim(enhanced, target),
+        "good_before": good.before,
+        "good_after": good.after,
+    }
+    if distance is not None:
+        row["lpips_render"] = distance(render.cpu(), target.cpu())
+        row["lpips_enhanced"] = distance(enhanced.cpu(), target.cpu())
+    return {key: value.item() for key, value in row.items()}

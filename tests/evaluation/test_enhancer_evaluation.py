@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.evaluation.enhancer import EvaluationConfig, evaluate_scene, main, write_images
+from harmonizer_ns.evaluation.protocol import compare, summarize
+from harmonizer_ns.synthesis.held_out import SparseFit, every_nth
+from harmonizer_ns.types import Frames
+
+
+class WarpEnhancer:
+    """Repairs with the best reference where it is visible."""
+
+    max_references = 1
+
+    def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
+        from harmonizer_ns.warp import backward_warp
+
+        warped = backward_warp(context.references[0], frames.depth, frames.cameras)
+        return Repaired(torch.where(warped.valid > 0.5, warped.rgb, frames.rgb), warped.valid)
+
+
+class NoiseEnhancer:
+    """Spoils every pixel by 0.05."""
+
+    max_references = 0
+
+    def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
+        assert context.references == (None,)
+        return Repaired(frames.rgb - 0.05, frames.alpha)
+
+
+def test_a_repair_from_references_counts_as_gain(wall, damaged_renderer):
+    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    result = summarize("wall", list(compare(fit, WarpEnhancer(), (1, 3, 6))))
+    assert result.views == 3
+    assert result.psnr_render == pytest.approx(19.5, abs=0.5)  # half of the pixels off by 0.15
+    assert result.psnr_enhanced > result.psnr_render + 2
+    assert result.ssim_enhanced > result.ssim_render
+
+
+def test_harm_to_good_pixels_is_seen(wall, perfect_renderer):
+    fit = SparseFit(wall, every_nth(9, 4), perfect_renderer)
+    result = summarize("wall", list(compare(fit, NoiseEnhancer(), (1, 3))))
+    assert result.psnr_render == pytest.approx(100)
+    assert result.good_after == pytest.approx(26.02, abs=0.01)  # -20 log10(0.05)
+
+
+def test_every_metric_belongs_to_its_image(wall, damaged_renderer):
+    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    distance = lambda image, target: (image - target).abs().mean(dim=(1, 2, 3))  # noqa: E731
+    result = summarize("wall", list(compare(fit, NoiseEnhancer(), (2,))), distance)
+    assert result.lpips_render == pytest.approx(0.075, abs=0.005)
+    assert result.lpips_enhanced == pytest.approx(0.075, abs=0.005)
+    assert result.fps > 0
+    with pytest.raises(ValueError, match="no held-out"):
+        summarize("wall", [])
+
+
+def test_images_show_render_enhanced_and_photo(wall, damaged_renderer, tmp_path):
+    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    write_images(tmp_path, list(compare(fit, WarpEnhancer(), (5,))))
+    with Image.open(tmp_path / "0005.png") as image:
+        assert image.size == (3 * 48, 32)
+
+
+def test_a_splat_is_fitted_rendered_and_compared(wall):
+    config = EvaluationConfig(scenes=(), steps=40, views=3, every=3)
+    config = replace(config, splat=replace(config.splat, max_gaussians=400))
+    result = evaluate_scene(wall, WarpEnhancer(), config)
+    assert result.views == 3
+    assert 10 < result.psnr_render < 60
+
+
+def test_the_command_prints_a_verdict_and_writes_json(wall, tmp_path, capsys):
+    folder = tmp_path / "wall"
+    write_to_disk(wall, folder)
+    config = EvaluationConfig(scenes=(folder,), enhancer="none", width=None, steps=10, views=2, output=tmp_path / "out")
+    main(config)
+    printed = capsys.readouterr().out
+    assert "wall" in printed
+    assert "FAIL: +0.00 dB" in printed  # the identity gains nothing
+    content = json.loads((tmp_path / "out/report.json").read_text())
+    assert content["scenes"][0]["psnr_render"] == content["scenes"][0]["psnr_enhanced"]
+    assert len(list((tmp_path / "out/wall").glob("*.png"))) == 2
+
+
+def write_to_disk(capture, folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for name, photo in zip(capture.filenames, capture.photos, strict=True):
+        pixels = (photo.rgb[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / name)
+        pose = photo.cameras.camera_to_world[0] * torch.tensor([1.0, -1, -1, 1])
+        frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+    shared = {"fl_x": 40.0, "fl_y": 40.0, "cx": 24.0, "cy": 16.0, "w": 48, "h": 32}
+    (folder / "transforms.json").write_text(json.dumps({**shared, "ply_file_path": "seed.ply", "frames": frames}))
+    header = f"ply\nformat ascii 1.0\nelement vertex {len(capture.points)}\n"
+    header += "".join(f"property float {axis}\n" for axis in "xyz")
+    header += "".join(f"property uchar {channel}\n" for channel in ("red", "green", "blue")) + "end_header\n"
+    lines = [f"{x} {y} {z} 128 128 128\n" for x, y, z in capture.points.tolist()]
+    (folder / "seed.ply").write_text(header + "".join(lines))

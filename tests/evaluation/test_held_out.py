@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harmonizer_ns.synthesis.held_out import SparseFit, every_nth, fit_sparse, select_references, spread
+from harmonizer_ns.warp import backward_warp
+
+
+@pytest.mark.parametrize(("count", "every", "offset"), [(9, 4, 0), (10, 4, 3), (5, 1, 0), (2, 2, 1)])
+def test_a_split_uses_every_photo_once(count, every, offset):
+    split = every_nth(count, every, offset)
+    assert sorted(split.train + split.held_out) == list(range(count))
+    assert split.train == tuple(range(offset, count, every))
+
+
+@pytest.mark.parametrize(("count", "every", "offset"), [(9, 0, 0), (9, 4, 4), (2, 4, 3), (0, 1, 0)])
+def test_a_split_with_nothing_to_fit_is_refused(count, every, offset):
+    with pytest.raises(ValueError, match=r"every >= 1"):
+        every_nth(count, every, offset)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(3, 5), (20, 5), (21, 16), (7, 0)])
+def test_spread_picks_distinct_indices_over_the_whole_range(count, limit):
+    picked = spread(tuple(range(count)), limit)
+    assert len(set(picked)) == len(picked) == min(count, limit)
+    assert list(picked) == sorted(picked)
+    if 0 < limit < count:
+        gaps = torch.tensor([-0.5, *picked, count - 0.5]).diff()
+        assert gaps.max() <= count / limit + 1
+
+
+def test_only_the_training_photos_reach_the_reconstructor(wall, perfect_renderer):
+    class Recorder:
+        def fit(self, photos, points, colors):
+            self.photos, self.points = photos, points
+            return perfect_renderer
+
+    recorder = Recorder()
+    fit = fit_sparse(wall, every_nth(9, 4), recorder)
+    assert all(given is wall.photos[i] for given, i in zip(recorder.photos, (0, 4, 8), strict=True))
+    assert recorder.points is wall.points
+    assert fit.renderer is perfect_renderer
+
+
+def test_references_are_near_warp_onto_the_view_and_never_the_excluded_one(wall, perfect_renderer):
+    fit = SparseFit(wall, every_nth(9, 2), perfect_renderer)
+    render = perfect_renderer.render(wall.photos[4].cameras)
+    references = select_references(fit, render.cameras, count=2, exclude=(4,))
+    assert references is not None
+    assert sorted(references.cameras.centers[:, 0].tolist()) == pytest.approx([0.5, 1.5])  # photos 2 and 6
+    warped = backward_warp(references, render.depth.expand(2, -1, -1, -1), render.cameras[[0, 0]])
+    error = (warped.rgb - wall.photos[4].rgb).abs() * (warped.valid > 0.5)
+    assert (warped.valid > 0.5).float().mean() > 0.5
+    assert error.max() < 0.02
+
+
+def test_no_photo_left_means_no_reference(wall, perfect_renderer):
+    fit = SparseFit(wall, every_nth(9, 9), perfect_renderer)
+    view = wall.photos[3].cameras
+    assert select_references(fit, view, exclude=(0,)) is None
+    assert select_references(fit, view, count=0) is None
