@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from harmonizer_ns.distill.references import ReferenceSelector
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
+from harmonizer_ns.types import Cameras, Frames
 
 
 class ViewEnhancement:
@@ -24,16 +27,27 @@ class ViewEnhancement:
         model: renders the depth at the references' cameras.
         references: finds the photos.
         enhancer: repairs.
+        guard: gives a context in which no other thread trains the model; it is held while the model renders.
     """
 
-    def __init__(self, model: Model, references: ReferenceSelector, enhancer: Enhancer) -> None:
-        self._model, self._references, self._enhancer = model, references, enhancer
+    def __init__(
+        self,
+        model: Model,
+        references: ReferenceSelector,
+        enhancer: Enhancer,
+        guard: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self._model, self._references, self._enhancer, self._guard = model, references, enhancer, guard
 
     @torch.no_grad()
     def __call__(self, camera: NerfstudioCameras, outputs: dict[str, Any]) -> Float[Tensor, "h w 3"]:
         """Repair one render. Photos cannot be warped into distorted views, which are repaired without them."""
         view = from_nerfstudio(camera).to(outputs["rgb"].device)
         frames = frames_from_outputs(self._model, outputs, view)
-        photos = self._references.select(view, ModelRenderer(self._model)) if is_pinhole(camera) else None
+        photos = self._photos(view) if is_pinhole(camera) else None
         repaired = self._enhancer.enhance(frames, Context(references=(photos,)))
         return repaired.rgb[0].permute(1, 2, 0)
+
+    def _photos(self, view: Cameras) -> Frames | None:
+        with self._guard():
+            return self._references.select(view, ModelRenderer(self._model))

@@ -26,14 +26,17 @@ def _viewer() -> ViewerConfig:
     return ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1")
 
 
-def _adam(lr: float, lr_final: float | None = None, max_steps: int = 30000) -> dict:
-    scheduler = ExponentialDecaySchedulerConfig(lr_final=lr_final, max_steps=max_steps) if lr_final else None
+def _adam(lr: float, lr_final: float | None = None, max_steps: int = 30000, warmup_steps: int = 0) -> dict:
+    scheduler = None
+    if lr_final is not None:
+        scheduler = ExponentialDecaySchedulerConfig(
+            lr_pre_warmup=0 if warmup_steps else 1e-8, lr_final=lr_final, warmup_steps=warmup_steps, max_steps=max_steps
+        )
     return {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
 
 
 def _splat_optimizers(max_steps: int = 30000) -> dict:
     """Splatfacto's own rates."""
-    warm = {"warmup_steps": 1000, "lr_pre_warmup": 0}
     return {
         "means": _adam(1.6e-4, 1.6e-6, max_steps),
         "features_dc": _adam(0.0025),
@@ -41,14 +44,8 @@ def _splat_optimizers(max_steps: int = 30000) -> dict:
         "opacities": _adam(0.05),
         "scales": _adam(0.005),
         "quats": _adam(0.001),
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(lr_final=5e-7, max_steps=max_steps, **warm),
-        },
-        "bilateral_grid": {
-            "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=max_steps, **warm),
-        },
+        "camera_opt": _adam(1e-4, 5e-7, max_steps, warmup_steps=1000),
+        "bilateral_grid": _adam(2e-3, 1e-4, max_steps, warmup_steps=1000),
     }
 
 

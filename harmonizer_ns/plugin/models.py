@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,18 @@ from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
 
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 """``(camera, outputs) -> rgb`` of shape ``h w 3``."""
+
+
+def give_cores_to_the_rasterizer() -> None:
+    """On a CPU, one thread for torch and all cores for the rasterizer, unless OMP_NUM_THREADS says otherwise.
+
+    torch's OpenMP threads spin while they wait, which costs a splat of small images more than they gain.
+    """
+    from harmonizer_ns.raster import set_num_threads
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        set_num_threads(os.cpu_count())
+        torch.set_num_threads(1)
 
 
 class LpipsOnDemand:
@@ -144,8 +157,9 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         render, alpha = self._rasterize(camera, chosen, "RGB+ED" if with_depth else "RGB")
         background = self._get_background_color()
         rgb = torch.clamp(render[..., :3] + (1 - alpha) * background, 0.0, 1.0)
-        if self.config.use_bilateral_grid and self.training and "cam_idx" in (camera.metadata or {}):
-            rgb = self._apply_bilateral_grid(rgb, camera.metadata["cam_idx"], *self.last_size)
+        photo = (camera.metadata or {}).get("cam_idx")
+        if self.config.use_bilateral_grid and self.training and photo is not None:
+            rgb = self._apply_bilateral_grid(rgb, photo, *self.last_size)
         depth = None
         if with_depth:
             depth = render[..., 3:4]

@@ -80,6 +80,7 @@ def _undistort(camera: NerfstudioCameras, data: dict, photo: tuple[Tensor, Camer
     if is_pinhole(camera):
         return photo
     original = photo[1]
+    assert camera.distortion_params is not None
     intrinsics, image, _ = _undistort_image(
         camera,
         camera.distortion_params.numpy(),

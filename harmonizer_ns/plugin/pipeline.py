@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +28,14 @@ from harmonizer_ns.distill.sampler import PseudoViewSampler
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
 from harmonizer_ns.distill.store import PseudoViewStore
 from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.enhancers.consensus import ConsensusEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.checks import check_outputs, check_transforms
 from harmonizer_ns.plugin.dataparser import without_open3d
 from harmonizer_ns.plugin.enhancement import ViewEnhancement
-from harmonizer_ns.plugin.models import EnhancedModel
+from harmonizer_ns.plugin.models import EnhancedModel, give_cores_to_the_rasterizer
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_losses
 from harmonizer_ns.plugin.renderer import ModelRenderer
@@ -50,6 +53,8 @@ class HarmonizePipelineConfig(VanillaPipelineConfig):
     _target: type = field(default_factory=lambda: HarmonizePipeline)
     enhancer: str = "builtin"
     """Name of an enhancer, or a folder with an enhancer checkpoint; "none" repairs nothing."""
+    photo_consensus: bool = True
+    """Whether pseudo-views take the colours on which several real photos agree; the enhancer repairs the rest."""
     steps_per_fix: int = 1500
     """Training steps between rounds of repair; 0 turns them off and trains the plain method."""
     fix_start: int = 3000
@@ -101,12 +106,16 @@ class HarmonizePipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         saved.allow_numpy_scalars()
+        if torch.device(device).type == "cpu" and issubclass(config.model._target, SplatfactoModel):
+            give_cores_to_the_rasterizer()
         self._prepare_data(config, check=test_mode == "val")
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.first_step = 0
         self._target_origin = "none"
         self._distiller: Distiller | None = None
         self._loaded: dict[str, Any] | None = None
+        self._trainer: Trainer | None = None
+        self._trainer_thread = 0
         if isinstance(self.model, EnhancedModel) and config.enhancer != "none":
             self.model.enhance_view = self._enhance_view
 
@@ -128,7 +137,8 @@ class HarmonizePipeline(VanillaPipeline):
             check_outputs(outputs, needs_points=is_splat and not getattr(config.model, "random_init", False))
         if config.max_image_width is not None:
             widest = int(outputs.cameras.width.max())
-            data.camera_res_scale_factor = min(1.0, config.max_image_width / widest)
+            # Half a pixel more: nerfstudio floors photo and camera sizes in different precision, which must agree.
+            data.camera_res_scale_factor = min(1.0, (config.max_image_width + 0.5) / widest)
 
     # --- parts that are built when they are first needed --------------------------------------------------------------
 
@@ -161,10 +171,24 @@ class HarmonizePipeline(VanillaPipeline):
 
     @cached_property
     def _enhancement(self) -> ViewEnhancement:
-        return ViewEnhancement(self.model, self.references, self.enhancer)
+        return ViewEnhancement(self.model, self.references, self.enhancer, self._while_nobody_trains)
+
+    def _while_nobody_trains(self) -> AbstractContextManager:
+        """Viewer threads read ``rgb_enhanced`` after nerfstudio has let go of the train lock; they take it again.
+
+        The trainer's own thread evaluates with the lock in its hand, and the lock is not reentrant.
+        """
+        if self._trainer is None or threading.get_ident() == self._trainer_thread:
+            return nullcontext()
+        return self._trainer.train_lock
 
     def _enhance_view(self, camera: Any, outputs: dict[str, Any]) -> Tensor:
         return self._enhancement(camera, outputs)
+
+    def _repairer(self) -> Enhancer:
+        """What makes training targets; "none" stays the identity."""
+        use_photos = self.config.photo_consensus and self.config.enhancer != "none"
+        return ConsensusEnhancer(self.enhancer) if use_photos else self.enhancer
 
     def _build_distiller(self, last_step: int) -> Distiller:
         config = self.config
@@ -186,7 +210,7 @@ class HarmonizePipeline(VanillaPipeline):
             ),
             renderer=ModelRenderer(self.model),
             references=self.references,
-            enhancer=self.enhancer,
+            enhancer=self._repairer(),
             gate=Gate(config.gate),
             store=PseudoViewStore(config.store_capacity),
             sampler=PseudoViewSampler(config.real_odds, config.pseudo_loss_weight),
@@ -204,6 +228,7 @@ class HarmonizePipeline(VanillaPipeline):
         """nerfstudio calls this after loading a checkpoint, which is when rounds can be planned and state restored."""
         trainer = training_callback_attributes.trainer
         assert trainer is not None
+        self._trainer, self._trainer_thread = trainer, threading.get_ident()
         callbacks = super().get_training_callbacks(training_callback_attributes)
         if self.config.steps_per_fix > 0:
             self._distiller = self._build_distiller(self.first_step + trainer.config.max_num_iterations - 1)

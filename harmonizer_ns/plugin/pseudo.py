@@ -66,5 +66,5 @@ def _ray_bundle(model: Model, view: PseudoView, rows: Tensor, columns: Tensor, c
     camera = to_nerfstudio(view.camera).to(model.device)
     pixels = torch.stack([rows, columns], dim=-1).to(model.device) + 0.5
     bundle = camera.generate_rays(camera_indices=torch.zeros_like(rows)[:, None].to(model.device), coords=pixels)
-    bundle.camera_indices = torch.full_like(bundle.camera_indices, camera_index)
+    bundle.camera_indices = torch.full((len(rows), 1), camera_index, device=model.device)
     return bundle

@@ -25,7 +25,7 @@ def allow_numpy_scalars() -> None:
 
     Without this nerfstudio cannot read its own checkpoints on torch >= 2.6. Scalars and dtypes hold no code.
     """
-    scalar = np.float64(1).__reduce__()[0]
+    scalar: Any = np.float64(1).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     torch.serialization.add_safe_globals([scalar, np.dtype, *dtypes])
 
@@ -40,7 +40,8 @@ def seed_all(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """States of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - nerfstudio draws from it
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - nerfstudio draws from it
+    name, keys, position, has_gauss, cached = numpy_state
     state = {
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
@@ -66,7 +67,7 @@ def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
     """Which photos and rays come next."""
     state = {name: getattr(datamanager, name) for name in COUNTERS if hasattr(datamanager, name)}
     generator = getattr(datamanager, "random_generator", None)
-    if generator is not None:
+    if isinstance(generator, random.Random):
         version, internal, gauss = generator.getstate()
         state["random_generator"] = [version, list(internal), gauss]
     return state
@@ -78,9 +79,10 @@ def set_datamanager_state(datamanager: DataManager, state: dict[str, Any]) -> No
         if name in state and hasattr(datamanager, name):
             value = state[name]
             setattr(datamanager, name, list(value) if isinstance(value, list) else value)
-    if "random_generator" in state and hasattr(datamanager, "random_generator"):
+    generator = getattr(datamanager, "random_generator", None)
+    if "random_generator" in state and isinstance(generator, random.Random):
         version, internal, gauss = state["random_generator"]
-        datamanager.random_generator.setstate((version, tuple(internal), gauss))
+        generator.setstate((version, tuple(internal), gauss))
 
 
 def model_state(model: Model) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.plugin.pipeline import HarmonizePipeline
+from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
 from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers, seed_all
 
@@ -30,6 +30,8 @@ class HarmonizeTrainerConfig(TrainerConfig):
     """nerfstudio's trainer settings, and what the final report holds."""
 
     _target: type = field(default_factory=lambda: HarmonizeTrainer)
+    pipeline: HarmonizePipelineConfig = field(default_factory=HarmonizePipelineConfig)
+    """Data, model, and how views are repaired."""
     final_report: bool = True
     """Measure rgb and rgb_enhanced on all held-out photos when training ends, print and save the table."""
     compare_to_baseline: bool = False

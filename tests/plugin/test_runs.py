@@ -157,3 +157,11 @@ def test_enhancer_and_images_stay_out_of_the_checkpoint(capture, tmp_path, mixer
     state = checkpoint(trainer, 29)["pipeline"]
     assert {name.split(".")[0] for name in state} == {"_model", "_extra_state"}
     assert len(state["_extra_state"]["distiller"]["store"]["views"]) == 6
+
+
+@pytest.mark.parametrize("width", [67, 80, 93])
+def test_photos_are_read_at_the_asked_width(tmp_path, mixer, width):
+    data = write_capture(tmp_path / "capture", count=4, width=width)
+    trainer = start(tiny_config(data, tmp_path / "out", pipeline__max_image_width=20))
+    assert {camera.width for camera in trainer.pipeline.photos.cameras} == {20}
+    assert trainer.pipeline.photos.rgb(0).shape[2] == 20
