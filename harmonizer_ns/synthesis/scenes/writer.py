@@ -53,7 +53,7 @@ def write_capture(folder: Path, capture: Capture) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(folder / name, quality=95, subsampling=0)
     write_points(folder / "sparse_pc.ply", capture.points)
-    _dump(folder / "sparse_pc_tracks.json", {"tracks": capture.points.tracks})
+    _dump(folder / "sparse_pc_tracks.json", {"tracks": capture.points.tracks}, indent=None)
     _dump(folder / "transforms.json", _transforms(capture))
 
 
@@ -124,8 +124,8 @@ def _transforms(capture: Capture) -> dict[str, object]:
     return document
 
 
-def _dump(path: Path, document: dict[str, object]) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def _dump(path: Path, document: dict[str, object], indent: int | None = 1) -> None:
+    path.write_text(json.dumps(document, indent=indent) + "\n", encoding="utf-8")
 
 
 def numbered(prefix: str, count: int, suffix: str) -> list[str]:
