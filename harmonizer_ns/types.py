@@ -78,9 +78,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras on ``device``."""
-        return replace(
-            self, camera_to_world=self.camera_to_world.to(device), intrinsics=self.intrinsics.to(device)
-        )
+        return replace(self, camera_to_world=self.camera_to_world.to(device), intrinsics=self.intrinsics.to(device))
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same views at another image size; focal lengths and principal points scale with it."""
@@ -144,9 +142,7 @@ class Frames:
 
     def to(self, device: torch.device | str) -> Frames:
         """The same frames on ``device``."""
-        return Frames(
-            self.rgb.to(device), self.alpha.to(device), self.depth.to(device), self.cameras.to(device)
-        )
+        return Frames(self.rgb.to(device), self.alpha.to(device), self.depth.to(device), self.cameras.to(device))
 
 
 def cat_frames(frames: list[Frames]) -> Frames:

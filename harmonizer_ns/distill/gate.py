@@ -33,6 +33,9 @@ class GateConfig:
     """Misregistration in pixels that is forgiven: the best agreement among shifts up to this counts."""
     unseen_weight: float = 0.2
     """Prior weight of a pixel that no photo sees: plausible, but nobody can tell."""
+    inertia: float = 0.2
+    """Least weight of a covered pixel. Without it nothing holds the scene in place where no repair is trusted, and veils
+    grow there."""
     depth_tolerance: float = 0.1
     """Relative depth disagreement at which a photo's visibility of a pixel has fallen to 1/e."""
 
@@ -51,7 +54,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Gate:
-    """Weighs repairs: ``weight = coverage(alpha) x support(photos) x confidence(enhancer)``, per pixel."""
+    """Weighs repairs: ``coverage(alpha) max(inertia, support(photos) confidence(enhancer))``, per pixel."""
 
     config: GateConfig = GateConfig()
 
@@ -63,7 +66,8 @@ class Gate:
             repaired: the enhancer's output for it.
             context: the references, as given to the enhancer.
         """
-        return self.coverage(renders.alpha) * self.support(renders, repaired.rgb, context) * repaired.confidence
+        trust = self.support(renders, repaired.rgb, context) * repaired.confidence
+        return self.coverage(renders.alpha) * trust.clamp(min=self.config.inertia)
 
     def coverage(self, alpha: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
         """0 where nothing was rendered, 1 where the render is opaque, linear between."""

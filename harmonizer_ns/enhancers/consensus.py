@@ -56,7 +56,7 @@ class ConsensusEnhancer:
         references = context.references or (None,) * len(frames)
         agreed = [photo_consensus(frames[i], photos) for i, photos in enumerate(references)]
         rgb, confidence = torch.cat([a.rgb for a in agreed]), torch.cat([a.confidence for a in agreed])
-        return Repaired(torch.where(confidence >= trust, rgb, repaired.rgb), torch.maximum(confidence, trust))
+        return Repaired(torch.where(confidence > trust, rgb, repaired.rgb), torch.maximum(confidence, trust))
 
 
 def _novelty(render: Float[Tensor, "n 3 h w"], repaired: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:

@@ -43,6 +43,8 @@ def pseudo_view_losses(model: Model, view: PseudoView, rays: int, camera_index: 
 def _whole_image(model: SplatfactoModel, view: PseudoView) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Splatfacto multiplies render and image by the batch's mask before its loss; the weight is such a mask."""
     outputs = model(to_nerfstudio(view.camera.to(model.device))[0:1])
+    # Photos alone decide where Gaussians are added: to the strategy, this view saw none.
+    model.info["radii"] = torch.zeros_like(model.info["radii"])
     batch = {"image": view.rgb.permute(1, 2, 0), "mask": view.weight.permute(1, 2, 0)}
     return outputs, {name: image.to(model.device) for name, image in batch.items()}
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of the built-in weights, written from the figures that training measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TEXT = """---
+license: apache-2.0
+library_name: harmonizer-ns
+---
+# Built-in enhancer
+
+Repairs frames rendered from a 3D reconstruction (Gaussian splats, NeRF): for each pixel it chooses among the render, up
+to three real photos warped into the view through the rendered depth, and the previous output; it invents nothing.
+{parameters:,} parameters; runs on a CPU. Architecture: `harmonizer_ns/enhancers/builtin_network.py`.
+
+- Weights: Apache-2.0, this project's own training; no pre-trained part.
+- Data: {data} {training_views} views of {scene_count} training scenes.
+- Training: {steps} steps (best by validation) of {batch} crops of {crop} pixels, `harmonizer_ns.training.builtin`; the
+  whole configuration is in `training.json`.
+- Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
+
+## Measured on held-out scenes
+{held_out_views} views, PSNR in dB, mean over scenes of means over views. "Good half": pixels where the render is
+off by at most its median over the image. "Oracle": best candidate of each pixel, chosen with knowledge of the truth.
+
+{figures}
+
+By scene, with all references:
+
+{scenes}
+
+## Limits
+It cannot invent what no photo shows: without references it changes little. It trusts the rendered depth: where that is
+wrong, photos arrive displaced, and it should then keep the render. The figures above are on scenes of the kind it was
+trained on; real captures gain differently.
+"""
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """Fill the card from the content of ``training.json``."""
+    config = report["config"]
+    return _TEXT.format(
+        parameters=report["parameters"],
+        data=report["data"].rstrip(".") + ".",
+        training_views=report["training_views"],
+        scene_count=len(report["training_scenes"]),
+        steps=report["steps"],
+        batch=config["batch"],
+        crop=config["augment"]["crop"],
+        held_out_views=report["held_out_views"],
+        figures=_table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
+        scenes=_table("scene", {k: v for k, v in report["figures"]["references"].items() if k != "mean"}),
+    )
+
+
+def _table(first: str, rows: dict[str, dict[str, float]]) -> str:
+    lines = [
+        f"| {first} | render | output | good half, render | good half, output | oracle | calibration error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, f in rows.items():
+        lines.append(
+            f"| {name.replace('_', ' ')} | {f['render']:.2f} | {f['output']:.2f} | {f['good_render']:.2f} | "
+            f"{f['good_output']:.2f} | {f['oracle']:.2f} | {f['confidence_error']:.3f} |"
+        )
+    return "\n".join(lines)

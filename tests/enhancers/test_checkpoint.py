@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from harmonizer_ns.enhancers import checkpoint as checkpoint_module
+from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.enhancers.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+
+
+def _checkpoint(value: float = 1.0) -> Checkpoint:
+    weights = {"a": torch.full((3, 4), value), "b": torch.arange(5)}
+    return Checkpoint("choice", {"width": 7}, weights, {"licence": "Apache-2.0"})
+
+
+def _edit_config(folder, **changes) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(tmp_path, _checkpoint())
+    return tmp_path
+
+
+def test_round_trip(folder):
+    loaded = load_checkpoint(folder)
+    assert (loaded.architecture, loaded.kwargs, loaded.metadata) == ("choice", {"width": 7}, {"licence": "Apache-2.0"})
+    assert loaded.weights.keys() == {"a", "b"}
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in _checkpoint().weights.items())
+
+
+def test_saving_again_replaces_the_weights_and_keeps_other_files(folder):
+    (folder / "README.md").write_text("card")
+    for value in (2.0, 3.0, 3.0):
+        save_checkpoint(folder, _checkpoint(value))
+        assert load_checkpoint(folder).weights["a"].unique().item() == value
+    assert len(list(folder.glob("*.safetensors"))) == 1
+    assert (folder / "README.md").read_text() == "card"
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 2])
+def test_an_interrupted_save_leaves_the_old_checkpoint_whole(folder, monkeypatch, interrupted_at):
+    calls, replace = [], os.replace
+
+    def failing_replace(source, target):
+        calls.append(target)
+        if len(calls) == interrupted_at:
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoint_module.os, "replace", failing_replace)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(folder, _checkpoint(2.0))
+    assert load_checkpoint(folder).weights["a"].unique().item() == 1.0
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(folder)
+
+
+def test_a_truncated_weights_file_is_refused(folder):
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:-5])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_no_safetensors_are_refused_even_with_the_right_hash(folder):
+    import hashlib
+
+    (folder / WEIGHTS).write_bytes(b"\x80\x04pickle")
+    _edit_config(folder, sha256=hashlib.sha256(b"\x80\x04pickle").hexdigest())
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_checkpoint(folder)
+
+
+def test_a_changed_byte_is_refused(folder):
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not match"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "'other'"),
+        ({"version": 99}, "version 99"),
+        ({"kwargs": [1]}, "'kwargs' should be a dict"),
+        ({"sha256": None}, "'sha256' should be a str"),
+        ({"weights": "../elsewhere.safetensors"}, "beside it"),
+        ({"weights": "model.pkl"}, "beside it"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(folder, changes, message):
+    _edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", "null"])
+def test_a_configuration_that_is_no_json_object_is_refused(folder, text):
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(CheckpointError, match=CONFIG):
+        load_checkpoint(folder)
+
+
+def test_weights_must_fit_the_module_exactly():
+    module = nn.Linear(2, 3)
+    good = module.state_dict()
+    with pytest.raises(CheckpointError, match="missing: bias"):
+        load_weights(module, {"weight": good["weight"]})
+    with pytest.raises(CheckpointError, match="unexpected: extra"):
+        load_weights(module, {**good, "extra": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="misshapen: bias"):
+        load_weights(module, {**good, "bias": torch.zeros(4)})
+
+
+def test_another_architecture_is_refused_by_the_builtin_enhancer(folder):
+    save_checkpoint(folder, Checkpoint("unet", {}, {"a": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match="'unet'"):
+        BuiltinEnhancer.from_pretrained(folder)
+
+
+def test_arguments_that_the_network_does_not_know_are_refused(folder):
+    with pytest.raises(CheckpointError, match="width"):
+        BuiltinEnhancer.from_pretrained(folder)

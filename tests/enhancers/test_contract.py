@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every enhancer must do, whatever is in it. New entries of the table are tested here without further ado."""
+
+import pytest
+import torch
+
+from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.types import Frames
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def enhancer(request):
+    return load_enhancer(request.param)
+
+
+def _assert_fits(repaired, frames: Frames) -> None:
+    assert repaired.rgb.shape == frames.rgb.shape
+    assert repaired.confidence.shape == frames.alpha.shape
+    for values in (repaired.rgb, repaired.confidence):
+        assert values.dtype == torch.float32
+        assert values.device == frames.rgb.device
+        assert not values.requires_grad
+        assert values.isfinite().all()
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(13, 17), (24, 40), (33, 47), (64, 64)])
+def test_any_size_without_context(enhancer, plane_frames, height, width):
+    frames = plane_frames(2, height, width)
+    _assert_fits(enhancer.enhance(frames), frames)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("with_previous", [False, True])
+def test_any_number_of_references(enhancer, plane_frames, count, with_previous):
+    frames = plane_frames(1)
+    references = (plane_frames(count, shift=0.1, seed=1),) if count else ()
+    previous = plane_frames(1, shift=0.02, seed=2) if with_previous else None
+    _assert_fits(enhancer.enhance(frames, Context(references, previous)), frames)
+
+
+def test_references_of_another_size(enhancer, plane_frames):
+    frames = plane_frames(1, 24, 40)
+    context = Context(references=(plane_frames(2, 50, 71, shift=0.1),), previous=plane_frames(1, 30, 30))
+    _assert_fits(enhancer.enhance(frames, context), frames)
+
+
+def test_some_frames_have_references_and_others_none(enhancer, plane_frames):
+    frames = plane_frames(3)
+    context = Context(references=(None, plane_frames(1, shift=0.1), plane_frames(3, shift=0.1)))
+    _assert_fits(enhancer.enhance(frames, context), frames)
+
+
+def test_a_frame_without_reference(enhancer, plane_frames):
+    frames = plane_frames(1)
+    with_none = enhancer.enhance(frames, Context(references=(None,)))
+    _assert_fits(with_none, frames)
+    assert torch.equal(with_none.rgb, enhancer.enhance(frames, Context()).rgb)
+
+
+def test_empty_renders(enhancer, plane_frames):
+    seen = plane_frames(1)
+    empty = Frames(torch.zeros_like(seen.rgb), torch.zeros_like(seen.alpha), torch.zeros_like(seen.depth), seen.cameras)
+    _assert_fits(enhancer.enhance(empty, Context(references=(seen,))), empty)
+
+
+def test_frames_do_not_influence_each_other(enhancer, plane_frames):
+    frames, references = plane_frames(2), (plane_frames(2, shift=0.1), plane_frames(1, shift=-0.1))
+    together = enhancer.enhance(frames, Context(references))
+    for i in range(2):
+        alone = enhancer.enhance(frames[i], Context(references[i : i + 1]))
+        assert torch.allclose(together.rgb[i : i + 1], alone.rgb, atol=1e-4)
+        assert torch.allclose(together.confidence[i : i + 1], alone.confidence, atol=1e-3)
+
+
+def test_it_is_stateless_and_leaves_its_input_alone(enhancer, plane_frames):
+    frames, references = plane_frames(1), plane_frames(2, shift=0.1)
+    before = frames.rgb.clone(), references.rgb.clone()
+    first = enhancer.enhance(frames, Context((references,)))
+    enhancer.enhance(plane_frames(1, seed=9))
+    again = enhancer.enhance(frames, Context((references,)))
+    assert torch.equal(first.rgb, again.rgb)
+    assert torch.equal(first.confidence, again.confidence)
+    assert torch.equal(before[0], frames.rgb)
+    assert torch.equal(before[1], references.rgb)
