@@ -108,7 +108,10 @@ class Distiller:
         images = self._images(target, render, repaired, weight, context)
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
         report = ViewReport(target, position, camera, mean_weight, skipped, images)
-        return report, None if skipped else PseudoView(repaired.rgb[0], weight[0], camera, step, target)
+        if skipped:
+            return report, None
+        rgb, weight = self.gate.anchor(render, repaired.rgb, weight)
+        return report, PseudoView(rgb[0], weight[0], camera, step, target)
 
     def _unusable(self, render: Frames) -> str | None:
         """Why a render cannot be repaired, or None."""

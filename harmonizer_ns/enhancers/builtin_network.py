@@ -8,8 +8,8 @@ candidate's texture on the render's brightness), logits ``a_k, b_k`` and a resid
     out = r + sum_k w_ak (c_k - r) + w_bk (d_k - r) + s tanh(e)
 
 The same encoder sees every candidate and pooling is symmetric, so their order does not matter. Biases start so low, and
-the residual at 0, that the untrained network is the identity up to a few thousandths. The bound ``s`` of the residual is
-0 by default: a residual learns the textures of its training scenes, and harmed good pixels of real ones.
+the residual at 0, that the untrained network is the identity up to a few thousandths. The bound ``s`` of the residual
+is 0 by default: a residual learns the textures of its training scenes, and harmed good pixels of real ones.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_confidence_loss_is_least_at_the_true_probability(images):
 
 
 def test_choice_loss_is_least_for_the_weights_that_were_right():
-    """Two candidates, one true and one false: the loss falls as the true one's score rises; invalid ones are ignored."""
+    """The loss falls as the true candidate's score rises; invalid ones are ignored."""
     render, target = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.7)
     offset = torch.stack([torch.full((1, 3, 8, 8), 0.2), torch.full((1, 3, 8, 8), -0.2)], dim=1)
 
