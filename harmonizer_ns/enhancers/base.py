@@ -45,8 +45,10 @@ class Repaired:
 class Enhancer(Protocol):
     """Repairs rendered frames in one step. Stateless: streams and trainers own history."""
 
-    max_references: int
-    """How many reference photos it can use; 0 means that it ignores them."""
+    @property
+    def max_references(self) -> int:
+        """How many reference photos it can use; 0 means that it ignores them."""
+        ...
 
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames; no gradients. Output has the frames' size and device."""

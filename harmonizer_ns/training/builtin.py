@@ -10,6 +10,7 @@ import random
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,7 +136,7 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
 
 
 def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict]:
-    kwargs = {"residual": config.residual, "eagerness": 0.0}
+    kwargs: dict[str, Any] = {"residual": config.residual, "eagerness": 0.0}
     network = ChoiceNetwork(**kwargs)
     if config.initial is not None:
         checkpoint = load_checkpoint(config.initial)
@@ -168,8 +169,8 @@ def schedule(step: int, steps: int, warm_up: int) -> float:
 
 @torch.no_grad()
 def _follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    own: list[Tensor] = list(average.parameters())
-    torch._foreach_lerp_(own, [p.detach() for p in network.parameters()], 1 - decay)
+    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)
 
 
 class _Keeper:

@@ -37,7 +37,7 @@ def test_agreement_with_a_repair_is_not_reported_as_psnr(trainer):
 
 def test_pseudo_views_have_no_say_in_densification(capture, tmp_path):
     trainer = start(tiny_config(capture, tmp_path, pipeline__steps_per_fix=0))
-    outputs, terms, _ = losses(trainer, torch.ones(1))
+    _, terms, _ = losses(trainer, torch.ones(1))
     sum(terms.values()).backward()
     model = trainer.pipeline.model
     model.step_post_backward(model.step)
