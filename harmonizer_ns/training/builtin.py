@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, build_network
 from harmonizer_ns.enhancers.builtin_inputs import BuiltinInputs
