@@ -2,7 +2,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 from toy import write_capture
+
+from harmonizer_ns.raster import set_num_threads
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Every test begins with one thread: such runs are bit-identical, and small machines have few cores."""
+    torch.set_num_threads(1)
+    set_num_threads(None)
 
 
 @pytest.fixture(scope="session")
