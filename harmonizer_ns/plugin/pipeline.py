@@ -37,7 +37,7 @@ from harmonizer_ns.plugin.dataparser import without_open3d
 from harmonizer_ns.plugin.enhancement import ViewEnhancement
 from harmonizer_ns.plugin.models import EnhancedModel, give_cores_to_the_rasterizer
 from harmonizer_ns.plugin.photos import TrainingPhotos
-from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_losses
+from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.report import log_round, round_progress
 from harmonizer_ns.plugin.targets import TargetChoice, choose_targets
@@ -75,7 +75,8 @@ class HarmonizePipelineConfig(VanillaPipelineConfig):
     store_capacity: int = 400
     """Pseudo-views kept at most; the oldest and least trusted go first."""
     real_odds: float = 0.65
-    """Probability that a training step learns from a real photo."""
+    """Share of real photos among all views that are learned from, in [0.5, 1]. Every step learns from a photo, and in
+    (1 - real_odds) / real_odds of the steps from a pseudo-view too."""
     pseudo_loss_weight: float = 1.0
     """Trust in pseudo-views as a whole, in [0, 1]."""
     gate: GateConfig = field(default_factory=GateConfig)
@@ -190,6 +191,13 @@ class HarmonizePipeline(VanillaPipeline):
         use_photos = self.config.photo_consensus and self.config.enhancer != "none"
         return ConsensusEnhancer(self.enhancer) if use_photos else self.enhancer
 
+    def _photo_only_odds(self) -> float:
+        """Probability that a step has no pseudo-view, for a share ``r`` of photos: ``1 - (1 - r) / r``."""
+        share = self.config.real_odds
+        if not 0.5 <= share <= 1:
+            raise InputError(f"--pipeline.real-odds must be in [0.5, 1], got {share}")
+        return 2 - 1 / share
+
     def _build_distiller(self, last_step: int) -> Distiller:
         config = self.config
         train = self.photos.cameras
@@ -213,7 +221,7 @@ class HarmonizePipeline(VanillaPipeline):
             enhancer=self._repairer(),
             gate=Gate(config.gate),
             store=PseudoViewStore(config.store_capacity),
-            sampler=PseudoViewSampler(config.real_odds, config.pseudo_loss_weight),
+            sampler=PseudoViewSampler(self._photo_only_odds(), config.pseudo_loss_weight),
         )
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -255,12 +263,14 @@ class HarmonizePipeline(VanillaPipeline):
             log_round(report, trainer.base_dir / "harmonize")
 
     def get_train_loss_dict(self, step: int) -> Losses:
-        """Losses on a real photo or, now and then, on a pseudo-view."""
+        """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
         view = self._distiller.draw() if self._distiller is not None else None
         if view is None:
             return super().get_train_loss_dict(step)
         rays = self.datamanager.get_train_rays_per_batch()
-        return pseudo_view_losses(self.model, view, rays, camera_index=self._nearest_photo(view.camera))
+        loss, psnr = pseudo_view_loss(self.model, view, rays, camera_index=self._nearest_photo(view.camera))
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        return outputs, {**losses, "pseudo_loss": loss}, {**metrics, "pseudo_psnr": psnr}
 
     def _nearest_photo(self, camera: Cameras) -> int:
         return int((self._photo_centers - camera.centers).norm(dim=-1).argmin())

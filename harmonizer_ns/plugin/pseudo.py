@@ -18,8 +18,10 @@ Losses = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
 """Model outputs, loss dictionary, metrics dictionary, as nerfstudio's pipelines return them."""
 
 
-def pseudo_view_losses(model: Model, view: PseudoView, rays: int, camera_index: int) -> Losses:
-    """The model's own loss on a pseudo-view, each pixel counting by its weight.
+def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
+    """The model's own image loss on a pseudo-view, each pixel counting by its weight, and the PSNR against it.
+
+    A splat's densification statistics come from the last render before the backward pass: render a photo afterwards.
 
     Args:
         model: in training mode.
@@ -29,22 +31,17 @@ def pseudo_view_losses(model: Model, view: PseudoView, rays: int, camera_index: 
     """
     if isinstance(model, SplatfactoModel):
         outputs, batch = _whole_image(model, view)
-        scale = 1.0
+        name, scale = "main_loss", 1.0
     else:
         outputs, batch, scale = _drawn_rays(model, view, rays, camera_index)
+        name = "rgb_loss"
     metrics = model.get_metrics_dict(outputs, batch)
-    losses = model.get_loss_dict(outputs, batch, metrics)
-    if "rgb_loss" in losses:
-        losses["rgb_loss"] = losses["rgb_loss"] * scale
-    metrics["pseudo_psnr"] = metrics.pop("psnr")  # agreement with a repair, not with a photo
-    return outputs, losses, metrics
+    return scale * model.get_loss_dict(outputs, batch, metrics)[name], metrics["psnr"]
 
 
 def _whole_image(model: SplatfactoModel, view: PseudoView) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Splatfacto multiplies render and image by the batch's mask before its loss; the weight is such a mask."""
     outputs = model(to_nerfstudio(view.camera.to(model.device))[0:1])
-    # Photos alone decide where Gaussians are added: to the strategy, this view saw none.
-    model.info["radii"] = torch.zeros_like(model.info["radii"])
     batch = {"image": view.rgb.permute(1, 2, 0), "mask": view.weight.permute(1, 2, 0)}
     return outputs, {name: image.to(model.device) for name, image in batch.items()}
 

@@ -19,7 +19,7 @@ COLOURS = ("render", "target", "warps")
 class AugmentConfig:
     """How training crops are varied."""
 
-    crop: int = 128
+    crop: int = 96
     """Side of the crops in pixels, a multiple of 16."""
     drop_references: float = 0.5
     """Share of crops that see only a random number (0 to all) of their references, instead of all."""

@@ -43,9 +43,9 @@ class BuiltinTrainingConfig:
     """How many dB the better half of the held-out pixels may lose when eagerness is calibrated after training."""
     steps: int = 4000
     """Optimizer steps."""
-    batch: int = 8
+    batch: int = 12
     """Crops in a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak learning rate of AdamW, after the warm-up; falls as a cosine to a hundredth."""
     warm_up: int = 100
     """Steps of linear warm-up."""
@@ -84,12 +84,12 @@ def train(config: BuiltinTrainingConfig) -> dict[str, dict[str, Figures]]:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     training, held_out = split(load_samples(config.samples), config.held_out)
-    network, kwargs = _initial_network(config)
+    network, kwargs, stages = _initial_network(config)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    keeper = _Keeper(config, kwargs, training, thinned(held_out, config.validation_views))
+    keeper = _Keeper(config, kwargs, stages, training, thinned(held_out, config.validation_views))
     generator, start = random.Random(config.seed), time.perf_counter()
     for step in range(1, config.steps + 1):
         batch = to_device(random_batch(training, config.batch, config.augment, generator), config.device)
@@ -134,14 +134,16 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     return Batch(inputs, batch.target.to(device), batch.good.to(device))
 
 
-def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict]:
+def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict, list[dict]]:
+    """The network to train, its arguments, and the training that it has had."""
     kwargs: dict[str, Any] = {"residual": config.residual, "eagerness": 0.0}
-    network = ChoiceNetwork(**kwargs)
+    network, stages = ChoiceNetwork(**kwargs), []
     if config.initial is not None:
         checkpoint = load_checkpoint(config.initial)
         kwargs = checkpoint.kwargs | kwargs
-        network = build_network(replace(checkpoint, kwargs=kwargs))
-    return network.to(config.device, memory_format=torch.channels_last).train(), kwargs  # type: ignore[call-overload]
+        network, stages = build_network(replace(checkpoint, kwargs=kwargs)), checkpoint.metadata.get("stages", [])
+    network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.train(), kwargs, stages
 
 
 def _optimize(
@@ -176,9 +178,14 @@ class _Keeper:
     """Validates, and saves the checkpoint when it is the best so far."""
 
     def __init__(
-        self, config: BuiltinTrainingConfig, kwargs: dict, training: list[Sample], validation: list[Sample]
+        self,
+        config: BuiltinTrainingConfig,
+        kwargs: dict,
+        stages: list[dict],
+        training: list[Sample],
+        validation: list[Sample],
     ) -> None:
-        self.config, self.kwargs, self.validation = config, kwargs, validation
+        self.config, self.kwargs, self.stages, self.validation = config, kwargs, stages, validation
         self.best = -math.inf
         self.scenes = sorted({sample.scene for sample in training})
 
@@ -193,8 +200,7 @@ class _Keeper:
             "licence": "Apache-2.0",
             "data": self.config.data,
             "training_scenes": self.scenes,
-            "steps": step,
-            "config": _plain(self.config),
+            "stages": [*self.stages, {"steps": step, "config": _plain(self.config)}],
         }
         BuiltinEnhancer(on_cpu, self.kwargs, metadata).save(self.config.output)
         print(f"saved, score {self.best:.3f}", flush=True)

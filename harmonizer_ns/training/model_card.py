@@ -17,8 +17,8 @@ to three real photos warped into the view through the rendered depth, and the pr
 
 - Weights: Apache-2.0, this project's own training; no pre-trained part.
 - Data: {data} {training_views} views of {scene_count} training scenes.
-- Training: {steps} steps (best by validation) of {batch} crops of {crop} pixels, `harmonizer_ns.training.builtin`; the
-  whole configuration is in `training.json`.
+- Training: {steps} steps in {stage_count} stages, at the end of {batch} crops of {crop} pixels, on a CPU or GPU, by
+  `harmonizer_ns.training.builtin`; the configuration of every stage is in `training.json`.
 - Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
 
 ## Measured on held-out scenes
@@ -40,13 +40,15 @@ trained on; real captures gain differently.
 
 def model_card(report: dict[str, Any]) -> str:
     """Fill the card from the content of ``training.json``."""
-    config = report["config"]
+    stages = report["stages"]
+    config = stages[-1]["config"]
     return _TEXT.format(
         parameters=report["parameters"],
         data=report["data"].rstrip(".") + ".",
         training_views=report["training_views"],
         scene_count=len(report["training_scenes"]),
-        steps=report["steps"],
+        steps=sum(stage["steps"] for stage in stages),
+        stage_count=len(stages),
         batch=config["batch"],
         crop=config["augment"]["crop"],
         held_out_views=report["held_out_views"],

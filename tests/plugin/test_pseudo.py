@@ -3,44 +3,50 @@ import pytest
 import torch
 from runs import start, tiny_config
 
-from harmonizer_ns.plugin.pseudo import pseudo_view_losses
+from harmonizer_ns.plugin.pseudo import pseudo_view_loss
 from harmonizer_ns.types import PseudoView
 
 
-def losses(trainer, weight, rgb=None):
+def grey_view(trainer, weight):
     camera = trainer.pipeline.photos.cameras[0]
-    shape = (3, camera.height, camera.width)
-    view = PseudoView(torch.full(shape, 0.25) if rgb is None else rgb, weight.expand(1, *shape[1:]), camera, 0, 0)
+    size = (camera.height, camera.width)
+    return PseudoView(torch.full((3, *size), 0.25), torch.full((1, *size), weight), camera, 0, 0)
+
+
+def loss(trainer, weight):
     torch.manual_seed(0)
     trainer.pipeline.train()
     for callback in trainer.callbacks[:1]:
         callback.run_callback(0)
-    return pseudo_view_losses(trainer.pipeline.model, view, rays=256, camera_index=0)
+    return pseudo_view_loss(trainer.pipeline.model, grey_view(trainer, weight), rays=256, camera_index=0)[0]
 
 
-@pytest.fixture(params=[False, True], ids=["splat", "nerf"])
-def trainer(request, capture, tmp_path):
-    return start(tiny_config(capture, tmp_path, nerf=request.param, pipeline__steps_per_fix=0))
-
-
-def test_loss_grows_with_the_weight(trainer):
-    name = "main_loss" if "main_loss" in losses(trainer, torch.ones(1))[1] else "rgb_loss"
-    values = [losses(trainer, torch.tensor([weight]))[1][name].item() for weight in (0.1, 0.5, 1.0)]
+@pytest.mark.parametrize("nerf", [False, True])
+def test_loss_grows_with_the_weight(capture, tmp_path, nerf):
+    trainer = start(tiny_config(capture, tmp_path, nerf=nerf, pipeline__steps_per_fix=0))
+    values = [loss(trainer, weight).item() for weight in (0.1, 0.5, 1.0)]
     assert values[0] < values[1] < values[2]
 
 
-def test_agreement_with_a_repair_is_not_reported_as_psnr(trainer):
-    metrics = losses(trainer, torch.ones(1))[2]
-    assert "psnr" not in metrics
-    assert "pseudo_psnr" in metrics
+def test_a_pseudo_view_comes_on_top_of_a_photo(capture, tmp_path, monkeypatch):
+    trainer = start(tiny_config(capture, tmp_path))
+    pipeline, model = trainer.pipeline, trainer.pipeline.model
+    loss(trainer, 1.0)  # gives the model its step and optimizers
+    monkeypatch.setattr(pipeline._distiller, "draw", lambda: grey_view(trainer, 1.0))
+    _, losses, metrics = pipeline.get_train_loss_dict(0)
+    assert {"main_loss", "pseudo_loss"} <= losses.keys()
+    assert {"psnr", "pseudo_psnr"} <= metrics.keys()
+    sum(losses.values()).backward()
+    from_both = model.info["means2d"].absgrad.clone()
+    monkeypatch.setattr(pipeline._distiller, "draw", lambda: None)
+    model.zero_grad()
+    torch.manual_seed(0)
+    _, losses, _ = pipeline.get_train_loss_dict(0)
+    assert "pseudo_loss" not in losses
+    assert from_both.shape == model.info["means2d"].shape
 
 
-def test_pseudo_views_have_no_say_in_densification(capture, tmp_path):
-    trainer = start(tiny_config(capture, tmp_path, pipeline__steps_per_fix=0))
-    _, terms, _ = losses(trainer, torch.ones(1))
-    sum(terms.values()).backward()
-    model = trainer.pipeline.model
-    model.step_post_backward(model.step)
-    assert model.strategy_state["count"].max() == 0
-    assert model.means.grad is not None
-    assert model.means.grad.abs().max() > 0
+@pytest.mark.parametrize("share", [0.4, 1.1])
+def test_share_of_photos_is_checked(capture, tmp_path, share):
+    with pytest.raises(SystemExit, match="real-odds"):
+        start(tiny_config(capture, tmp_path, pipeline__real_odds=share))

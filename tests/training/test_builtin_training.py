@@ -6,9 +6,9 @@ import torch
 
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
 from harmonizer_ns.training.augment import AugmentConfig
-from harmonizer_ns.training.builtin import BuiltinTrainingConfig, schedule, split, thinned, train
+from harmonizer_ns.training.builtin import BuiltinTrainingConfig, calibrate, schedule, split, thinned, train
 from harmonizer_ns.training.samples import load_samples
-from harmonizer_ns.training.validation import score
+from harmonizer_ns.training.validation import score, validate
 
 
 @pytest.fixture
@@ -43,6 +43,28 @@ def test_training_is_reproducible_and_can_start_from_a_checkpoint(folder, tmp_pa
     train(_config(folder, tmp_path / "c", steps=1, learning_rate=0.0, initial=tmp_path / "a"))
     c = BuiltinEnhancer.from_pretrained(tmp_path / "c").network.state_dict()
     assert all(torch.allclose(a[name], c[name], atol=1e-6) for name in a)
+
+
+def test_stages_are_remembered(folder, tmp_path):
+    train(_config(folder, tmp_path / "a", steps=2))
+    train(_config(folder, tmp_path / "b", steps=3, initial=tmp_path / "a"))
+    stages = BuiltinEnhancer.from_pretrained(tmp_path / "b").metadata["stages"]
+    assert [stage["steps"] for stage in stages] == [2, 3]
+    assert "5 steps in 2 stages" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_calibration_takes_what_good_pixels_can_bear(folder, tmp_path):
+    """Tolerating more never makes it more timid, and what it chose is saved and within the tolerance."""
+    output = tmp_path / "out"
+    train(_config(folder, output, steps=20))
+    held_out = split(load_samples(folder), ())[1]
+    chosen = [calibrate(output, held_out, tolerance) for tolerance in (0.0, 0.5, 100.0)]
+    assert chosen == sorted(chosen)
+    enhancer = BuiltinEnhancer.from_pretrained(output)
+    assert enhancer.network.eagerness == chosen[-1]
+    calibrate(output, held_out, 0.5)
+    figures = validate(BuiltinEnhancer.from_pretrained(output).network, held_out)["mean"]
+    assert figures["good_render"] - figures["good_output"] <= 0.5
 
 
 def test_scenes_are_split_whole(folder):

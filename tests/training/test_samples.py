@@ -105,5 +105,5 @@ def test_clean_crops_are_the_truth_and_candidates_come_and_go(samples):
 
 
 def test_samples_smaller_than_the_crop_are_refused(samples):
-    with pytest.raises(ValueError, match="crops of 128 pixels"):
+    with pytest.raises(ValueError, match="crops of 96 pixels"):
         random_view(samples[0], AugmentConfig(), random.Random(0))
