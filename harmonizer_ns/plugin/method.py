@@ -148,6 +148,8 @@ def _harmonize_nerf_tiny() -> HarmonizeTrainerConfig:
     config.pipeline.max_image_width = 240
     config.pipeline.steps_per_fix = 250
     config.pipeline.fix_start = 500
+    config.pipeline.num_targets = 4  # a NeRF takes seconds to render on a CPU
+    config.pipeline.num_references = 2
     data = config.pipeline.datamanager
     assert isinstance(data, VanillaDataManagerConfig)
     data.train_num_rays_per_batch = data.eval_num_rays_per_batch = 512
