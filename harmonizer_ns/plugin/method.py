@@ -93,6 +93,7 @@ def _harmonize_tiny() -> HarmonizeTrainerConfig:
     config.pipeline.max_image_width = 480
     config.pipeline.steps_per_fix = 250
     config.pipeline.fix_start = 500
+    config.pipeline.pseudo_loss_weight = 0.3
     config.pipeline.model = HarmonizeSplatfactoModelConfig(
         warmup_length=200,
         refine_every=refine_every,
