@@ -28,22 +28,25 @@ def test_loss_grows_with_the_weight(capture, tmp_path, nerf):
     assert values[0] < values[1] < values[2]
 
 
-def test_a_pseudo_view_comes_on_top_of_a_photo(capture, tmp_path, monkeypatch):
+def test_a_pseudo_view_comes_on_top_of_a_photo_and_has_no_say_in_densification(capture, tmp_path, monkeypatch):
     trainer = start(tiny_config(capture, tmp_path))
     pipeline, model = trainer.pipeline, trainer.pipeline.model
+    model.config.background_color = "black"
     loss(trainer, 1.0)  # gives the model its step and optimizers
-    monkeypatch.setattr(pipeline._distiller, "draw", lambda: grey_view(trainer, 1.0))
-    _, losses, metrics = pipeline.get_train_loss_dict(0)
-    assert {"main_loss", "pseudo_loss"} <= losses.keys()
-    assert {"psnr", "pseudo_psnr"} <= metrics.keys()
-    sum(losses.values()).backward()
-    from_both = model.info["means2d"].absgrad.clone()
-    monkeypatch.setattr(pipeline._distiller, "draw", lambda: None)
-    model.zero_grad()
-    torch.manual_seed(0)
-    _, losses, _ = pipeline.get_train_loss_dict(0)
-    assert "pseudo_loss" not in losses
-    assert from_both.shape == model.info["means2d"].shape
+    photo = pipeline.datamanager.next_train(0)
+    monkeypatch.setattr(pipeline.datamanager, "next_train", lambda step: photo)
+    statistics = []
+    for view in (None, grey_view(trainer, 1.0)):
+        monkeypatch.setattr(pipeline._distiller, "draw", lambda view=view: view)
+        model.zero_grad()
+        _, losses, metrics = pipeline.get_train_loss_dict(0)
+        assert ("pseudo_loss" in losses) == ("pseudo_psnr" in metrics) == (view is not None)
+        assert "main_loss" in losses
+        sum(losses.values()).backward()
+        statistics.append((model.info["means2d"].absgrad.clone(), model.means.grad.clone()))
+    (from_photo, photo_gradient), (from_both, both_gradient) = statistics
+    assert torch.equal(from_photo, from_both)
+    assert not torch.equal(photo_gradient, both_gradient)
 
 
 @pytest.mark.parametrize("share", [0.4, 1.1])
