@@ -115,3 +115,8 @@ class Padding:
         """Cut the padding off again."""
         height, width = image.shape[-2:]
         return image[..., : height - self.bottom, : width - self.right]
+
+
+def local_mean(image: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]:
+    """Mean over a square window of an odd ``side``; outside the image nothing counts."""
+    return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.images import local_mean
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import backward_warp
 
@@ -119,18 +120,13 @@ class Gate:
         self, rgb: Float[Tensor, "k 3 h w"], photo: Float[Tensor, "k 3 h w"], valid: Float[Tensor, "k 1 h w"]
     ) -> Float[Tensor, "k 1 h w"]:
         """``exp(-((d - noise)+ / tolerance)^2)`` of the local mean colour distance ``d`` at the best small shift."""
-        mean_valid = self._local_mean(valid).clamp(min=1e-6)
+        mean_valid = local_mean(valid, self.config.window).clamp(min=1e-6)
         distances = [
-            self._local_mean((rgb - shifted).abs().mean(dim=1, keepdim=True) * valid) / mean_valid
+            local_mean((rgb - shifted).abs().mean(dim=1, keepdim=True) * valid, self.config.window) / mean_valid
             for shifted in _shifts(photo, self.config.shift)
         ]
         excess = (torch.stack(distances).amin(dim=0) - self.config.photo_noise).clamp(min=0.0)
         return torch.exp(-(excess / self.config.photo_tolerance).square())
-
-    def _local_mean(self, image: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
-        """Mean over the window; outside the image nothing counts."""
-        side = self.config.window
-        return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def _shifts(image: Float[Tensor, "k c h w"], reach: int) -> list[Float[Tensor, "k c h w"]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
+from harmonizer_ns.images import local_mean
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject, backward_warp, project
 
@@ -28,6 +29,8 @@ VISIBILITY_TOLERANCE = 0.05
 """As `backward_warp`'s tolerance."""
 COLOR_TOLERANCE = 0.05
 """Mean absolute colour deviation among photos, in [0, 1], at which trust has fallen to 1/e."""
+WINDOW = 3
+"""Side in pixels of the neighbourhood over which colours are compared."""
 NOTICEABLE = 0.03
 """Local colour change, in [0, 1], from which an enhancer's repair counts fully as one."""
 
@@ -61,11 +64,7 @@ class ConsensusEnhancer:
 
 def _novelty(render: Float[Tensor, "n 3 h w"], repaired: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
     change = (repaired - render).abs().mean(dim=1, keepdim=True)
-    return (_local_mean(change) / NOTICEABLE).clamp(max=1.0)
-
-
-def _local_mean(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    return F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+    return (local_mean(change, WINDOW) / NOTICEABLE).clamp(max=1.0)
 
 
 def photo_consensus(render: Frames, photos: Frames | None) -> Repaired:
@@ -90,7 +89,7 @@ def photo_consensus(render: Frames, photos: Frames | None) -> Repaired:
     share = warped.valid / count.clamp(min=1e-6)
     mean = (share * warped.rgb).sum(dim=0, keepdim=True)
     deviation = (share * (warped.rgb - mean).abs().mean(dim=1, keepdim=True)).sum(dim=0, keepdim=True)
-    agreement = torch.exp(-(_local_mean(deviation) / COLOR_TOLERANCE).square())
+    agreement = torch.exp(-(local_mean(deviation, WINDOW) / COLOR_TOLERANCE).square())
     return Repaired(torch.where(count > 0, mean, render.rgb), agreement * (count - 0.5).clamp(0.0, 1.0))
 
 
