@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: ``python -m harmonizer_ns.cli.bench raster``."""
+"""Benchmarks: ``harmonizer bench raster``, or ``python -m harmonizer_ns.cli.bench raster``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import tyro
 from harmonizer_ns.raster import benchmark as raster
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark that the command line names; each is a dataclass of options and a function."""
     benchmarks = {"raster": (raster.RasterBench, raster.run)}
-    options = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _) in benchmarks.items()})
+    options = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in benchmarks.items()}, args=arguments
+    )
     for kind, run in benchmarks.values():
         if type(options) is kind:
             run(options)
