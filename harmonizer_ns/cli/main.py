@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``harmonizer`` command: ``harmonizer COMMAND ...``. Each command is one file beside this one, loaded when asked."""
+"""The ``harmonizer COMMAND`` command: each command is one file beside this one, loaded when it is asked for."""
 
 from __future__ import annotations
 

@@ -23,5 +23,5 @@ def test_help_lists_every_command(monkeypatch, capsys):
 
 def test_unknown_command_is_named(monkeypatch):
     monkeypatch.setattr("sys.argv", ["harmonizer", "paint"])
-    with pytest.raises(SystemExit, match="paint.*bench"):
+    with pytest.raises(SystemExit, match=r"paint.*bench"):
         command.main()
