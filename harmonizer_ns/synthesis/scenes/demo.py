@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render the demo capture: ``python -m harmonizer_ns.synthesis.scenes.demo --output assets/demo``.
 
-Training photos lie on a short arc in front of a desk; the held-out photos follow a path that leaves the arc sideways
-and towards the desk.
+A few training photos lie on a short arc in front of a desk; the held-out photos follow a path that leaves the arc
+sideways and towards the desk. The seed points are triangulated by COLMAP, as in a real capture.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import numpy as np
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
 from harmonizer_ns.synthesis.scenes.desk import desk_corner
 from harmonizer_ns.synthesis.scenes.render import StageRenderer, Variant, auto_exposure, develop
-from harmonizer_ns.synthesis.scenes.seeds import find_seed_points
+from harmonizer_ns.synthesis.scenes.sfm import triangulate
 from harmonizer_ns.synthesis.scenes.writer import Capture, numbered, write_camera_path, write_capture
 
 FOCUS = np.array([-0.05, 0.82, 0.9])
+MOMENTS = 24
+"""Places along the photographer's walk, of which some become photos."""
 NOTE = """# Demo capture
 
 A desk in the corner of a room, {train} training photos (`images/train_*`) on a short arc and {test} held-out photos
 (`images/view_*`) on a path that leaves the arc sideways and towards the desk. Metres, z up.
 
 - `transforms.json`: cameras for nerfstudio (OpenGL axes), with the split.
-- `sparse_pc.ply`: seed points that at least two training photos see; `sparse_pc_tracks.json` says which.
+- `sparse_pc.ply`: seed points triangulated by COLMAP from the training photos; `sparse_pc_tracks.json` says which
+  photos see them.
 - `camera_path.json`: a path through the held-out region for `ns-render camera-path` (nerfstudio's default scaling).
 
 Nothing here was photographed: shapes and textures are formulas, rendered by Mitsuba 3. Made by
@@ -46,14 +49,12 @@ class DemoConfig:
     """Photo width in pixels."""
     height: int = 270
     """Photo height in pixels."""
-    train: int = 24
+    train: int = 8
     """Number of training photos."""
     test: int = 16
     """Number of held-out photos."""
     spp: int = 36
     """Light samples for each pixel; squares are best."""
-    points: int = 5000
-    """Largest number of seed points."""
     variant: Variant = "scalar_rgb"
     """Mitsuba variant: llvm_ad_rgb is two to three times faster and needs a recent libLLVM (19 works)."""
     threads: int = 0
@@ -62,10 +63,11 @@ class DemoConfig:
 
 def arc_poses(count: int) -> Poses:
     """The photographer's short walk from left to right in front of the desk."""
-    rng, t = np.random.default_rng(1), np.linspace(0, 1, count)
+    rng, t = np.random.default_rng(1), np.linspace(0, 1, MOMENTS)
     eyes = polar(FOCUS, -15 + 30 * t, 1.7 + 0.06 * np.sin(6 * t), 1.42 + 0.07 * np.sin(9 * t))
     targets = FOCUS + np.stack([0.12 - 0.3 * t, 0 * t, 0.05 * np.cos(7 * t)], axis=1)
-    return look_at(jitter(rng, eyes, 0.02), jitter(rng, targets, 0.03))
+    walk = look_at(jitter(rng, eyes, 0.02), jitter(rng, targets, 0.03))
+    return walk[np.linspace(0, MOMENTS - 1, count).round().astype(int)]
 
 
 def novel_poses(count: int) -> Poses:
@@ -83,9 +85,7 @@ def make_demo(config: DemoConfig) -> Capture:
     linear = [renderer.radiance(pose, config.spp, seed) for seed, pose in enumerate([*train, *test])]
     exposure = auto_exposure(linear[: config.train], percentile=80, level=0.42)
     photos = [develop(image, exposure) for image in linear]
-    surfaces = [renderer.positions(pose) for pose in train]
-    rng = np.random.default_rng(2)
-    points = find_seed_points(rng, photos[: config.train], surfaces, train, lens, config.points)
+    points = triangulate(photos[: config.train], train, lens)
     held_out = numbered("view_", config.test, ".jpg")
     names = [*numbered("train_", config.train, ".jpg"), *held_out]
     capture = Capture(photos, np.concatenate([train, test]), lens, points, names, held_out)
