@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: ``harmonizer bench raster``, or ``python -m harmonizer_ns.cli.bench raster``."""
+"""Benchmarks: ``harmonizer bench raster``, or ``python -m harmonizer_ns.cli.bench raster``; likewise ``enhancers``."""
 
 from __future__ import annotations
 
 import tyro
 
+from harmonizer_ns.enhancers import benchmark as enhancers
 from harmonizer_ns.raster import benchmark as raster
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark that the command line names; each is a dataclass of options and a function."""
-    benchmarks = {"raster": (raster.RasterBench, raster.run)}
+    benchmarks = {
+        "enhancers": (enhancers.EnhancersBench, enhancers.run),
+        "raster": (raster.RasterBench, raster.run),
+    }
     options = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in benchmarks.items()}, args=arguments
     )

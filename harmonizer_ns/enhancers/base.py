@@ -22,10 +22,24 @@ class Context:
             whose size may differ from the frame's. ``None`` for a frame, or an empty tuple, means no reference.
         previous: the last enhanced output for each frame, with that frame's depth and camera; None at the start
             of a stream.
+        history: the last enhanced outputs, newest first: ``history[0]`` is ``previous``. Either may be left out and
+            follows from the other.
+
+    Raises:
+        ValueError: when ``previous`` is not the newest of ``history``.
     """
 
     references: tuple[Frames | None, ...] = ()
     previous: Frames | None = None
+    history: tuple[Frames, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.previous is None and self.history:
+            object.__setattr__(self, "previous", self.history[0])
+        elif self.previous is not None and not self.history:
+            object.__setattr__(self, "history", (self.previous,))
+        elif self.previous is not None and self.previous is not self.history[0]:
+            raise ValueError("Context.previous should be the newest of Context.history")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class BuiltinEnhancer:
     """
 
     max_references = 3
+    needs_geometry = True
 
     def __init__(
         self, network: ChoiceNetwork, kwargs: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
@@ -57,7 +58,9 @@ class BuiltinEnhancer:
         self.metadata = metadata or {}
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> BuiltinEnhancer:
+    def from_pretrained(
+        cls, folder: str | Path | None = None, *, device: torch.device | str = "cpu"
+    ) -> BuiltinEnhancer:
         """Load a checkpoint folder; None gives the weights that ship with the project.
 
         Raises:
@@ -66,7 +69,7 @@ class BuiltinEnhancer:
         """
         checkpoint = load_checkpoint(assets.path("builtin") if folder is None else folder)
         network = build_network(checkpoint)
-        return cls(network, checkpoint.kwargs, checkpoint.metadata)
+        return cls(network, checkpoint.kwargs, checkpoint.metadata).to(device)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads."""

@@ -21,6 +21,8 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
+from harmonizer_ns.errors import InputError
+
 FORMAT = "harmonizer-enhancer"
 VERSION = 1
 CONFIG = "config.json"
@@ -28,7 +30,7 @@ WEIGHTS = "model.safetensors"
 _FIELDS = {"architecture": str, "kwargs": dict, "weights": str, "sha256": str, "metadata": dict}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A folder that is not a good checkpoint; the message says which file is wrong, and how."""
 
 
@@ -100,8 +102,13 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return Checkpoint(config["architecture"], config["kwargs"], weights, config["metadata"])
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], assign: bool = False) -> None:
     """Fill a module; every name and shape must fit.
+
+    Args:
+        module: what to fill.
+        weights: its state.
+        assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
 
     Raises:
         CheckpointError: naming the missing, unexpected or misshapen entries.
@@ -115,7 +122,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     if any(wrong.values()):
         report = "; ".join(f"{kind}: {_shortened(names)}" for kind, names in wrong.items() if names)
         raise CheckpointError(f"weights do not fit {type(module).__name__}: {report}")
-    module.load_state_dict(weights, strict=True)
+    module.load_state_dict(weights, strict=True, assign=assign)
 
 
 def _shortened(names: list[str], limit: int = 5) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,19 @@ class EnhancerSpec:
     """Where an enhancer lives.
 
     Args:
-        target: ``"module:Class"``, or ``"module:Class.factory"``; called without arguments.
+        target: ``"module:Class"``, or ``"module:Class.factory"``; called without arguments, or with ``repository`` and
+            ``device=``.
         install: the command that installs what it needs.
         licence: licence of its weights.
         description: one line for ``--help``.
+        repository: where on the Hugging Face Hub its weights are downloaded from; empty: they are part of the project.
     """
 
     target: str
     install: str
     licence: str
     description: str
+    repository: str = ""
 
 
 SPECS: dict[str, EnhancerSpec] = {
@@ -43,38 +47,118 @@ SPECS: dict[str, EnhancerSpec] = {
         "Apache-2.0",
         "chooses per pixel between the render and warped photos; small, runs on a CPU",
     ),
+    "difix": EnhancerSpec(
+        "harmonizer_ns.enhancers.difix:DifixEnhancer.from_pretrained",
+        "pip install harmonizer-ns",
+        "NVIDIA License, non-commercial use only",
+        "Difix: one step of SD-Turbo on single frames; wants a GPU",
+        "nvidia/difix",
+    ),
+    "difix-ref": EnhancerSpec(
+        "harmonizer_ns.enhancers.difix:DifixEnhancer.from_pretrained",
+        "pip install harmonizer-ns",
+        "NVIDIA License, non-commercial use only",
+        "Difix that also looks at a reference photo",
+        "nvidia/difix_ref",
+    ),
+    "fixer": EnhancerSpec(
+        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer.from_pretrained",
+        "pip install harmonizer-ns",
+        "NVIDIA Open Model License",
+        "Fixer: one step of Cosmos 0.6B on single frames; wants a GPU",
+        "nvidia/Fixer",
+    ),
+    "harmonizer": EnhancerSpec(
+        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer.from_pretrained",
+        "pip install harmonizer-ns",
+        "NVIDIA Open Model License",
+        "Harmonizer: as Fixer, and sees its own last four outputs",
+        "nvidia/Harmonizer",
+    ),
 }
+
+ARCHITECTURES: dict[str, str] = {
+    "choice": "harmonizer_ns.enhancers.builtin:BuiltinEnhancer",
+    "cosmos": "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
+    "difix": "harmonizer_ns.enhancers.difix:DifixEnhancer",
+}
+"""What loads a checkpoint folder, by the architecture that its ``config.json`` names."""
+_HUB_INDEX = "model_index.json"
 
 
 def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu") -> Enhancer:
-    """The enhancer of that name, or the one stored in that checkpoint folder, on ``device``.
+    """The enhancer of that name or Hub repository, or the one in that folder or file, on ``device``.
 
     Raises:
-        ValueError: when it is neither a known name nor a folder; the message lists the names.
+        InputError: when it is none of these; the message lists the names. Also when the Hub cannot be reached.
         ImportError: when a package that it needs is missing; the message holds the install line.
-        CheckpointError: when the folder is not a good checkpoint.
+        CheckpointError: when the folder or file is not a good checkpoint.
     """
-    spec = SPECS.get(str(name_or_path))
-    if spec is not None:
-        enhancer = _resolve(spec)()
-    elif Path(name_or_path).is_dir():
-        from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in SPECS:
+        return _from_spec(SPECS[name], device)
+    if path.is_dir():
+        return _resolve(ARCHITECTURES[_architecture(path)]).from_pretrained(path, device=device)
+    if path.is_file():
+        return _from_file(path, device)
+    if "/" in name:
+        return _from_hub(name, device)
+    raise InputError(
+        f"unknown enhancer {name!r}: known names are {', '.join(SPECS)}; or give the folder of a checkpoint"
+    )
 
-        enhancer = BuiltinEnhancer.from_pretrained(name_or_path)
-    else:
-        raise ValueError(
-            f"unknown enhancer {str(name_or_path)!r}: known names are {', '.join(SPECS)}; "
-            "or give the folder of a checkpoint"
-        )
+
+def _from_spec(spec: EnhancerSpec, device: torch.device | str) -> Enhancer:
+    try:
+        factory = _resolve(spec.target)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}; install it with: {spec.install}") from error
+    if spec.repository:
+        return factory(spec.repository, device=device)
+    enhancer = factory()
     return enhancer.to(device) if hasattr(enhancer, "to") else enhancer
 
 
-def _resolve(spec: EnhancerSpec) -> Any:
-    module, _, attributes = spec.target.partition(":")
-    try:
-        found: Any = import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}; install it with: {spec.install}") from error
+def _architecture(folder: Path) -> str:
+    """The architecture of a folder: ours say it, those in the Hub's layout are Difix's."""
+    if (folder / _HUB_INDEX).is_file():
+        return "difix"
+    from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError
+    from harmonizer_ns.enhancers.reading import read_json
+
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {_HUB_INDEX}")
+    name = read_json(folder / CONFIG).get("architecture")
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise CheckpointError(f"{folder / CONFIG} is of no known architecture: it says {name!r}, known are {known}")
+    return name
+
+
+def _from_file(path: Path, device: torch.device | str) -> Enhancer:
+    """Only Cosmos releases are whole enhancers in one file."""
+    from harmonizer_ns.enhancers.reading import read_pickle
+
+    content = read_pickle(path)
+    if isinstance(content, dict) and "rank_vae" in content:
+        raise InputError(
+            f"{path} is a checkpoint of Difix without its frozen parts: load it with "
+            "DifixEnhancer.from_pkl(path, base=folder or Hub id), save() it, and give that folder"
+        )
+    return _resolve(ARCHITECTURES["cosmos"]).from_pretrained(path, device=device)
+
+
+def _from_hub(repository: str, device: torch.device | str) -> Enhancer:
+    """Whatever is not in the table is taken for a folder in Difix's layout."""
+    listed = next((spec for spec in SPECS.values() if spec.repository == repository), None)
+    if listed is not None:
+        return _from_spec(listed, device)
+    return _resolve(ARCHITECTURES["difix"]).from_pretrained(repository, device=device)
+
+
+def _resolve(target: str) -> Any:
+    module, _, attributes = target.partition(":")
+    found: Any = import_module(module)
     for attribute in attributes.split("."):
         found = getattr(found, attribute)
     return found

@@ -2,16 +2,37 @@
 """What every enhancer must do, whatever is in it. New entries of the table are tested here without further ado."""
 
 import pytest
+import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.difix import DifixEnhancer
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.types import Frames
 
 
-@pytest.fixture(scope="module", params=SPECS)
-def enhancer(request):
-    return load_enhancer(request.param)
+def _temporal_difix(folder):
+    torch.manual_seed(0)
+    network = load_enhancer(folder).network.with_context(4)
+    for name, parameter in network.named_parameters():
+        if ".temporal." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return DifixEnhancer(network)
+
+
+ENHANCERS = {name: lambda _, name=name: load_enhancer(name) for name, spec in SPECS.items() if not spec.repository}
+ENHANCERS |= {
+    "tiny difix": lambda folder: DifixEnhancer.from_pretrained(folder, max_references=2),
+    "tiny temporal difix": _temporal_difix,
+    "tiny cosmos": lambda _: CosmosEnhancer(tiny_cosmos.network(), cut=True),
+}
+"""All that load without the Hub, and small random ones of the architectures that come from there."""
+
+
+@pytest.fixture(scope="module", params=ENHANCERS)
+def enhancer(request, tiny_difix):
+    return ENHANCERS[request.param](tiny_difix)
 
 
 def _assert_fits(repaired, frames: Frames) -> None:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import tiny_cosmos
+import torch
 
 from harmonizer_ns.enhancers import specs
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
 from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+from harmonizer_ns.enhancers.checkpoint import CheckpointError
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.difix import DifixEnhancer
 from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, load_enhancer
+from harmonizer_ns.errors import InputError
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
@@ -33,6 +39,41 @@ def test_a_missing_package_is_answered_with_the_install_line(monkeypatch):
         load_enhancer("broken")
 
 
-@pytest.mark.parametrize("name", SPECS)
+def test_names_of_the_hub_load_from_there(monkeypatch, tiny_difix):
+    asked = []
+
+    def fetch(repository, revision, patterns):
+        asked.append(repository)
+        return tiny_difix
+
+    monkeypatch.setattr("harmonizer_ns.enhancers.difix_formats.fetch_repository", fetch)
+    for name in ("difix", "difix-ref", "nvidia/difix_ref", "somebody/else"):
+        assert isinstance(load_enhancer(name), DifixEnhancer)
+    assert asked == ["nvidia/difix", "nvidia/difix_ref", "nvidia/difix_ref", "somebody/else"]
+    assert (load_enhancer("difix").max_references, load_enhancer("difix-ref").max_references) == (0, 1)
+
+
+def test_a_folder_tells_which_enhancer_it_holds(tiny_difix, tmp_path):
+    CosmosEnhancer(tiny_cosmos.network()).save(tmp_path / "cosmos")
+    load_enhancer(tiny_difix).save(tmp_path / "difix")
+    assert isinstance(load_enhancer(tmp_path / "cosmos"), CosmosEnhancer)
+    assert isinstance(load_enhancer(tmp_path / "difix"), DifixEnhancer)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither config\.json nor model_index\.json"):
+        load_enhancer(tmp_path)
+    (tmp_path / "config.json").write_text('{"architecture": "resnet"}')
+    with pytest.raises(CheckpointError, match="'resnet', known are choice, cosmos, difix"):
+        load_enhancer(tmp_path)
+
+
+def test_a_file_of_difix_needs_its_folder(tmp_path):
+    torch.save({"rank_vae": 4}, tmp_path / "model_1.pkl")
+    with pytest.raises(InputError, match=r"from_pkl\(path, base="):
+        load_enhancer(tmp_path / "model_1.pkl")
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if not spec.repository])
 def test_what_loads_is_an_enhancer(name):
     assert isinstance(load_enhancer(name), Enhancer)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``harmonizer convert CHECKPOINT OUTPUT``: a released Cosmos enhancer's pickle to a safe enhancer folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Turn a Cosmos enhancer's checkpoint (.pkl) into a folder that every --enhancer option takes."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """For example diffusion_harmonizer.pkl. Only tensors are read from it, nothing in it can run."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """The folder to write: config.json and safetensors."""
+    kind: Literal["harmonizer", "fixer"] = "harmonizer"
+    """harmonizer looks at its last four outputs, fixer at single frames."""
+    config: Path | None = None
+    """Architecture (JSON, as in configs/) of a network of another size; --kind is not looked at then."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read, check every name, write."""
+    config = tyro.cli(ConvertConfig, args=arguments, prog="harmonizer convert", description=ConvertConfig.__doc__)
+    from harmonizer_ns.enhancers.checkpoint import save_checkpoint
+    from harmonizer_ns.enhancers.cosmos_formats import LICENCE, RELEASES, convert, read_release
+    from harmonizer_ns.enhancers.reading import read_json
+
+    architecture = (
+        RELEASES[f"nvidia/{config.kind.title()}"].config if config.config is None else read_json(config.config)
+    )
+    checkpoint, report = convert(read_release(config.checkpoint), architecture, config.checkpoint.name)
+    save_checkpoint(config.output, checkpoint)
+    print(f"{config.output}: {len(checkpoint.weights)} tensors, {len(report.ignored)} entries were not needed")
+    print(f"Weights released by NVIDIA are under the {LICENCE}.")
+
+
+if __name__ == "__main__":
+    main()

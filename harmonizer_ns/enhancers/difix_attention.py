@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference mixing: self-attention across a view and its reference photos (Difix3D+, Wu et al. 2025). No new weights.
+
+The images of a view stand side by side in the batch: its references, the view itself, its context. Inside every
+transformer block the tokens of view and references are joined along the sequence for self-attention, then split again;
+the normalisation before and the residual sum after work token by token, so joining for attention alone is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """What the images of one view are, in their order.
+
+    Args:
+        references: real photos.
+        context: previous outputs, newest first; the view itself stands between photos and these.
+    """
+
+    references: int = 0
+    context: int = 0
+
+    @property
+    def images(self) -> int:
+        """Images of one view."""
+        return self.references + 1 + self.context
+
+
+class ReferenceMixing:
+    """A processor of self-attention: view and references attend to each other, every context image to itself."""
+
+    def __init__(self) -> None:
+        self._attend = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "bv n c"],
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        layout: Layout = Layout(),
+    ) -> Float[Tensor, "bv n c"]:
+        """Attend; ``bv`` is batch x images of a view."""
+        if not layout.references:
+            return self._attend(attn, hidden_states)
+        grouped = hidden_states.unflatten(0, (-1, layout.images))
+        joined, alone = grouped.split([layout.references + 1, layout.context], dim=1)
+        mixed = self._attend(attn, joined.flatten(1, 2)).view_as(joined)
+        if layout.context:
+            mixed = torch.cat([mixed, self._attend(attn, alone.flatten(0, 1)).view_as(alone)], dim=1)
+        return mixed.flatten(0, 1)
+
+
+class TextAttention:
+    """A processor of cross-attention as usual; it only lets the layout pass."""
+
+    def __init__(self) -> None:
+        self._attend = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "bv n c"],
+        encoder_hidden_states: Float[Tensor, "bv m d"] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        layout: Layout = Layout(),
+    ) -> Float[Tensor, "bv n c"]:
+        """Attend to the text."""
+        return self._attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+
+
+def install(unet: UNet2DConditionModel) -> None:
+    """Let the attention layers of this one UNet take a `Layout` as ``cross_attention_kwargs={"layout": ...}``."""
+    processors: dict[str, Any] = {
+        name: ReferenceMixing() if name.endswith(".attn1.processor") else TextAttention()
+        for name in unet.attn_processors
+    }
+    unet.set_attn_processor(processors)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of images, and videos: finding, reading and writing them. ffmpeg comes with ``imageio-ffmpeg``."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import to_float, to_uint8
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
+WRITABLE_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+_NTSC_RATES = (24, 30, 48, 60, 120)
+
+
+def media_kind(path: Path) -> Literal["image", "video", "folder"]:
+    """What a path stands for, by its extension; without one it is a folder.
+
+    Raises:
+        InputError: on an extension that is neither an image's nor a video's.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir() or not suffix:
+        return "folder"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    raise InputError(f"{path}: {suffix} is neither an image's extension ({_listed(IMAGE_SUFFIXES)}) nor a video's")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: ``frame_2`` before ``frame_10``.
+
+    Raises:
+        InputError: when there are none.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not found:
+        raise InputError(f"{folder} holds no images ({_listed(IMAGE_SUFFIXES)})")
+    return sorted(found, key=lambda path: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", path.name)])
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video's header says.
+
+    Args:
+        width: in pixels, upright.
+        height: in pixels, upright.
+        fps: frames per second.
+        frames: about how many there are.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+
+
+def read_video(path: Path) -> tuple[VideoInfo, Iterator[Float[Tensor, "3 h w"]]]:
+    """A video's header, and its frames one by one, in [0, 1].
+
+    Raises:
+        InputError: when it cannot be read, at once or where it breaks off.
+    """
+    from imageio_ffmpeg import read_frames
+
+    if not path.is_file():
+        raise InputError(f"there is no video {path}")
+    reader = read_frames(str(path))
+    try:
+        meta: dict[str, Any] = next(reader)  # type: ignore[assignment]
+        (width, height), fps = meta["size"], _exact_rate(float(meta["fps"]))
+    except (OSError, RuntimeError, KeyError, StopIteration, IndexError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a video") from error
+    if not (fps > 0 and width and height):
+        raise InputError(f"{path} cannot be read as a video: {width}x{height} at {fps} frames per second")
+    info = VideoInfo(width, height, fps, max(1, round(fps * meta.get("duration", 0))))
+    return info, _frames(path, reader, info)
+
+
+def _exact_rate(fps: float) -> float:
+    """ffmpeg prints rates with two digits, which would let the sound of a long film drift away."""
+    exact = min((rate * 1000 / 1001 for rate in _NTSC_RATES), key=lambda rate: abs(rate - fps))
+    return exact if abs(exact - fps) < 0.005 else fps
+
+
+def _frames(path: Path, reader: Iterator[Any], info: VideoInfo) -> Iterator[Float[Tensor, "3 h w"]]:
+    count = 0
+    try:
+        for data in reader:
+            pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(info.height, info.width, 3)
+            yield to_float(pixels.permute(2, 0, 1).contiguous())
+            count += 1
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} breaks off after {count} frames") from error
+    if not count:
+        raise InputError(f"{path} holds no frames that can be read")
+
+
+class VideoWriter:
+    """Writes a video; it appears under its name when it is whole, and not at all after an exception.
+
+    Args:
+        path: ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``; H.264.
+        fps: frames per second.
+        sound_from: a file whose sound, if it has any, is taken over.
+
+    Raises:
+        InputError: when the extension is another, or the folder cannot be written to.
+    """
+
+    def __init__(self, path: Path, fps: float, sound_from: Path | None = None) -> None:
+        check_video_output(path)
+        self._path, self._fps, self._sound_from = path, fps, sound_from
+        self._process: subprocess.Popen[bytes] | None = None
+        self._size = (0, 0)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as ffmpeg
+        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error}") from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, frame: Float[Tensor, "3 h w"]) -> None:
+        """Add a frame in [0, 1]; all have the size of the first.
+
+        Raises:
+            InputError: on another size, and when ffmpeg gives up, for example on a full disk.
+        """
+        height, width = frame.shape[-2:]
+        if self._process is None:
+            self._process, self._size = self._start(height, width), (height, width)
+        if (height, width) != self._size:
+            raise InputError(
+                f"{self._path}: frames of one video have one size, it begins with {self._size[1]}x{self._size[0]} and "
+                f"goes on with {width}x{height}"
+            )
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(to_uint8(frame.cpu()).permute(1, 2, 0).contiguous().numpy().tobytes())
+        except BrokenPipeError as error:
+            raise InputError(f"{self._path} cannot be written: {self._complaint()}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._process is not None:
+                self._finish()
+                os.replace(self._partial, self._path)
+        finally:
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._partial.unlink(missing_ok=True)
+            self._errors.close()
+
+    def _finish(self) -> None:
+        assert self._process is not None
+        try:
+            self._process.communicate()
+        except BrokenPipeError:
+            self._process.wait()
+        if self._process.returncode:
+            raise InputError(f"{self._path} cannot be written: {self._complaint()}")
+
+    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        even = height % 2 == 0 and width % 2 == 0
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
+        sound = ["-i", str(self._sound_from), "-map", "0:v:0", "-map", "1:a?"] if self._sound_from else []
+        copied = self._sound_from is not None and self._sound_from.suffix.lower() == self._path.suffix.lower()
+        video = ["-c:v", "libx264", "-crf", "16", "-preset", "medium", "-vf", "scale=out_color_matrix=bt709"]
+        pixels = ["-pix_fmt", "yuv420p" if even else "yuv444p", "-colorspace", "bt709"]  # 4:2:0 halves both sides
+        target = ["-c:a", "copy" if copied else "aac", "-movflags", "+faststart", "-y", str(self._partial)]
+        command = [get_ffmpeg_exe(), "-v", "error", *source, *sound, *video, *pixels, *target]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors)
+
+    def _complaint(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "ffmpeg ended without a word"
+
+
+def check_video_output(path: Path) -> None:
+    """Refuse extensions that cannot be written.
+
+    Raises:
+        InputError: naming those that can.
+    """
+    if path.suffix.lower() not in WRITABLE_VIDEO_SUFFIXES:
+        raise InputError(f"{path}: videos are written as {_listed(WRITABLE_VIDEO_SUFFIXES)}")
+
+
+def _listed(suffixes: tuple[str, ...]) -> str:
+    return ", ".join(suffixes)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``harmonizer enhance`` end to end, with enhancers whose effect can be told from the files."""
+
+import pytest
+import tiny_cosmos
+import torch
+from torch.nn import functional as F
+
+from harmonizer_ns.cli import enhance as command
+from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.files import enhance_path, find_references
+from harmonizer_ns.enhancers.sequence import FrameEnhancer, as_frames
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import load_image, save_image
+from harmonizer_ns.media import VideoWriter, read_video
+
+
+class Negative:
+    """Inverts colours, or takes those of the first reference, and remembers what it was shown."""
+
+    def __init__(self, max_context=0):
+        self.max_references, self.max_context, self.calls = 3, max_context, []
+
+    def enhance(self, frames, context=Context()):
+        self.calls.append((len(frames), [output.rgb.clone() for output in context.history]))
+        rgb = 1 - frames.rgb
+        for i, photos in enumerate(context.references):
+            if photos is not None:
+                rgb[i] = photos.rgb[0]
+        return Repaired(rgb, torch.ones_like(frames.alpha))
+
+
+def picture(seed, height=24, width=32):
+    coarse = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+
+
+@pytest.fixture
+def negative(monkeypatch):
+    enhancer = Negative()
+    monkeypatch.setattr(command, "load_enhancer", lambda name, device: enhancer)
+    return enhancer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(6):
+        save_image(tmp_path / "in" / f"frame_{i}.png", picture(i))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def video(tmp_path):
+    with VideoWriter(tmp_path / "in.mp4", 24000 / 1001) as writer:
+        for i in range(6):
+            writer.write(picture(i))
+    return tmp_path / "in.mp4"
+
+
+def run(*arguments):
+    command.main([str(argument) for argument in arguments])
+
+
+def test_an_image(folder, negative, tmp_path):
+    run(folder / "frame_0.png", tmp_path / "out" / "one.png")
+    assert (load_image(tmp_path / "out" / "one.png") - (1 - picture(0))).abs().max() < 0.005
+
+
+def test_a_folder_in_batches(folder, negative, tmp_path):
+    save_image(folder / "frame_6.png", picture(6, 10, 17))
+    run(folder, tmp_path / "out", "--batch", 4)
+    assert [count for count, _ in negative.calls] == [4, 2, 1]
+    for i in range(6):
+        assert (load_image(tmp_path / "out" / f"frame_{i}.png") - (1 - picture(i))).abs().max() < 0.005
+    assert load_image(tmp_path / "out" / "frame_6.png").shape == (3, 10, 17)
+
+
+def test_a_video(video, negative, tmp_path, capsys):
+    run(video, tmp_path / "out.mp4", "--side-by-side")
+    info, frames = read_video(tmp_path / "out.mp4")
+    frames = torch.stack(list(frames))
+    assert info.fps == pytest.approx(24000 / 1001)
+    assert frames.shape == (6, 3, 24, 64)
+    before, after = frames.chunk(2, dim=-1)
+    assert (before - torch.stack([picture(i) for i in range(6)])).abs().mean() < 0.03
+    assert (after - (1 - before)).abs().mean() < 0.03
+    assert "6 frames repaired" in capsys.readouterr().out
+
+
+def test_a_video_to_a_folder_and_back(video, negative, tmp_path):
+    run(video, tmp_path / "frames")
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"{i:06d}.png" for i in range(6)]
+    run(tmp_path / "frames", tmp_path / "out.mov", "--fps", 12)
+    info, frames = read_video(tmp_path / "out.mov")
+    assert info.fps == 12
+    assert (torch.stack(list(frames)) - torch.stack([picture(i) for i in range(6)])).abs().mean() < 0.03
+
+
+def test_what_is_there_is_not_done_again(folder, video, negative, tmp_path, capsys):
+    run(folder, tmp_path / "out")
+    (tmp_path / "out" / "frame_3.png").unlink()
+    negative.calls.clear()
+    run(folder, tmp_path / "out")
+    assert [count for count, _ in negative.calls] == [1]
+    run(video, tmp_path / "out.mp4")
+    negative.calls.clear()
+    run(folder, tmp_path / "out")
+    run(video, tmp_path / "out.mp4")
+    assert negative.calls == []
+    assert "nothing to do" in capsys.readouterr().out
+    run(folder, tmp_path / "out", "--overwrite")
+    assert sum(count for count, _ in negative.calls) == 6
+
+
+def one_shot(count=6):
+    """Frames of one shot: they differ little."""
+    return [picture(0) * 0.8 + 0.02 * i for i in range(count)]
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_history_is_the_last_outputs_and_survives_a_resume(tmp_path, side_by_side):
+    for i, frame in enumerate(one_shot()):
+        save_image(tmp_path / "in" / f"{i}.png", frame)
+    whole, resumed = Negative(max_context=3), Negative(max_context=3)
+    for enhancer, again in ((whole, ()), (resumed, (4, 5))):
+        for i in again:
+            (tmp_path / "out" / f"{i}.png").unlink()
+        enhance_path(tmp_path / "in", tmp_path / "out", FrameEnhancer(enhancer, find_references(())), side_by_side)
+    assert [len(history) for _, history in whole.calls] == [0, 1, 2, 3, 3, 3]
+    assert [len(history) for _, history in resumed.calls] == [3, 3]
+    for _, history in (whole.calls[-1], resumed.calls[-1]):
+        for output, frame in zip(history, one_shot()[4:1:-1], strict=True):
+            assert (output[0] - (1 - frame)).abs().max() < 0.01
+
+
+def test_history_ends_at_cuts_and_can_be_left_out(tmp_path):
+    frames = one_shot(3) + [1 - frame for frame in one_shot(3)] + [picture(1, 10, 10)]
+    for i, frame in enumerate(frames):
+        save_image(tmp_path / "in" / f"{i}.png", frame)
+    enhancer = Negative(max_context=3)
+    enhance_path(tmp_path / "in", tmp_path / "out", FrameEnhancer(enhancer, find_references(())))
+    assert [len(history) for _, history in enhancer.calls] == [0, 1, 2, 0, 1, 2, 0]
+    (tmp_path / "out" / "3.png").unlink()
+    enhancer.calls.clear()
+    enhance_path(tmp_path / "in", tmp_path / "out", FrameEnhancer(enhancer, find_references(())))
+    assert [len(history) for _, history in enhancer.calls] == [0]  # also when what came before is not done again
+    enhancer.calls.clear()
+    enhance_path(tmp_path / "in", tmp_path / "alone", FrameEnhancer(enhancer, find_references(()), temporal=False))
+    assert [(count, len(history)) for count, history in enhancer.calls] == [(4, 0), (2, 0), (1, 0)]
+
+
+def test_a_temporal_network_sees_what_a_loop_would_show_it(tmp_path):
+    enhancer, history = CosmosEnhancer(tiny_cosmos.network(), cut=True), []
+    for i, frame in enumerate(one_shot()):
+        save_image(tmp_path / "in" / f"{i}.png", frame)
+    enhance_path(tmp_path / "in", tmp_path / "out", FrameEnhancer(enhancer, find_references(())))
+    for i in range(6):
+        frames = as_frames(load_image(tmp_path / "in" / f"{i}.png"))
+        history.insert(0, as_frames(enhancer.enhance(frames, Context(history=tuple(history))).rgb[0]))
+        assert (load_image(tmp_path / "out" / f"{i}.png") - history[0].rgb[0]).abs().max() < 0.005
+
+
+def test_references(folder, negative, tmp_path):
+    for i, name in enumerate(("frame_4.jpg", "other.png")):
+        save_image(tmp_path / "photos" / name, picture(20 + i))
+    run(folder, tmp_path / "by_name", "--ref", tmp_path / "photos")
+    run(folder, tmp_path / "one", "--ref", tmp_path / "photos" / "other.png")
+    for i in range(6):
+        assert (load_image(tmp_path / "one" / f"frame_{i}.png") - picture(21)).abs().max() < 0.005
+    by_name = load_image(tmp_path / "by_name" / "frame_4.png")
+    assert (by_name - load_image(tmp_path / "photos" / "frame_4.jpg")).abs().max() < 0.005
+    assert (load_image(tmp_path / "by_name" / "frame_5.png") - (1 - picture(5))).abs().max() < 0.005
+
+
+def test_references_by_order(folder, negative, tmp_path):
+    for i in range(3):
+        save_image(tmp_path / "photos" / f"{i}.png", picture(20 + i))
+    run(folder, tmp_path / "out", "--ref", tmp_path / "photos")
+    for i in range(3):
+        assert (load_image(tmp_path / "out" / f"frame_{i}.png") - picture(20 + i)).abs().max() < 0.005
+    assert (load_image(tmp_path / "out" / "frame_3.png") - (1 - picture(3))).abs().max() < 0.005
+
+
+def test_a_broken_image_is_named_and_the_others_are_repaired(folder, negative, tmp_path):
+    (folder / "frame_1.png").write_bytes(b"not a picture")
+    (folder / "frame_4.png").write_bytes((folder / "frame_4.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"2 of the frames.*frame_1\.png.*frame_4\.png"):
+        run(folder, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"frame_{i}.png" for i in (0, 2, 3, 5)]
+
+
+def test_bad_paths_give_one_clear_error(folder, video, negative, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "file").touch()
+    for arguments, message in [
+        ((tmp_path / "absent.png", tmp_path / "out.png"), r"there is no .*absent\.png"),
+        ((folder, tmp_path / "out.xyz"), r"\.xyz"),
+        ((video, tmp_path / "out.avi"), r"\.mp4"),
+        ((folder, tmp_path / "out.png"), "cannot write the folder"),
+        ((folder / "frame_0.png", tmp_path / "out.mp4"), "cannot write the image"),
+        ((folder, folder), "is the input"),
+        ((folder, tmp_path / "file" / "out"), "cannot be written"),
+        ((video, tmp_path / "file" / "out.mp4"), "cannot be written"),
+        ((folder, tmp_path / "out", "--ref", tmp_path / "absent.png"), r"absent\.png"),
+        ((folder, tmp_path / "out", "--device", "cuda:77"), "no GPU here"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run(*arguments)
+
+
+def test_warnings(folder, tmp_path, capsys):
+    run(folder, tmp_path / "a", "--enhancer", "none", "--ref", folder)
+    assert "none uses no reference photos" in capsys.readouterr().err
+    run(folder / "frame_0.png", tmp_path / "b.png", "--enhancer", "builtin")
+    assert "builtin warps photos by depth" in capsys.readouterr().err
+    assert torch.equal(load_image(tmp_path / "b.png"), load_image(folder / "frame_0.png"))

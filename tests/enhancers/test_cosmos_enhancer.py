@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+import gc
+import logging
+
+import pytest
+import tiny_cosmos
+import torch
+
+from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.errors import InputError
+
+
+@pytest.fixture(scope="module", params=["joint", "cached"])
+def network(request):
+    return tiny_cosmos.network(cached_context=request.param == "cached")
+
+
+def history(plane_frames, height=37, width=50, count=2):
+    return tuple(plane_frames(count, height, width, seed=i + 1) for i in range(5))
+
+
+def test_it_pads_and_gives_back_the_frames_size(network, plane_frames):
+    frames, context = plane_frames(2, 37, 50), Context(history=history(plane_frames))
+    repaired = CosmosEnhancer(network).enhance(frames, context)
+    edges = ((0, 14), (0, 11))
+
+    def prepared(rgb):
+        padded = torch.nn.functional.pad(rgb, (*edges[0], *edges[1]), mode="replicate")
+        return padded * 2 - 1
+
+    clip = torch.stack([prepared(output.rgb) for output in context.history[:4]], dim=1)
+    with torch.no_grad():
+        expected = network(prepared(frames.rgb), context=clip)[..., :37, :50] / 2 + 0.5
+    torch.testing.assert_close(repaired.rgb, expected.clamp(0, 1), atol=1e-5, rtol=0)
+    assert torch.equal(repaired.confidence, torch.ones(2, 1, 37, 50))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 47)])
+def test_any_size(network, plane_frames, size):
+    frames = plane_frames(1, *size)
+    for context in (Context(), Context(history=history(plane_frames, 24, 40, count=1))):
+        repaired = CosmosEnhancer(network).enhance(frames, context)
+        assert repaired.rgb.shape == frames.rgb.shape
+        assert repaired.rgb.isfinite().all()
+
+
+def test_cut_and_uncut_agree(network, plane_frames):
+    frames, context = plane_frames(2, 37, 50), Context(history=history(plane_frames))
+    plain, cut = (CosmosEnhancer(network, cut=cut).enhance(frames, context).rgb for cut in (False, True))
+    torch.testing.assert_close(cut, plain, atol=1e-5, rtol=0)
+
+
+def test_kept_latents_change_nothing_and_save_encoding(plane_frames, monkeypatch):
+    network = tiny_cosmos.network(cached_context=True)
+    enhancer, encoded = CosmosEnhancer(network), []
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda image: encoded.append(len(image)) or encode(image))
+    outputs = list(history(plane_frames, count=1))
+    for step in range(3):
+        frames = plane_frames(1, 37, 50, seed=20 + step)
+        encoded.clear()
+        rgb = enhancer.enhance(frames, Context(history=tuple(outputs))).rgb
+        assert len(encoded) == (5 if step == 0 else 2)
+        fresh = CosmosEnhancer(network).enhance(frames, Context(history=tuple(outputs))).rgb
+        assert torch.equal(rgb, fresh)
+        outputs.insert(0, plane_frames(1, 37, 50, seed=40 + step))
+    del outputs
+    gc.collect()
+    assert len(enhancer._latents) == 0
+
+
+def test_half_precision_stays_close(network, plane_frames):
+    frames, context = plane_frames(1, 32, 32), Context(history=history(plane_frames, 32, 32, count=1))
+    exact = CosmosEnhancer(network).enhance(frames, context).rgb
+    half = CosmosEnhancer(network, cut=True).to("cpu", torch.bfloat16).enhance(frames, context).rgb
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().mean() < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu(network, plane_frames, compiled):
+    enhancer = CosmosEnhancer(network, cut=True, compiled=compiled).to("cuda", torch.bfloat16)
+    outputs = list(history(plane_frames, 128, 192, count=1))
+    for step in range(4):
+        frames = plane_frames(1, 128, 192, seed=20 + step)
+        expected = CosmosEnhancer(network).enhance(frames, Context(history=tuple(outputs))).rgb
+        rgb = enhancer.enhance(frames, Context(history=tuple(outputs))).rgb
+        assert (rgb - expected).abs().mean() < 0.02
+        outputs.insert(0, plane_frames(1, 128, 192, seed=40 + step))
+
+
+def test_save_and_load(network, plane_frames, tmp_path, caplog):
+    enhancer = CosmosEnhancer(network, {"licence": "of somebody"})
+    enhancer.save(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        again = CosmosEnhancer.from_pretrained(tmp_path, cut=False)
+    assert "of somebody" in caplog.text
+    frames, context = plane_frames(1), Context(history=history(plane_frames, 24, 40, count=1))
+    assert torch.equal(again.enhance(frames, context).rgb, enhancer.enhance(frames, context).rgb)
+    assert again.metadata == enhancer.metadata
+
+
+def test_what_cannot_be_loaded(tmp_path, network):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        CosmosEnhancer.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"nvidia/Painter.*nvidia/Harmonizer"):
+        CosmosEnhancer.from_pretrained("nvidia/Painter")
+    CosmosEnhancer(network).save(tmp_path)
+    checkpoint = load_checkpoint(tmp_path)
+    del checkpoint.weights["vae.decoder.conv_in.weight"]
+    save_checkpoint(tmp_path, checkpoint)
+    with pytest.raises(CheckpointError, match=r"missing: vae\.decoder\.conv_in\.weight"):
+        CosmosEnhancer.from_pretrained(tmp_path)
+
+
+def test_the_hub_out_of_reach(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"nvidia/Harmonizer.*cannot be fetched"):
+        CosmosEnhancer.from_pretrained("nvidia/Harmonizer")
+
+
+def test_frames_that_are_too_large_or_do_not_match(network, plane_frames):
+    enhancer = CosmosEnhancer(network)
+    with pytest.raises(InputError, match=r"4000x8.*2048"):
+        enhancer.enhance(plane_frames(1, 8, 4000))
+    with pytest.raises(ValueError, match="2 frames for 1"):
+        enhancer.enhance(plane_frames(1, 37, 50), Context(history=history(plane_frames)))
+
+
+def test_previous_and_history_are_told_together(plane_frames):
+    first, second = plane_frames(1), plane_frames(1, seed=1)
+    assert Context(previous=first).history == (first,)
+    assert Context(history=(first, second)).previous is first
+    assert Context(previous=first, history=(first, second)).history == (first, second)
+    with pytest.raises(ValueError, match="newest"):
+        Context(previous=second, history=(first, second))
