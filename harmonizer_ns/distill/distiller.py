@@ -65,9 +65,13 @@ class Distiller:
         """Whether a round should run at this training step."""
         return self.schedule.due(step)
 
-    def draw(self) -> PseudoView | None:
-        """A pseudo-view to learn from in this step, or None to learn from a photo."""
-        return self.sampler.draw(self.store)
+    def draw(self, step: int) -> PseudoView | None:
+        """A pseudo-view to learn from in this step, or None to learn from a photo.
+
+        Trust falls linearly to 0 until the schedule's end. Repairs show a rough scene where it is wrong; a good scene
+        is sharper than they are, and photos should have the last word.
+        """
+        return self.sampler.draw(self.store, self.schedule.remaining(step))
 
     @torch.no_grad()
     def run(self, step: int, progress: Progress = iter) -> RoundReport:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.types import Cameras
+
+PICTURES = ("render", "repaired", "reference", "weight")
+"""Order of the pictures in a strip, left to right."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,8 @@ class RoundReport:
     def mean_position(self) -> float:
         """How far the round was along the way to the targets, in [0, 1]."""
         return sum(view.position for view in self.views) / max(1, len(self.views))
+
+
+def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
+    """The pictures of one view side by side, in the order of `PICTURES`; missing ones are left out."""
+    return torch.cat([images[name].expand(3, -1, -1) for name in PICTURES if name in images], dim=-1)

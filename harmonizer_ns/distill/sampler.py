@@ -30,21 +30,25 @@ class PseudoViewSampler:
         self.real_odds, self.loss_weight = real_odds, loss_weight
         self._generator = torch.Generator().manual_seed(seed)
 
-    def draw(self, store: PseudoViewStore) -> PseudoView | None:
+    def draw(self, store: PseudoViewStore, trust: float = 1.0) -> PseudoView | None:
         """A pseudo-view for this step, or None to learn from a photo.
 
         Views are drawn in proportion to the store's ``values``: confidence, halved every ``half_life`` rounds. The
         generator advances by the same amount whatever the outcome.
+
+        Args:
+            store: what to draw from.
+            trust: multiplied into the weight of the drawn view, in [0, 1]; nothing is drawn at 0.
         """
         use_real, position = torch.rand(2, generator=self._generator, dtype=torch.float64).tolist()
-        if use_real < self.real_odds or not len(store):
+        if use_real < self.real_odds or not len(store) or trust <= 0:
             return None
         cumulative = store.values().cumsum(dim=0)
         if cumulative[-1] <= 0:
             return None
         index = int(torch.searchsorted(cumulative, position * cumulative[-1], right=True))
         view = store[min(index, len(store) - 1)]
-        return replace(view, weight=view.weight * self.loss_weight)
+        return replace(view, weight=view.weight * (self.loss_weight * trust))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator, as a byte tensor."""

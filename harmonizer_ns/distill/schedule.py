@@ -108,6 +108,11 @@ class ProgressiveSchedule:
             return False
         return self._last_step is None or step - self._last_step >= self.steps_per_fix
 
+    def remaining(self, step: int) -> float:
+        """How much of the rounds' time is left: 1 until the first may run, falling linearly to 0 at ``stop_step``."""
+        left, whole = self.stop_step - step, max(1, self.stop_step - self.start_step)
+        return min(1.0, max(0.0, left / whole))
+
     def upcoming(self) -> list[Cameras]:
         """The cameras of the next round, one batch of one for each target, without advancing."""
         return [approach.camera(self._rounds + 1) for approach in self.approaches]

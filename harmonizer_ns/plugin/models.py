@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,21 +20,10 @@ from torch import Tensor
 
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
+from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer as give_cores_to_the_rasterizer
 
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 """``(camera, outputs) -> rgb`` of shape ``h w 3``."""
-
-
-def give_cores_to_the_rasterizer() -> None:
-    """On a CPU, one thread for torch and all cores for the rasterizer, unless OMP_NUM_THREADS says otherwise.
-
-    torch's OpenMP threads spin while they wait, which costs a splat of small images more than they gain.
-    """
-    from harmonizer_ns.raster import set_num_threads
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        set_num_threads(os.cpu_count())
-        torch.set_num_threads(1)
 
 
 class LpipsOnDemand:

@@ -21,14 +21,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from harmonizer_ns.distill.build import DistillSettings, build_distiller, photo_only_odds, round_steps
 from harmonizer_ns.distill.distiller import Distiller
-from harmonizer_ns.distill.gate import Gate, GateConfig
 from harmonizer_ns.distill.references import ReferenceSelector
-from harmonizer_ns.distill.sampler import PseudoViewSampler
-from harmonizer_ns.distill.schedule import ProgressiveSchedule
-from harmonizer_ns.distill.store import PseudoViewStore
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.consensus import ConsensusEnhancer
+from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
@@ -40,47 +38,19 @@ from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.report import log_round, round_progress
-from harmonizer_ns.plugin.targets import TargetChoice, choose_targets
+from harmonizer_ns.plugin.targets import choose_targets
 from harmonizer_ns.types import Cameras
 
 STATE_FORMAT = 1
 
 
 @dataclass
-class HarmonizePipelineConfig(VanillaPipelineConfig):
-    """What is repaired, when, and how much of it is believed."""
+class HarmonizePipelineConfig(DistillSettings, VanillaPipelineConfig):
+    """nerfstudio's settings, and what is repaired, when, and how much of it is believed."""
 
     _target: type = field(default_factory=lambda: HarmonizePipeline)
-    enhancer: str = "builtin"
-    """Name of an enhancer, or a folder with an enhancer checkpoint; "none" repairs nothing."""
-    photo_consensus: bool = True
-    """Whether pseudo-views take the colours on which several real photos agree; the enhancer repairs the rest."""
-    steps_per_fix: int = 1500
-    """Training steps between rounds of repair; 0 turns them off and trains the plain method."""
-    fix_start: int = 3000
-    """First training step at which views are repaired; before it the scene is too rough."""
-    targets: TargetChoice = "auto"
-    """Where to look: "auto" extrapolates around the capture, "path" reads camera_path, "eval" takes the poses (never
-    the photos) of the held-out views, which is the papers' protocol."""
-    camera_path: Path | None = None
-    """A camera_path.json as nerfstudio's viewer exports it, for targets "path"."""
-    num_targets: int = 16
-    """At most so many target views."""
-    extrapolation: float = 0.2
-    """How far "auto" targets lie off the capture, as a fraction of its extent."""
-    step_fraction: float = 0.5
-    """How far the cameras move towards their targets in a round, in units of the training cameras' spacing."""
-    num_references: int = 3
-    """Real photos shown to the enhancer for each view."""
-    store_capacity: int = 400
-    """Pseudo-views kept at most; the oldest and least trusted go first."""
-    real_odds: float = 0.65
-    """Share of real photos among all views that are learned from, in [0.5, 1]. Every step learns from a photo, and in
-    (1 - real_odds) / real_odds of the steps from a pseudo-view too."""
     pseudo_loss_weight: float = 1.0
     """Trust in pseudo-views as a whole, in [0, 1]."""
-    gate: GateConfig = field(default_factory=GateConfig)
-    """How repairs are weighed per pixel."""
     max_image_width: int | None = None
     """Photos wider than this are read smaller; None keeps their size."""
 
@@ -149,10 +119,10 @@ class HarmonizePipeline(VanillaPipeline):
         return TrainingPhotos(self.datamanager)
 
     @cached_property
-    def enhancer(self) -> Enhancer:
-        """The enhancer on the model's device. Not a submodule: its weights are no part of the scene."""
+    def enhancer(self) -> ParkedEnhancer:
+        """The enhancer. Not a submodule: its weights are no part of the scene."""
         try:
-            return load_enhancer(self.config.enhancer, self.device)
+            return ParkedEnhancer(load_enhancer(self.config.enhancer))
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -191,13 +161,6 @@ class HarmonizePipeline(VanillaPipeline):
         use_photos = self.config.photo_consensus and self.config.enhancer != "none"
         return ConsensusEnhancer(self.enhancer) if use_photos else self.enhancer
 
-    def _photo_only_odds(self) -> float:
-        """Probability that a step has no pseudo-view, for a share ``r`` of photos: ``1 - (1 - r) / r``."""
-        share = self.config.real_odds
-        if not 0.5 <= share <= 1:
-            raise InputError(f"--pipeline.real-odds must be in [0.5, 1], got {share}")
-        return 2 - 1 / share
-
     def _build_distiller(self, last_step: int) -> Distiller:
         config = self.config
         train = self.photos.cameras
@@ -211,17 +174,16 @@ class HarmonizePipeline(VanillaPipeline):
             self.datamanager,
         )
         CONSOLE.log(f"Harmonize: {len(targets)} target views, {self._target_origin}")
-        start = max(config.fix_start, self.first_step)
-        return Distiller(
-            schedule=ProgressiveSchedule(
-                train, targets, config.steps_per_fix, start, max(start, last_step), config.step_fraction
-            ),
-            renderer=ModelRenderer(self.model),
-            references=self.references,
-            enhancer=self._repairer(),
-            gate=Gate(config.gate),
-            store=PseudoViewStore(config.store_capacity),
-            sampler=PseudoViewSampler(self._photo_only_odds(), config.pseudo_loss_weight),
+        return build_distiller(
+            config,
+            train,
+            targets,
+            ModelRenderer(self.model),
+            self.references,
+            self._repairer(),
+            round_steps(config, self.first_step, last_step),
+            config.pseudo_loss_weight,
+            photo_only_odds(config.real_odds),
         )
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -260,11 +222,12 @@ class HarmonizePipeline(VanillaPipeline):
     def _fix_if_due(self, trainer: Trainer, step: int) -> None:
         if self._distiller is not None and self._distiller.due(step):
             report = self._distiller.run(step, round_progress(step))
+            self.enhancer.rest()
             log_round(report, trainer.base_dir / "harmonize")
 
     def get_train_loss_dict(self, step: int) -> Losses:
         """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
-        view = self._distiller.draw() if self._distiller is not None else None
+        view = self._distiller.draw(step) if self._distiller is not None else None
         if view is None:
             return super().get_train_loss_dict(step)
         rays = self.datamanager.get_train_rays_per_batch()

@@ -8,21 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 from torchvision.utils import save_image
 
-from harmonizer_ns.distill.report import RoundReport, ViewReport
+from harmonizer_ns.distill.report import RoundReport, ViewReport, picture_strip
 from harmonizer_ns.types import Cameras
 
 METRICS = ("psnr", "ssim", "lpips")
-PICTURES = ("render", "repaired", "reference", "weight")
-"""Order of the pictures in a strip, left to right."""
 
 
 def round_progress(step: int) -> Callable[[Sequence[Cameras]], Iterable[Cameras]]:
@@ -54,11 +49,6 @@ def _log_strip(view: ViewReport, step: int, folder: Path) -> None:
     writer.put_image(f"Harmonize/target_{view.target:03d}", strip.permute(1, 2, 0), step)
     folder.mkdir(parents=True, exist_ok=True)
     save_image(strip, folder / f"step-{step:06d}_target-{view.target:03d}.png")
-
-
-def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
-    """The pictures of one view side by side, in the order of `PICTURES`; missing ones are left out."""
-    return torch.cat([images[name].expand(3, -1, -1) for name in PICTURES if name in images], dim=-1)
 
 
 def print_report(

@@ -193,7 +193,7 @@ def test_an_interrupted_round_leaves_no_trace_and_runs_again_identically():
 def test_resumed_run_is_identical(tmp_path):
     whole = distiller()
     whole.run(10)
-    drawn = [whole.draw() for _ in range(5)]
+    drawn = [whole.draw(10) for _ in range(5)]
     torch.save(whole.state_dict(), tmp_path / "state.pt")
     resumed = distiller()
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -202,7 +202,7 @@ def test_resumed_run_is_identical(tmp_path):
         d.run(20)
     assert identical(contents(whole), contents(resumed))
     choices = [
-        [None if v is None else (v.step, v.target) for v in (d.draw() for _ in range(40))] for d in (whole, resumed)
+        [None if v is None else (v.step, v.target) for v in (d.draw(20) for _ in range(40))] for d in (whole, resumed)
     ]
     assert choices[0] == choices[1]
     assert len(drawn) == 5
@@ -213,7 +213,15 @@ def test_drawn_views_can_be_trained_on():
     d = distiller()
     d.run(10)
     d.sampler = PseudoViewSampler(real_odds=0.0)
-    view = d.draw()
+    view = d.draw(10)
     prediction = torch.zeros_like(view.rgb, requires_grad=True)
     (view.weight * (prediction - view.rgb).square()).mean().backward()
     assert prediction.grad.abs().sum() > 0
+
+
+def test_trust_falls_to_nothing_at_the_schedules_end():
+    d = distiller()
+    d.run(10)
+    d.sampler = PseudoViewSampler(real_odds=0.0)
+    assert d.draw(99) is not None  # rounds run from step 10 to step 100
+    assert d.draw(100) is None

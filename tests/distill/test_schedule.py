@@ -94,6 +94,11 @@ def test_due_every_so_many_steps():
     assert ran == [200, 300, 400, 500]
 
 
+def test_what_remains_falls_linearly_from_first_to_last_round():
+    plan = schedule(stop_step=600)  # from step 200
+    assert [plan.remaining(step) for step in (0, 200, 300, 500, 600, 900)] == pytest.approx([1, 1, 0.75, 0.25, 0, 0])
+
+
 def test_rounds_missed_during_a_pause_are_not_made_up():
     plan = schedule()
     plan.advance(200)

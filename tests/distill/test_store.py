@@ -159,6 +159,12 @@ def test_loss_weight_scales_the_views_weight():
     assert torch.allclose(drawn.weight, torch.tensor(0.4))
 
 
+def test_trust_scales_the_views_weight_and_nothing_is_drawn_without_it():
+    store, sampler = filled(view(0, 0, 0.8)), PseudoViewSampler(real_odds=0.0)
+    assert torch.allclose(sampler.draw(store, trust=0.25).weight, torch.tensor(0.2))
+    assert sampler.draw(store, trust=0.0) is None
+
+
 def test_resumed_sampler_draws_the_same(tmp_path):
     store = filled(*(view(0, target) for target in range(6)))
     sampler, resumed = PseudoViewSampler(seed=5), PseudoViewSampler(seed=9)

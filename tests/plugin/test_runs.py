@@ -40,7 +40,7 @@ class Mixer:
 @pytest.fixture
 def mixer(monkeypatch):
     enhancer = Mixer()
-    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name, device: enhancer)
+    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name: enhancer)
     return enhancer
 
 
