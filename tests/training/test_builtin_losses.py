@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from harmonizer_ns.enhancers.builtin_network import Choice
-from harmonizer_ns.training.losses import choice_loss, confidence_loss, detail_ratio, log_error_ratio, preservation
+from harmonizer_ns.training.builtin_losses import (
+    choice_loss,
+    confidence_loss,
+    detail_ratio,
+    log_error_ratio,
+    preservation,
+)
 from harmonizer_ns.training.validation import calibration_error, masked_psnr
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.images import load_image
 from harmonizer_ns.training.augment import AugmentConfig
-from harmonizer_ns.training.builtin import BuiltinTrainingConfig, calibrate, schedule, split, thinned, train
+from harmonizer_ns.training.builtin import BuiltinTrainingConfig, calibrate, split, thinned, train
 from harmonizer_ns.training.samples import load_samples
 from harmonizer_ns.training.validation import score, validate
 
@@ -32,6 +33,9 @@ def test_a_few_steps_learn_to_take_true_photos(folder, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{figures['output']:.2f}" in card
     assert str(tmp_path) not in card + json.dumps(report)
+    assert [step for step, _ in report["curves"]["test/output"]] == [60]
+    assert "(curves.png)" in card
+    assert load_image(tmp_path / "out" / "curves.png").std() > 0
     assert BuiltinEnhancer.from_pretrained(tmp_path / "out").metadata["licence"] == "Apache-2.0"
 
 
@@ -84,14 +88,6 @@ def test_thinning_keeps_some_of_each_scene(folder):
     kept = thinned(samples * 5, 2)
     assert {s.scene for s in kept} == {"scene0", "scene1", "scene2"}
     assert len(kept) == 6
-
-
-def test_the_learning_rate_rises_then_falls():
-    rates = [schedule(step, 100, 10) for step in range(1, 101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == pytest.approx(1)
-    assert rates[-1] == pytest.approx(0.01)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
 
 
 def test_the_score_forbids_buying_gains_with_good_pixels():
