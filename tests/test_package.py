@@ -15,12 +15,25 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "harmonizer_ns"
-SMALL = {"assets", "captures", "errors", "images", "pointcloud", "poses", "types", "warp"}
+SMALL = {
+    "assets",
+    "captures",
+    "errors",
+    "features",
+    "flow",
+    "images",
+    "media",
+    "pairs",
+    "pointcloud",
+    "poses",
+    "types",
+    "warp",
+}
 MAY_IMPORT = {  # besides the small modules and itself
     "raster": set(),
     "enhancers": set(),
     "distill": {"enhancers.base"},
-    "training": {"enhancers"},
+    "training": {"enhancers", "evaluation.metrics"},
     "synthesis": {"raster", "distill"},
     "evaluation": {"enhancers", "synthesis", "distill", "raster"},
 }

@@ -62,7 +62,7 @@ def photo_only_odds(share: float) -> float:
         InputError: when the share is not in [0.5, 1].
     """
     if not 0.5 <= share <= 1:
-        raise InputError(f"real_odds must be in [0.5, 1], got {share}")
+        raise InputError(f"the share of photos (real-odds) must be in [0.5, 1], got {share}")
     return 2 - 1 / share
 
 

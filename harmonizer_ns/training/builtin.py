@@ -3,26 +3,27 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import random
-import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, build_network
-from harmonizer_ns.enhancers.builtin_inputs import BuiltinInputs
-from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
-from harmonizer_ns.enhancers.checkpoint import load_checkpoint
-from harmonizer_ns.training.augment import AugmentConfig, random_batch
-from harmonizer_ns.training.losses import LossConfig, total_loss
-from harmonizer_ns.training.model_card import model_card
-from harmonizer_ns.training.samples import Batch, Sample, load_samples
-from harmonizer_ns.training.validation import CONDITIONS, Figures, score, table, validate
+from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.training.augment import AugmentConfig
+from harmonizer_ns.training.builtin_losses import LossConfig
+from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingConfig, TrainingConfig
+from harmonizer_ns.training.journal import curves, read_log
+from harmonizer_ns.training.loop import Run
+from harmonizer_ns.training.model_card import CURVES, model_card
+from harmonizer_ns.training.rates import ScheduleConfig
+from harmonizer_ns.training.sample_trainee import RUN, SampleData, SampleTrainee
+from harmonizer_ns.training.samples import Sample, load_samples
+from harmonizer_ns.training.setup import start_processes
+from harmonizer_ns.training.sheets import save_curves
+from harmonizer_ns.training.validation import CONDITIONS, Figures, table, validate
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class BuiltinTrainingConfig:
     """Checkpoint folder; receives the best checkpoint so far, ``training.json`` and the model card."""
     held_out: tuple[str, ...] = ()
     """Scenes that are only validated on. Empty: the samples whose split is not ``train``."""
+    resume: bool = False
+    """Continue an interrupted run from its newest checkpoint in ``output/run``."""
     initial: Path | None = None
     """Checkpoint folder to start from; None starts as the identity."""
     residual: float = 0.0
@@ -80,27 +83,47 @@ def train(config: BuiltinTrainingConfig) -> dict[str, dict[str, Figures]]:
 
     Raises:
         ValueError: when training or validation would have no samples.
+        InputError: when the output folder holds a run already and ``resume`` is not set.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     training, held_out = split(load_samples(config.samples), config.held_out)
-    network, kwargs, stages = _initial_network(config)
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-    )
-    keeper = _Keeper(config, kwargs, stages, training, thinned(held_out, config.validation_views))
-    generator, start = random.Random(config.seed), time.perf_counter()
-    for step in range(1, config.steps + 1):
-        batch = to_device(random_batch(training, config.batch, config.augment, generator), config.device)
-        loss = _optimize(network, optimizer, batch, step, config)
-        _follow(average, network, min(config.average, step / (step + 10)))
-        if step % 50 == 0:
-            print(f"step {step} loss {loss:+.4f} {(time.perf_counter() - start) / step:.3f} s/step", flush=True)
-        if step % config.validate_every == 0 or step == config.steps:
-            keeper.consider(average, step)
-    calibrate(config.output, keeper.validation, config.tolerated_loss)
+    options = loop_options(config)
+    accelerator = start_processes(options)
+    trainee = SampleTrainee(config, training, thinned(held_out, config.validation_views))
+    trainee.network.to(accelerator.device)
+    outcome = Run(options, trainee, SampleData(config, training), accelerator).train()
+    if not outcome.finished:
+        raise InputError(f"interrupted after step {outcome.step}; continue with --resume")
+    calibrate(config.output, trainee.held_out, config.tolerated_loss)
     return export(config, held_out, training)
+
+
+def loop_options(config: BuiltinTrainingConfig) -> TrainingConfig:
+    """What the training loop has to know."""
+    return TrainingConfig(
+        preset="builtin from samples",
+        family="choice",
+        pairs=(),
+        output=config.output / RUN,
+        model="",
+        resume=config.resume,
+        precision="bf16" if config.bfloat16 else "no",
+        device="cpu" if config.device == "cpu" else "auto",
+        seed=config.seed,
+        data=DataConfig(batch=config.batch, workers=0),
+        optimizer=OptimizerConfig(
+            learning_rate=config.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            average=config.average,
+        ),
+        schedule=ScheduleConfig(max_steps=config.steps, warm_up=config.warm_up, decay="cosine", floor=0.01),
+        saving=SavingConfig(
+            every=config.validate_every, validate_every=config.validate_every, log_every=50, tracker="none"
+        ),
+    )
 
 
 def split(samples: list[Sample], held_out: tuple[str, ...]) -> tuple[list[Sample], list[Sample]]:
@@ -128,84 +151,7 @@ def thinned(samples: list[Sample], views: int) -> list[Sample]:
     return [s for group in groups.values() for s in group[:: math.ceil(len(group) / views)]]
 
 
-def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """The same batch on a device."""
-    inputs = BuiltinInputs(*(getattr(batch.inputs, f.name).to(device) for f in fields(BuiltinInputs)))
-    return Batch(inputs, batch.target.to(device), batch.good.to(device))
-
-
-def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict, list[dict]]:
-    """The network to train, its arguments, and the training that it has had."""
-    kwargs: dict[str, Any] = {"residual": config.residual, "eagerness": 0.0}
-    network, stages = ChoiceNetwork(**kwargs), []
-    if config.initial is not None:
-        checkpoint = load_checkpoint(config.initial)
-        kwargs = checkpoint.kwargs | kwargs
-        network, stages = build_network(replace(checkpoint, kwargs=kwargs)), checkpoint.metadata.get("stages", [])
-    network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.train(), kwargs, stages
-
-
-def _optimize(
-    network: ChoiceNetwork, optimizer: torch.optim.Optimizer, batch: Batch, step: int, config: BuiltinTrainingConfig
-) -> float:
-    """One step of the optimizer; the loss before it."""
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * schedule(step, config.steps, config.warm_up)
-    with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
-        choice = network(batch.inputs)
-    loss = total_loss(choice, batch, config.loss, step / config.steps)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-    optimizer.step()
-    return loss.item()
-
-
-def schedule(step: int, steps: int, warm_up: int) -> float:
-    """Factor of the learning rate: linear warm-up, then a cosine to 0.01."""
-    progress = min(1.0, max(0, step - warm_up) / max(1, steps - warm_up))
-    return min(1.0, step / max(1, warm_up)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@torch.no_grad()
-def _follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(current, 1 - decay)
-
-
-class _Keeper:
-    """Validates, and saves the checkpoint when it is the best so far."""
-
-    def __init__(
-        self,
-        config: BuiltinTrainingConfig,
-        kwargs: dict,
-        stages: list[dict],
-        training: list[Sample],
-        validation: list[Sample],
-    ) -> None:
-        self.config, self.kwargs, self.stages, self.validation = config, kwargs, stages, validation
-        self.best = -math.inf
-        self.scenes = sorted({sample.scene for sample in training})
-
-    def consider(self, network: ChoiceNetwork, step: int) -> None:
-        on_cpu = copy.deepcopy(network).cpu()
-        figures = validate(on_cpu, self.validation)
-        print(f"--- step {step}\n{table(figures)}", flush=True)
-        if score(figures["mean"]) <= self.best:
-            return
-        self.best = score(figures["mean"])
-        metadata = {
-            "licence": "Apache-2.0",
-            "data": self.config.data,
-            "training_scenes": self.scenes,
-            "stages": [*self.stages, {"steps": step, "config": _plain(self.config)}],
-        }
-        BuiltinEnhancer(on_cpu, self.kwargs, metadata).save(self.config.output)
-        print(f"saved, score {self.best:.3f}", flush=True)
-
-
+_CURVES = {"loss": "loss", "test/output": "output, held-out PSNR in dB", "test/good_output": "good half, PSNR in dB"}
 EAGERNESS = tuple(b / 4 for b in range(-4, 9))
 """What calibration tries."""
 
@@ -245,20 +191,14 @@ def export(
         "training_views": len(training),
         "held_out_views": len(held_out),
         "figures": figures,
+        "curves": curves(read_log(config.output / RUN), tuple(_CURVES)),
     }
+    save_curves(config.output / CURVES, {_CURVES[name]: points for name, points in report["curves"].items()})
     (config.output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     (config.output / "README.md").write_text(model_card(report))
     for name, scenes in figures.items():
         print(f"=== {name}\n{table(scenes)}", flush=True)
     return figures
-
-
-def _plain(config: BuiltinTrainingConfig) -> dict:
-    """The configuration as JSON values; local paths stay out of the checkpoint."""
-    values = asdict(config)
-    for name in ("samples", "output", "initial"):
-        del values[name]
-    return values
 
 
 if __name__ == "__main__":

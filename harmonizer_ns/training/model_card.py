@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+CURVES = "curves.png"
+"""Beside the card."""
 _TEXT = """---
 license: apache-2.0
 library_name: harmonizer-ns
@@ -30,7 +32,7 @@ off by at most its median over the image. "Oracle": best candidate of each pixel
 By scene, with all references:
 
 {scenes}
-
+{curves}
 ## Limits
 It cannot invent what no photo shows: without references it changes little. It trusts the rendered depth: where that is
 wrong, photos arrive displaced, and it should then keep the render. The figures above are on scenes of the kind it was
@@ -53,6 +55,9 @@ def model_card(report: dict[str, Any]) -> str:
         crop=config["augment"]["crop"],
         held_out_views=report["held_out_views"],
         figures=_table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
+        curves=f"\n![Loss and held-out PSNR over the steps of the last stage]({CURVES})\n"
+        if "curves" in report
+        else "",
         scenes=_table("scene", {k: v for k, v in report["figures"]["references"].items() if k != "mean"}),
     )
 

@@ -94,7 +94,7 @@ def frames(count: int = 1) -> Frames:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_trains_resumes_exactly_and_exports(name, pairs, squeezenet, tmp_path):
-    whole, parts = (tiny(name, pairs, tmp_path / folder, squeezenet) for folder in ("whole", "parts"))
+    whole, parts = (tiny(name, pairs, tmp_path / folder, squeezenet, steps=20) for folder in ("whole", "parts"))
     outcome = train(whole)
     assert outcome.finished
     assert outcome.skipped == 0
