@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrained networks that judge images: VGG16, SqueezeNet 1.1, LPIPS. Weights are real or the load fails.
+
+Weights come from a file (``.pth`` with a state dict in torchvision's layout, or ``.safetensors``), or else from
+torchvision's download site into torch's cache. Files are read without running code of theirs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from harmonizer_ns.errors import InputError
+
+FeatureNet = Literal["vgg", "squeeze"]
+LpipsNet = Literal["vgg", "squeeze", "alex"]
+
+VGG16_CUTS = (4, 9, 16, 23, 30)
+"""Where VGG16 is cut: after relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
+SQUEEZENET_CUTS = (2, 5, 8, 10, 11, 12, 13)
+"""Where SqueezeNet is cut: after its first ReLU and behind six of its fire modules, as LPIPS does."""
+
+_MODELS = {"vgg": "vgg16", "squeeze": "squeezenet1_1", "alex": "alexnet"}
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class FeatureNetwork(nn.Module):
+    """A frozen image classifier, cut into stages; calling it gives the activations behind each stage.
+
+    Args:
+        layers: the classifier's convolutional part.
+        cuts: index behind the last layer of each stage.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, layers: nn.Sequential, cuts: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(layers[a:b] for a, b in zip((0, *cuts), cuts, strict=False))
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
+        """Activations, finest first, of images in [0, 1] (beyond is allowed)."""
+        value, found = (image - self.mean) / self.deviation, []
+        for stage in self.stages:
+            value = stage(value)
+            found.append(value)
+        return found
+
+
+def load_vgg16(path: Path | None = None) -> FeatureNetwork:
+    """VGG16 (Simonyan and Zisserman 2015), trained on ImageNet, cut behind five ReLUs.
+
+    Args:
+        path: torchvision's ``vgg16`` state dict; None downloads it (528 MB).
+
+    Raises:
+        InputError: when the file is missing, damaged or of another network, or the download fails.
+    """
+    return load_features("vgg", path)
+
+
+def load_squeezenet(path: Path | None = None) -> FeatureNetwork:
+    """SqueezeNet 1.1 (Iandola et al. 2016), trained on ImageNet, cut at the seven places where LPIPS cuts it.
+
+    Args:
+        path: torchvision's ``squeezenet1_1`` state dict; None downloads it (5 MB).
+
+    Raises:
+        InputError: as `load_vgg16`.
+    """
+    return load_features("squeeze", path)
+
+
+def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
+    """`load_vgg16` or `load_squeezenet`, by name."""
+    from torchvision import models
+
+    build, cuts = {"vgg": (models.vgg16, VGG16_CUTS), "squeeze": (models.squeezenet1_1, SQUEEZENET_CUTS)}[net]
+    with torch.device("meta"):
+        layers = build(weights=None).features[: cuts[-1]]
+    weights = _backbone_weights(net, path)
+    features = {key.removeprefix("features."): value for key, value in weights.items() if key.startswith("features.")}
+    fill(layers, features, path or _MODELS[net])
+    return FeatureNetwork(layers, cuts)
+
+
+def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None = None) -> nn.Module:
+    """LPIPS v0.1 (Zhang et al. 2018), a module of the lpips package, frozen.
+
+    Args:
+        net: its backbone.
+        backbone: torchvision's state dict of ``vgg16``, ``squeezenet1_1`` or ``alexnet``; None downloads it.
+        heads: LPIPS's linear weights; None takes those that come with the lpips package.
+
+    Returns:
+        A module of two images in [-1, 1]; with ``normalize=True``, in [0, 1]. It gives distances ``b 1 1 1``.
+
+    Raises:
+        InputError: as `load_vgg16`.
+    """
+    import lpips
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in an outdated way
+        model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    weights = _backbone_weights(net, backbone)
+    # The package puts the name of its slice before torchvision's layer number: slice2.3.squeeze is features.3.squeeze.
+    renamed = {key: weights.get(f"features.{key.split('.', 1)[1]}") for key in model.net.state_dict()}
+    fill(model.net, {key: value for key, value in renamed.items() if value is not None}, backbone or _MODELS[net])
+    heads = heads or Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    linear = read_weights(heads)
+    fill(nn.ModuleList(model.lins), {key.removeprefix("lin"): value for key, value in linear.items()}, heads)
+    return model.requires_grad_(False).eval()
+
+
+def _backbone_weights(net: LpipsNet, path: Path | None) -> dict[str, Tensor]:
+    return read_weights(path) if path else download(default_url(_MODELS[net]))
+
+
+def default_url(model: str) -> str:
+    """Where torchvision has its best weights of a model."""
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(model)["DEFAULT"].url
+
+
+def download(url: str) -> dict[str, Tensor]:
+    """A state dict from torchvision's site, verified by the hash in its name, kept in torch's cache.
+
+    Raises:
+        InputError: when it cannot be downloaded; the message says which file to get and how to give it.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        name = url.rsplit("/", 1)[-1]
+        raise InputError(
+            f"cannot download {url} ({error}); get {name} on a machine with network and give its path, "
+            f"or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a ``.safetensors`` or torch file, on the CPU; no code of the file's is run.
+
+    Raises:
+        InputError: when there is no such file, or it does not hold a plain state dict.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no weights at {path}; give the path of an existing file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is not a readable file of weights: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} does not hold a state dict (names and tensors)")
+    return state
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Put weights into a module built on the meta device, as float32; surplus ones are left out.
+
+    Raises:
+        InputError: naming a tensor of the module that is missing, has another shape or is not finite.
+    """
+    wanted = module.state_dict()
+    for name, value in wanted.items():
+        if name not in weights:
+            raise InputError(f"{source} holds other weights than expected: it has no {name!r}")
+        if weights[name].shape != value.shape:
+            shapes = f"{tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            raise InputError(f"{source} holds other weights than expected: {name!r} has shape {shapes}")
+        if not torch.isfinite(weights[name]).all():
+            raise InputError(f"{source} is damaged: {name!r} holds NaN or infinity")
+    module.load_state_dict(
+        {name: weights[name].to(value.dtype, copy=True) for name, value in wanted.items()}, assign=True
+    )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of a training run, in small groups; presets (`presets.py`) fill them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Suppress
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.training.journal import Tracker
+from harmonizer_ns.training.lora import PartConfig
+from harmonizer_ns.training.rates import ScheduleConfig
+
+Family = Literal["difix", "cosmos", "choice"]
+"""Kind of network."""
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def _check_positive(group: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{group}.{name.replace('_', '-')} should be at least 1, it is {value}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is drawn from the pairs files."""
+
+    weights: tuple[float, ...] = ()
+    """How often each pairs file is drawn from, relative to the others. Empty: by its number of pairs."""
+    height: int = 576
+    """Height of the training crops in pixels; rounded down to what the network takes."""
+    width: int = 1024
+    """Width of the training crops in pixels; rounded down to what the network takes."""
+    zoom: float = 1.5
+    """How much closer than necessary a crop may look, up to the image's own resolution."""
+    flip: bool = True
+    """Mirror half of the items, except those with cameras."""
+    batch: int = 1
+    """Pairs in a batch of one process. A step sees batch x accumulation x processes."""
+    accumulation: int = 1
+    """Batches whose gradients are averaged before a step."""
+    references: int = 1
+    """Reference photos shown, as far as pairs have them and the network takes them."""
+    workers: int = 2
+    """Processes that load images ahead; 0 loads in the training process."""
+    allow_outside: bool = False
+    """Let pairs files name images outside their own folder."""
+    validation_pairs: int = 8
+    """Pairs of the "test" split that are validated on."""
+
+    def __post_init__(self) -> None:
+        _check_positive("data", height=self.height, width=self.width, batch=self.batch, accumulation=self.accumulation)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, and what guards it."""
+
+    learning_rate: float = 2e-5
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the moving averages of the gradient and of its square."""
+    epsilon: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradients; larger ones are scaled down."""
+    average: float = 0.0
+    """Decay of the moving average of the weights that is validated and exported; 0 uses the weights themselves."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    max_skipped: int = 20
+    """Steps in a row without a finite gradient after which the run gives up. Such steps change nothing."""
+
+    def __post_init__(self) -> None:
+        _check_positive("optimizer", max_skipped=self.max_skipped)
+        if not 0 <= self.average < 1:
+            raise InputError(f"--optimizer.average should be in [0, 1), it is {self.average}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; 0 leaves a loss out. Differences are of colours in [-1, 1], as in the papers."""
+
+    l1: float = 0.0
+    """Mean absolute difference of output and target."""
+    l2: float = 0.0
+    """Mean squared difference."""
+    lpips: float = 0.0
+    """LPIPS distance."""
+    gram: float = 0.0
+    """Distance of Gram matrices of features on a random crop."""
+    gram_after: int = 0
+    """Steps before the Gram loss sets in."""
+    gram_crop: int = 400
+    """Side of its crop in pixels."""
+    patches: float = 0.0
+    """Distance of features on random square patches of many sizes."""
+    temporal: float = 0.0
+    """Squared difference from the previous output, moved along the true motion, in steps with context."""
+    preserve: float = 0.0
+    """What the output changes for the worse where the input was right already."""
+    net: Literal["vgg", "squeeze"] = "vgg"
+    """Feature network of LPIPS, Gram and patches."""
+    backbone: Path | None = None
+    """Its weights, torchvision's state dict. None: downloaded from torchvision's site."""
+    heads: Path | None = None
+    """Linear weights of LPIPS. None: those of the lpips package."""
+    raft: Path | None = None
+    """Weights of torchvision's raft_large, for the motion of clips without depth and cameras. None: downloaded."""
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """Training with the network's own previous outputs as context, on clips."""
+
+    context: int = 0
+    """Previous outputs shown (K); 0 trains on single frames only."""
+    clip: int = 6
+    """Frames of a clip. The last one is trained on; those before are what the network makes of them, in their order.
+    With more than context + 1 frames it also meets outputs that were made with context, as it will in use."""
+    every: int = 2
+    """One step in so many is a clip with context, the others are single frames. 1: all."""
+    start: int = 0
+    """Steps on single frames before the first clip."""
+    truth: float = 0.1
+    """Share of context frames that are the true frame instead of the network's own output."""
+
+    def __post_init__(self) -> None:
+        if self.context and not 1 <= self.context < self.clip:
+            raise InputError(f"--temporal.clip should be at least {self.context + 1} frames, it is {self.clip}")
+        _check_positive("temporal", every=self.every)
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """Checkpoints, logs and validation."""
+
+    every: int = 500
+    """Steps between checkpoints; there is always one at the end."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones."""
+    validate_every: int = 500
+    """Steps between validations and sample sheets; there is always one at the end."""
+    log_every: int = 10
+    """Steps between entries in the log."""
+    tracker: Tracker = "tensorboard"
+    """Where curves go besides log.jsonl."""
+    difix_checkpoint: bool = False
+    """At the end also write model_STEPS.pkl for Difix's own code (SD-Turbo networks with LoRA on the VAE)."""
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("every", "keep", "validate_every", "log_every")}
+        _check_positive("saving", **counts)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run."""
+
+    pairs: tuple[Path, ...]
+    """Pairs files (JSON)."""
+    output: Path
+    """The run's folder: checkpoints/, enhancer/ (the result), samples/, log.jsonl."""
+    model: str
+    """What to start from: an enhancer folder, a Hub id, or a .json architecture, which starts from random weights."""
+    resume: bool = False
+    """Continue from the newest checkpoint in the output folder."""
+    precision: Precision = "bf16"
+    """Arithmetic of the network: fp32 ("no"), bf16, or fp16 with loss scaling (GPU only)."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where to train; auto takes the GPU when there is one."""
+    seed: int = 0
+    """Of new weights, crops and noise."""
+    backbone: PartConfig = field(default_factory=lambda: PartConfig("full"))
+    """How the UNet or transformer learns."""
+    vae: PartConfig = field(default_factory=PartConfig)
+    """How the VAE's decoder learns. Anything but frozen trains the skip convolutions in full."""
+    skip_dropout: float = 0.0
+    """Share of an image's skip connections, from encoder to decoder, that are cut in training."""
+    timestep: int | None = None
+    """Diffusion step that images count as (SD-Turbo networks); None: that of the model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    family: Annotated[Family, Suppress] = "difix"
+    """Kind of network; a preset's."""
+    preset: Annotated[str, Suppress] = ""
+    """Name of the preset."""

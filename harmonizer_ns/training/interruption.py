@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopping a run politely: SIGTERM and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Interruption:
+    """Within, the first SIGTERM or Ctrl-C asks for a stop after the current step; a second one stops at once.
+
+    Outside the main thread, where Python takes no signal handlers, it only watches.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, self._earlier[number])

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop, for every kind of network; one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.training.checkpoints import (
+    RunState,
+    full_disk_explained,
+    list_runs,
+    load_run,
+    require_space,
+    save_run,
+    size,
+)
+from harmonizer_ns.training.config import TrainingConfig
+from harmonizer_ns.training.interruption import Interruption
+from harmonizer_ns.training.journal import Journal, open_sink
+from harmonizer_ns.training.sheets import save_sheet
+from harmonizer_ns.training.stepper import Report, Stepper
+from harmonizer_ns.training.trainee import Data, Trainee
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CHECKPOINTS, RESULT, SAMPLES = "checkpoints", "enhancer", "samples"
+"""Folders below the output folder."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        step: optimizer steps done.
+        finished: False when it was interrupted; it can then be resumed.
+        skipped: steps that changed nothing because their gradient was not finite.
+        figures: of the last validation; empty without validation data.
+    """
+
+    step: int
+    finished: bool
+    skipped: int
+    figures: dict[str, float]
+
+
+class Run:
+    """One training run, in one of its processes.
+
+    Args:
+        config: its options.
+        trainee: what learns, on the accelerator's device.
+        data: what it learns from.
+        accelerator: device, processes, precision.
+
+    Raises:
+        InputError: when the output folder holds another run, cannot be resumed from, or is short of space.
+    """
+
+    def __init__(self, config: TrainingConfig, trainee: Trainee, data: Data, accelerator: Accelerator) -> None:
+        self.config, self.trainee, self.data, self.accelerator = config, trainee, data, accelerator
+        self.identity = _identity(config, data, trainee.network, accelerator.num_processes)
+        self.stepper = Stepper(config, trainee, accelerator)
+        self.step = self.saved = self.skipped = self.skipped_in_a_row = 0
+        self.figures: dict[str, float] = {}
+        self._begin()
+
+    def train(self) -> Outcome:
+        """Train up to ``max_steps``, or until interrupted; checkpoints, and at the end an enhancer, are written.
+
+        Raises:
+            InputError: when memory or disk run out, or gradients stay without finite values.
+        """
+        saving, last = self.config.saving, self.config.schedule.max_steps
+        checkpoints = self.config.output / CHECKPOINTS
+        with full_disk_explained(checkpoints), self._journal() as journal, Interruption() as interruption:
+            for batches in self._batches():
+                self.step += 1
+                report = self.stepper.step(self.step, batches)
+                self._count(report)
+                self._tell(journal, report)
+                self._check_skipped()
+                if self.step % saving.every == 0:
+                    self._save()
+                if self.step % saving.validate_every == 0 or self.step == last:
+                    self._validate(journal)
+                if self._agreed(interruption.asked):
+                    break
+            self._save()
+            if self.step >= last:
+                self._export(journal)
+        return Outcome(self.step, self.step >= last, self.skipped, self.figures)
+
+    def _begin(self) -> None:
+        """Continue from the newest checkpoint, or make sure that there is none."""
+        folder = self.config.output / CHECKPOINTS
+        found = list_runs(folder)
+        if found and not self.config.resume:
+            raise InputError(
+                f"{self.config.output} holds a run already ({found[-1].name}): continue it with --resume, or give "
+                "another --output"
+            )
+        if self.config.resume:
+            if not found:
+                raise InputError(f"nothing to resume: {folder} holds no checkpoint; leave out --resume to begin a run")
+            self._load(load_run(found[-1]))
+        weights = size({"weights": dict(self.stepper.parameters)})
+        require_space(self.config.output, 4 * weights + sum(p.nbytes for p in self.trainee.network.parameters()))
+        self.accelerator.wait_for_everyone()  # else another process may find this run's first checkpoint
+
+    def _load(self, content: RunState) -> None:
+        before, now = content.state["identity"], self.identity
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if changed:
+            lines = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed]
+            raise InputError(f"{self.config.output} holds another run: {'; '.join(lines)}")
+        self.stepper.load(content.tensors, content.state["scaler"])
+        self.step = self.saved = content.step
+        self.skipped = content.state["skipped"]
+
+    def _batches(self) -> Iterator[list[Any]]:
+        """The batches of each step that is left, loaded ahead."""
+        options, count = self.config.data, self.config.data.accumulation
+        draws = range(self.step * count, self.config.schedule.max_steps * count)
+        loader = DataLoader(
+            _Draws(self.data, count),
+            batch_size=None,
+            sampler=draws,
+            num_workers=options.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        batches = iter(loader)
+        for _ in range(self.step, self.config.schedule.max_steps):
+            yield [next(batches) for _ in range(count)]
+
+    def _count(self, report: Report) -> None:
+        """Count steps without a finite gradient."""
+        self.skipped += not report.taken
+        self.skipped_in_a_row = 0 if report.taken else self.skipped_in_a_row + 1
+
+    def _check_skipped(self) -> None:
+        """Give up after too many in a row."""
+        options = self.config.optimizer
+        if self.skipped_in_a_row >= options.max_skipped:
+            raise InputError(
+                f"{self.skipped_in_a_row} steps in a row had no finite gradient, the last one was step {self.step}: "
+                f"lower --optimizer.learning-rate (it is {options.learning_rate:g}), raise --schedule.warm-up, or use "
+                f"another --precision; checkpoints in {self.config.output / CHECKPOINTS} are from before"
+            )
+
+    def _tell(self, journal: Journal | None, report: Report) -> None:
+        if journal is None:
+            return
+        journal.advance(self.step, report.loss)
+        if self.step % self.config.saving.log_every == 0 or self.step == 1 or not report.taken:
+            journal.write(self.step, {"loss": report.loss, **report.values, "skipped": self.skipped})
+
+    def _validate(self, journal: Journal | None) -> None:
+        """Measure the averaged weights on the validation data, and show what they do; the main process does."""
+        if journal is not None:
+            self.trainee.network.eval()
+            with self.stepper.average.applied(), torch.no_grad():
+                self.figures, pictures = self.trainee.validate(self.data.validation(), self.step)
+            self.trainee.network.train()
+            if self.figures:
+                journal.write(self.step, {f"test/{name}": value for name, value in self.figures.items()})
+            if pictures:
+                path = self.config.output / SAMPLES / f"step-{self.step:08d}.png"
+                save_sheet(path, pictures[:_SHEET_ROWS])
+                journal.picture("samples", path, self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, once; the main process does."""
+        if self.accelerator.is_main_process and self.step > self.saved:
+            state = {
+                "identity": self.identity,
+                "preset": self.config.preset,
+                "scaler": self.stepper.scaler.state_dict(),
+                "skipped": self.skipped,
+            }
+            content = RunState(self.step, self.stepper.tensors(), state)
+            save_run(self.config.output / CHECKPOINTS, content, self.config.saving.keep)
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    def _export(self, journal: Journal | None) -> None:
+        """Write the enhancer folder; the main process does."""
+        if journal is not None:
+            folder = self.config.output / RESULT
+            training = {"preset": self.config.preset, "steps": self.step, "config": plain(self.config)}
+            with self.stepper.average.applied():
+                self.trainee.export(folder, {"training": training, "figures": self.figures})
+            journal.say(f"{self.step} steps done, {self.skipped} skipped; the enhancer is in {folder}")
+        self.accelerator.wait_for_everyone()
+
+    def _agreed(self, asked: bool) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
+
+    @contextmanager
+    def _journal(self) -> Iterator[Journal | None]:
+        """The run's journal in the main process; None in the others."""
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        config = self.config
+        sink = open_sink(config.saving.tracker, config.output, self.step, plain(config))
+        journal = Journal(config.output, sink, self.step, config.schedule.max_steps)
+        learning = sum(value.numel() for value in self.stepper.parameters.values())
+        journal.say(f"{config.preset}: {learning:,} parameters learn, from step {self.step} on")
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+_SHEET_ROWS = 4
+
+
+class _Draws(Dataset):
+    """The batches of a run, one after the other."""
+
+    def __init__(self, data: Data, per_step: int) -> None:
+        self.data, self.per_step = data, per_step
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data.batch(index // self.per_step + 1, index % self.per_step)
+
+
+def plain(config: TrainingConfig) -> dict[str, Any]:
+    """The options as JSON values; local paths stay out."""
+    values = asdict(config)
+    for name in ("pairs", "output", "model", "resume", "device"):
+        del values[name]
+    for name in ("backbone", "heads", "raft"):
+        del values["loss"][name]
+    return values
+
+
+_FREE = {
+    "data": ("batch", "accumulation", "workers", "allow_outside", "validation_pairs"),
+    "optimizer": ("max_skipped", "gradient_checkpointing"),
+    "schedule": ("max_steps",),
+}
+"""Options that may differ when a run is continued, besides those of saving."""
+
+
+def _identity(config: TrainingConfig, data: Data, network: nn.Module, processes: int) -> dict[str, Any]:
+    """What has to be the same when a run is continued: options that matter, by name, data, and frozen weights."""
+    values = plain(config)
+    del values["saving"]
+    for group, names in _FREE.items():
+        values[group] = {name: value for name, value in values[group].items() if name not in names}
+    groups = {name: value if isinstance(value, dict) else {"": value} for name, value in values.items()}
+    flat = {f"{group}.{name}".rstrip("."): value for group, names in groups.items() for name, value in names.items()}
+    # As JSON gives it back: tuples are lists there.
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+    return {
+        **options,
+        "the number of pairs in a step": config.data.batch * config.data.accumulation * processes,
+        "the pairs": data.fingerprint(),
+        "the model": _frozen_fingerprint(network),
+    }
+
+
+def _frozen_fingerprint(network: nn.Module) -> str:
+    """Of the weights that do not learn: their names and first values."""
+    digest = hashlib.sha256()
+    for name, value in network.named_parameters():
+        if not value.requires_grad:
+            digest.update(name.encode())
+            digest.update(value.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

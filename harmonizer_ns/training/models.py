@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where networks to train come from, and how they become enhancer folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harmonizer_ns import assets
+from harmonizer_ns.enhancers.builtin import build_network
+from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+from harmonizer_ns.enhancers.checkpoint import load_checkpoint, load_weights
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.training.config import Family, TrainingConfig
+from harmonizer_ns.training.lora import VAE_DECODER, make_trainable, merged_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """Names of a kind of diffusion network.
+
+    Args:
+        enhancer: ``"module:Class"`` with ``from_pretrained(folder_or_id)``, ``network``, and ``save(folder)``.
+        network: ``"module:Class"`` with ``from_config(config)``.
+        backbone: the submodule that denoises.
+        options: for ``from_pretrained``.
+    """
+
+    enhancer: str
+    network: str
+    backbone: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FAMILIES: dict[Family, FamilySpec] = {
+    "difix": FamilySpec(
+        "harmonizer_ns.enhancers.difix:DifixEnhancer", "harmonizer_ns.enhancers.difix_network:DifixNetwork", "unet"
+    ),
+    "cosmos": FamilySpec(
+        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
+        "harmonizer_ns.enhancers.cosmos_network:CosmosNetwork",
+        "transformer",
+        {"cut": False},  # what it learns would not reach a copy with cuts
+    ),
+}
+
+SKIP, TEMPORAL = "skip_conv", ".temporal."
+"""In the names of layers that pass the encoder's activations on to the decoder, and that look at previous outputs."""
+_VAE_ADAPTER, _BACKBONE_ADAPTER = "vae_skip", "backbone"  # the former is Difix's name
+
+
+def load_network(config: TrainingConfig) -> nn.Module:
+    """The network that a run starts from, on the CPU in float32.
+
+    Raises:
+        InputError: when there is no such model, or it is of another kind.
+    """
+    spec = FAMILIES[config.family]
+    source = Path(config.model)
+    torch.manual_seed(config.seed)  # of new weights, also those beside loaded ones
+    if source.suffix == ".json":
+        logger.warning("%s is an architecture: training begins with random weights", source)
+        network = _resolve(spec.network).from_config(_read_architecture(source))
+    else:
+        load = _resolve(spec.enhancer).from_pretrained
+        network = load(config.model, device="cpu", dtype=torch.float32, **spec.options).network
+    return _with_context(network, spec, config.temporal.context)
+
+
+def load_choice_network(config: TrainingConfig) -> tuple[ChoiceNetwork, dict[str, Any]]:
+    """The built-in network that a run starts from, and its arguments.
+
+    Raises:
+        InputError: when there is no such checkpoint or architecture.
+    """
+    torch.manual_seed(config.seed)
+    if config.model == "new":
+        return ChoiceNetwork(), {}
+    if Path(config.model).suffix == ".json":
+        kwargs = _read_architecture(Path(config.model))
+        kwargs.pop("architecture", None)
+        return ChoiceNetwork(**kwargs), kwargs
+    checkpoint = load_checkpoint(assets.path("builtin") if config.model == "builtin" else config.model)
+    return build_network(checkpoint), checkpoint.kwargs
+
+
+def make_ready(network: nn.Module, config: TrainingConfig) -> nn.Module:
+    """Let the parts of a network learn that the configuration names, as it says; returns the network."""
+    backbone = FAMILIES[config.family].backbone
+    network.requires_grad_(False)
+    make_trainable(getattr(network, backbone), config.backbone, _BACKBONE_ADAPTER)
+    make_trainable(network.vae, config.vae, _VAE_ADAPTER, scope="decoder")  # type: ignore[arg-type]
+    learning = [SKIP] if config.vae.mode != "frozen" else []
+    learning += [TEMPORAL] if config.backbone.mode != "frozen" else []
+    for name, parameter in network.named_parameters():
+        if any(new in name for new in learning):  # too new for adapters beside frozen weights
+            parameter.requires_grad_(True)
+    _set_references(network, config)
+    for name in ("skip_dropout", "timestep"):
+        _set(network, name, getattr(config, name))
+    if config.optimizer.gradient_checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    return network
+
+
+def _set_references(network: Any, config: TrainingConfig) -> None:
+    """The result looks at as many photos as it was trained with; no weights depend on it."""
+    if config.family == "difix":
+        network.max_references = config.data.references
+    elif config.data.references:
+        raise InputError(f"--data.references {config.data.references}: Cosmos networks use no reference photos")
+
+
+def _set(network: nn.Module, name: str, value: float | None) -> None:
+    """Set an option of the network that only some have."""
+    if hasattr(network, name) and value is not None:
+        setattr(network, name, value)
+    elif value:
+        raise InputError(f"--{name.replace('_', '-')} {value}: a {type(network).__name__} has no such option")
+
+
+def export(family: Family, network: nn.Module, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write an enhancer folder with all adapters merged into the weights; the network stays as it is."""
+    from accelerate import init_empty_weights
+
+    spec = FAMILIES[family]
+    with init_empty_weights():
+        plain = _resolve(spec.network).from_config(network.config)
+    load_weights(plain, {name: value.detach() for name, value in merged_state(network).items()}, assign=True)
+    _resolve(spec.enhancer)(plain, metadata).save(folder)
+
+
+def export_difix(network: Any, path: Path) -> None:
+    """Write a ``model_*.pkl`` for Difix's own code: the UNet with its adapters merged, the VAE's beside its weights.
+
+    Args:
+        network: a Difix network that `check_difix_export` let pass.
+        path: of the file.
+    """
+    from accelerate import init_empty_weights
+
+    from harmonizer_ns.enhancers.difix_formats import write_checkpoint
+    from harmonizer_ns.enhancers.difix_lora import add_lora, rank_of
+    from harmonizer_ns.enhancers.difix_network import DifixNetwork
+
+    vae = network.vae.state_dict()
+    with init_empty_weights():
+        plain = DifixNetwork.from_config(network.config)
+        add_lora(plain.vae, rank_of(vae))  # type: ignore[arg-type]
+    parts = {"unet": merged_state(network.unet), "vae": vae}
+    state = {f"{part}.{name}": value.detach() for part, weights in parts.items() for name, value in weights.items()}
+    load_weights(plain, {**state, "prompt_embedding": network.prompt_embedding}, assign=True)
+    write_checkpoint(plain, path)
+
+
+def check_difix_export(config: TrainingConfig) -> None:
+    """Make sure, before training, that `export_difix` will be possible.
+
+    Raises:
+        InputError: when the network will not be one that such a file can hold.
+    """
+    adapted = config.vae.mode == "lora" and set(config.vae.targets) == set(VAE_DECODER)
+    if config.family != "difix" or config.temporal.context or not adapted:
+        raise InputError(
+            "--saving.difix-checkpoint needs a single-frame SD-Turbo network with --vae.mode lora on Difix's layers"
+        )
+
+
+def _with_context(network: Any, spec: FamilySpec, context: int) -> nn.Module:
+    """The same weights in a network that looks at so many previous outputs; 0 leaves it as it is."""
+    if context in (0, network.max_context):
+        return network
+    if network.max_context:
+        raise InputError(f"the model looks at {network.max_context} previous outputs, give --temporal.context that")
+    if hasattr(network, "with_context"):
+        return network.with_context(context)
+    wider = _resolve(spec.network).from_config({**network.config, "max_context": context})
+    load_weights(wider, network.state_dict())
+    return wider
+
+
+def _read_architecture(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the architecture {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} should hold the arguments of a network, it holds a {type(config).__name__}")
+    return config
+
+
+def _resolve(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the one-step diffusion networks (Difix, Cosmos)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from harmonizer_ns.training.batch import PairBatch
+from harmonizer_ns.training.config import Family, TemporalConfig
+from harmonizer_ns.training.context import Images, roll_out
+from harmonizer_ns.training.criterion import Criterion
+from harmonizer_ns.training.models import export, export_difix
+from harmonizer_ns.training.scoring import validated
+from harmonizer_ns.training.trainee import Parts, Pictures, Validation
+
+
+class OneStepTrainee:
+    """A network that repairs images in one step, with references or context as it takes them.
+
+    Args:
+        family: which networks it is one of.
+        network: on its device.
+        criterion: the losses, on the same device.
+        temporal: what context it sees in training.
+        difix_checkpoint: export a ``model_*.pkl`` too.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        network: nn.Module,
+        criterion: Criterion,
+        temporal: TemporalConfig,
+        difix_checkpoint: bool = False,
+    ) -> None:
+        self.family: Family = family
+        self.network, self.criterion, self.temporal = network.train(), criterion, temporal
+        self.difix_checkpoint = difix_checkpoint
+
+    def loss(self, network: nn.Module, batch: PairBatch, step: int) -> tuple[Float[Tensor, ""], Parts]:
+        """All losses of single views, or of the last frames of clips with the frames before as context."""
+        batch = batch.to(next(self.network.parameters()).device)
+        if batch.frames is None:
+            return self.criterion(self._repair(network, batch).float(), batch, step)
+        history = roll_out(
+            self.network,
+            lambda index, context: self._repair(self.network, batch.frame(index), context),
+            batch,
+            self.temporal.context,
+            self.temporal.truth,
+        )
+        last, before = batch.frame(-1), batch.frame(-2)
+        return self.criterion(self._repair(network, last, history).float(), last, step, before, history[0])
+
+    def validate(self, batches: list[PairBatch], step: int) -> Validation:
+        """Metrics and pictures of single views."""
+        return validated([view for batch in batches for view in self._pictures(batch)], self.criterion.distance)
+
+    def _pictures(self, batch: PairBatch) -> list[Pictures]:
+        on_device = batch.to(next(self.network.parameters()).device)
+        outputs = self._repair(self.network, on_device).float().clamp(0, 1).cpu()
+        references = [None] * len(batch) if batch.references is None else list(batch.references[:, 0])
+        return [
+            Pictures(*parts) for parts in zip(batch.names, batch.image, outputs, batch.target, references, strict=True)
+        ]
+
+    def export(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Write an enhancer folder, adapters merged into the weights, and a file for Difix's own code if asked for."""
+        export(self.family, self.network, folder, metadata)
+        if self.difix_checkpoint:
+            export_difix(self.network, folder.parent / f"model_{metadata['training']['steps']}.pkl")
+
+    def _repair(self, network: nn.Module, batch: PairBatch, context: list[Images] | None = None) -> Images:
+        """Between colours in [0, 1] and the network's [-1, 1]."""
+        references = batch.references if self.network.max_references else None
+        output = network(
+            batch.image * 2 - 1,
+            references=None if references is None else references * 2 - 1,
+            context=torch.stack(context, dim=1) * 2 - 1 if context else None,
+        )
+        return output / 2 + 0.5

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pair, loaded and cropped: images, references, mask, depth and cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harmonizer_ns.images import load_image
+from harmonizer_ns.pairs import Pair, PairCamera, PairCameras
+from harmonizer_ns.training.batch import Geometry, PairBatch
+from harmonizer_ns.training.crops import Window, covered
+
+Slot = int | None
+"""Which reference of a pair is shown; None is the pair's own image."""
+
+
+def load_view(pair: Pair, window: Window, references: int) -> PairBatch:
+    """A pair as a batch of one.
+
+    Args:
+        pair: what to load.
+        window: of the image; the other images are cut alike.
+        references: photos to show; fewer are repeated, and without any the image itself is shown.
+    """
+    image = load_image(pair.image)[None]
+    height, width = image.shape[-2:]
+    slots = _slots(len(pair.references), references)
+    photos = [image[0] if slot is None else covered(load_image(pair.references[slot]), height, width) for slot in slots]
+    return PairBatch(
+        names=(pair.name,),
+        prompts=(pair.prompt,),
+        seeds=(0,),
+        image=window.cut(image),
+        target=window.cut(load_image(pair.target_image)[None]),
+        references=window.cut(torch.stack(photos))[None] if photos else None,
+        mask=window.cut(load_image(pair.mask)[None].mean(1, keepdim=True)) if pair.mask else None,
+        geometry=_geometry(pair.depth, pair.cameras, window, slots) if pair.depth and pair.cameras else None,
+    )
+
+
+def _slots(there: int, wanted: int) -> list[Slot]:
+    return [i % there if there else None for i in range(wanted)]
+
+
+def _geometry(depth: Path, cameras: PairCameras, window: Window, slots: Sequence[Slot]) -> Geometry:
+    tensors = {name: value.float() for name, value in load_file(depth).items()}
+    own = tensors["depth"]
+    alpha = tensors.get("alpha", torch.ones_like(own))
+    others = tensors.get("reference_depths")
+    unknown = torch.zeros_like(own)
+    depths = [own if slot is None else unknown if others is None else others[slot] for slot in slots]
+    chosen = [cameras.image if slot is None else cameras.references[slot] for slot in slots]
+    return Geometry(
+        depth=_cut_depth([own], window),
+        alpha=window.cut(alpha[None, None]),
+        camera_to_world=_poses([cameras.image]),
+        intrinsics=window.intrinsics(_intrinsics([cameras.image])),
+        reference_depth=_cut_depth(depths, window)[None],
+        reference_camera_to_world=_poses(chosen)[None],
+        reference_intrinsics=window.intrinsics(_intrinsics(chosen))[None],
+    )
+
+
+def _cut_depth(depths: list[Float[Tensor, "hs ws"]], window: Window) -> Float[Tensor, "n 1 h w"]:
+    if not depths:
+        return torch.zeros(0, 1, window.crop.height, window.crop.width)
+    return window.cut_nearest(torch.stack(depths)[:, None])
+
+
+def _poses(cameras: Sequence[PairCamera]) -> Float[Tensor, "n 4 4"]:
+    return torch.tensor([camera.camera_to_world for camera in cameras]).reshape(-1, 4, 4)
+
+
+def _intrinsics(cameras: Sequence[PairCamera]) -> Float[Tensor, "n 3 3"]:
+    return torch.tensor([camera.intrinsics for camera in cameras]).reshape(-1, 3, 3)
