@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m gsplat_trainer default|mcmc|harmonize``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import tyro
+
+from gsplat_trainer import checkpoint, harmonize
+from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
+from gsplat_trainer.data import Scene, load_scene
+from gsplat_trainer.distributed import World
+from gsplat_trainer.splat_files import read_gsplat
+from gsplat_trainer.trainer import Trainer
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+
+Command = (
+    Annotated[DefaultConfig, tyro.conf.subcommand("default")]
+    | Annotated[McmcConfig, tyro.conf.subcommand("mcmc")]
+    | Annotated[HarmonizeConfig, tyro.conf.subcommand("harmonize")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run; bad input ends with one line and exit status 1."""
+    config: Config = tyro.cli(Command, args=arguments, prog="gsplat_trainer")  # type: ignore[arg-type]
+    try:
+        launch(config)
+    except (InputError, ImportError) as error:
+        raise SystemExit(f"gsplat_trainer: {error}") from error
+
+
+def launch(config: Config) -> None:
+    """Run on one device, or on all GPUs through gsplat's distributed mode."""
+    config = scaled(config)
+    check(config)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cuda" or torch.cuda.device_count() < 2:
+        run(config, torch.device(device), World())
+        return
+    from gsplat.distributed import cli
+
+    cli(_worker, config)
+
+
+def _worker(local_rank: int, world_rank: int, world_size: int, config: Config) -> None:
+    run(config, torch.device("cuda", local_rank), World(world_rank, world_size))
+
+
+def run(config: Config, device: torch.device, world: World) -> Trainer:
+    """Train, evaluate or harmonize as the settings say.
+
+    Raises:
+        InputError: on anything that the user gave and can mend.
+    """
+    if device.type == "cpu":
+        give_cores_to_the_rasterizer()
+    splats = None
+    if isinstance(config, HarmonizeConfig):
+        config, scene, splats = harmonize.prepare(config)
+    else:
+        scene = load_scene(config)
+    if config.ckpt:
+        return _evaluate_only(config, scene, device, world)
+    trainer = Trainer(config, scene, device, world, splats)
+    if config.resume is not None:
+        trainer.load_state_dict(checkpoint.load_full(checkpoint.newest_full(config.resume, world.rank)))
+    elif splats is not None and scene.test:
+        trainer.evaluate(0, stage="before")
+    trainer.train()
+    if splats is not None:
+        trainer.export(config.result_dir / harmonize.OUTPUT)
+    _write_videos(trainer)
+    return trainer
+
+
+def _evaluate_only(config: Config, scene: Scene, device: torch.device, world: World) -> Trainer:
+    """Measure the splats of gsplat checkpoints, one file for each rank of the run that wrote them."""
+    parts = [read_gsplat(path) for path in config.ckpt or []]
+    splats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    trainer = Trainer(config, scene, device, world, splats)
+    trainer.outputs.write_config()
+    trainer.evaluate(0)
+    _write_videos(trainer)
+    return trainer
+
+
+def _write_videos(trainer: Trainer) -> None:
+    with trainer.whole_scene():
+        if trainer.world.is_first:
+            trainer.outputs.write_videos(trainer.scene, trainer.repairs, max(trainer.step, 0))
+    trainer.outputs.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full checkpoints: one safetensors file whose header holds the rest as JSON. Reading one never runs code from it.
+
+The file appears under its name when it is whole, so the last good one survives a full disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+
+FORMAT = "harmonizer-gsplat-trainer-1"
+_TENSOR = "$tensor"
+
+
+def full_path(folder: Path, step: int, rank: int) -> Path:
+    """Name of the full checkpoint after a step."""
+    return folder / f"full_{step:06d}_rank{rank}.safetensors"
+
+
+def gsplat_path(folder: Path, step: int, rank: int) -> Path:
+    """Name of the checkpoint that gsplat's viewers read, as gsplat's trainer gives it."""
+    return folder / f"ckpt_{step}_rank{rank}.pt"
+
+
+def save_full(path: Path, state: dict[str, Any]) -> None:
+    """Write dictionaries and lists of tensors, numbers and strings.
+
+    Raises:
+        InputError: when the file cannot be written; earlier ones are intact.
+    """
+    tensors: dict[str, Tensor] = {}
+    layout = json.dumps(_lifted(state, tensors))
+    _written(path, lambda partial: save_file(tensors, partial, metadata={"format": FORMAT, "layout": layout}))
+
+
+def save_gsplat(path: Path, step: int, splats: Any) -> None:
+    """Write ``{"step", "splats"}``.
+
+    Raises:
+        InputError: when the file cannot be written; earlier ones are intact.
+    """
+    state = {"step": step, "splats": {name: value.detach().cpu() for name, value in splats.items()}}
+    _written(path, lambda partial: torch.save(state, partial))
+
+
+def _written(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write the checkpoint {path}: {error}. Earlier checkpoints there are intact; make room and go on "
+            f"with --resume {path.parent}"
+        ) from error
+
+
+def load_full(path: Path) -> dict[str, Any]:
+    """Read a full checkpoint to the CPU.
+
+    Raises:
+        InputError: when it is missing, broken, or of another kind.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a full checkpoint): {error}") from error
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{path} is not a full checkpoint of this version: format {meta.get('format')}, not {FORMAT}")
+    return _lowered(json.loads(meta["layout"]), tensors)
+
+
+def newest_full(place: Path, rank: int) -> Path:
+    """The checkpoint itself, or the newest one of this rank in a folder or in its ``ckpts``.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if place.is_file():
+        return place.with_name(re.sub(r"_rank\d+\.", f"_rank{rank}.", place.name))
+    found = [*place.glob(f"full_*_rank{rank}.safetensors"), *place.glob(f"ckpts/full_*_rank{rank}.safetensors")]
+    if not found:
+        raise InputError(f"no full checkpoint (full_*_rank{rank}.safetensors) in {place}")
+    return max(found, key=lambda path: path.name)
+
+
+def _lifted(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The same structure with tensors moved out; they are copied, for they may share memory."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {str(key): _lifted(item, tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_lifted(item, tensors) for item in value]
+    return value
+
+
+def _lowered(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _lowered(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_lowered(item, tensors) for item in value]
+    return value

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the three commands; flags carry the names that users of gsplat's ``simple_trainer.py`` know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from gsplat.strategy import DefaultStrategy, MCMCStrategy
+
+from harmonizer_ns.distill.build import DistillSettings
+from harmonizer_ns.errors import InputError
+
+Trajectory = Literal["interp", "ellipse", "spiral", "none"]
+
+
+@dataclass
+class Config(DistillSettings):
+    """What every command shares."""
+
+    data_dir: Path | None = None
+    """Folder of the capture: COLMAP (sparse/0 and images) or nerfstudio (transforms.json)."""
+    data_format: Literal["auto", "colmap", "nerfstudio"] = "auto"
+    """Which of the two to read; "auto" prefers COLMAP where a folder holds both."""
+    data_factor: int = 4
+    """Photos are used this many times smaller, from images_N; that folder is made when it is missing."""
+    result_dir: Path = Path("results/scene")
+    """Where everything is written."""
+    test_every: int = 8
+    """Every N-th photo is held out, unless the capture or the lists below say which."""
+    train_list: Path | None = None
+    """Text file with the names of the photos to train on, one on a line."""
+    test_list: Path | None = None
+    """Text file with the names of the photos to hold out, one on a line."""
+    mask_dir: Path | None = None
+    """Folder of masks named as the photos; black pixels are not learned from."""
+    normalize_world_space: bool = False
+    """Move the capture into gsplat's normalised frame. By default splats stay in the capture's own frame."""
+    camera_path_transform: Path | None = None
+    """dataparser_transforms.json of the nerfstudio run in whose viewer camera_path was made."""
+    ckpt: list[Path] | None = None
+    """gsplat .pt files: evaluate them and stop, without training."""
+    resume: Path | None = None
+    """A full checkpoint (ckpts/full_*.safetensors), or a folder of them to take the newest from: train on, exactly."""
+    max_steps: int = 30_000
+    """Training steps in all."""
+    batch_size: int = 1
+    """Photos in a step; more than one needs photos of one size."""
+    steps_scaler: float = 1.0
+    """Multiplies every number of steps."""
+    eval_steps: list[int] = field(default_factory=lambda: [7_000, 30_000])
+    """Steps after which the held-out photos are measured; the last step always is."""
+    save_steps: list[int] = field(default_factory=lambda: [7_000, 30_000])
+    """Steps after which checkpoints are written; the last step always is."""
+    fix_steps: list[int] | None = None
+    """Steps at which views are repaired; by default every steps_per_fix from fix_start on."""
+    novel_data_lambda: float = 1.0
+    """Trust in pseudo-views as a whole, in [0, 1]."""
+    init_type: Literal["sfm", "random"] = "sfm"
+    """Begin with the capture's points, or with random ones."""
+    init_num_pts: int = 100_000
+    """How many random points."""
+    init_extent: float = 3.0
+    """Side of the cube of random points, in units of the cameras' extent."""
+    init_opa: float = 0.1
+    """Opacity to begin with."""
+    init_scale: float = 1.0
+    """Size to begin with, in units of the distance to neighbouring points."""
+    sh_degree: int = 3
+    """Degree of the view-dependent colour."""
+    sh_degree_interval: int = 1000
+    """Steps after which one more degree is learned."""
+    ssim_lambda: float = 0.2
+    """Share of D-SSIM in the image loss; the rest is L1."""
+    near_plane: float = 0.01
+    """Nothing closer is drawn."""
+    far_plane: float = 1e10
+    """Nothing farther is drawn."""
+    global_scale: float = 1.0
+    """Factor on the scene's extent, which sets step sizes and growth."""
+    means_lr: float = 1.6e-4
+    """Step size of positions, in units of the scene's extent; falls to a hundredth."""
+    scales_lr: float = 5e-3
+    """Step size of log scales."""
+    quats_lr: float = 1e-3
+    """Step size of rotations."""
+    opacities_lr: float = 5e-2
+    """Step size of opacity logits."""
+    sh0_lr: float = 2.5e-3
+    """Step size of colours."""
+    shN_lr: float = 2.5e-3 / 20  # noqa: N815 (gsplat's name)
+    """Step size of view-dependent colours."""
+    packed: bool = False
+    """gsplat's packed mode: less memory, slower."""
+    sparse_grad: bool = False
+    """Sparse gradients (CUDA, with packed)."""
+    visible_adam: bool = False
+    """Let Adam change only the Gaussians that a step shows."""
+    antialiased: bool = False
+    """Mip-Splatting's opacity compensation."""
+    camera_model: Literal["pinhole", "ortho", "fisheye"] = "pinhole"
+    """Photos of any lens are undistorted, so only "pinhole" is trained."""
+    random_bkgd: bool = False
+    """Random background in training, against transparency."""
+    opacity_reg: float = 0.0
+    """Weight of the mean opacity in the loss."""
+    scale_reg: float = 0.0
+    """Weight of the mean scale in the loss."""
+    pose_opt: bool = False
+    """Correct the training cameras' poses."""
+    pose_opt_lr: float = 1e-5
+    """Step size of pose corrections."""
+    pose_opt_reg: float = 1e-6
+    """Weight decay of pose corrections."""
+    app_opt: bool = False
+    """Give every photo its own affine colour transform; the splats stay exportable."""
+    app_opt_lr: float = 1e-3
+    """Step size of the colour transforms."""
+    app_opt_reg: float = 1e-6
+    """Weight decay of the colour transforms."""
+    depth_loss: bool = False
+    """Learn depth from COLMAP's points as well."""
+    depth_lambda: float = 1e-2
+    """Weight of that loss."""
+    render_traj_path: Trajectory = "interp"
+    """Camera path of the final videos, raw and enhanced; "none" makes none."""
+    traj_frames: int = 120
+    """Frames of the videos."""
+    lpips_net: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    """Network of the LPIPS metric; left out where its weights cannot be had."""
+    save_ply: bool = True
+    """Write a PLY with every checkpoint."""
+    tb_every: int = 100
+    """Steps between tensorboard entries."""
+    disable_viewer: bool = True
+    """This version has no viewer."""
+    device: str = "auto"
+    """"cuda", "cpu", or "auto" for CUDA where there is one."""
+    seed: int = 42
+    """Seed of everything random."""
+    strategy: DefaultStrategy | MCMCStrategy = field(default_factory=DefaultStrategy)
+    """Density control."""
+
+
+@dataclass
+class DefaultConfig(Config):
+    """The original density control: grow by gradient, prune, reset."""
+
+    strategy: DefaultStrategy = field(default_factory=DefaultStrategy)
+    """Density control."""
+
+
+@dataclass
+class McmcConfig(Config):
+    """3D Gaussian splatting as Markov chain Monte Carlo: a fixed budget of Gaussians that move."""
+
+    init_opa: float = 0.5
+    init_scale: float = 0.1
+    opacity_reg: float = 0.01
+    scale_reg: float = 0.01
+    strategy: MCMCStrategy = field(default_factory=MCMCStrategy)
+    """Density control."""
+
+
+@dataclass
+class HarmonizeConfig(DefaultConfig):
+    """Repair splats that exist already: a PLY, a gsplat .pt or a splatfacto .ckpt goes in, a PLY comes out.
+
+    With photos (data_dir) every step learns from one, and repairs are checked against them. Without photos
+    (targets "path" and camera_path only) the splats learn from repairs of their own renders: floaters and noise that
+    the enhancer recognises go, but nothing can tell a wrong surface from a right one, and no detail comes back that
+    the splats do not hold.
+    """
+
+    ply: Path | None = None
+    """The splats: .ply, gsplat's .pt or splatfacto's .ckpt."""
+    ply_transform: str = "none"
+    """The frame the splats live in: "none" is the capture's; "gsplat" is gsplat's normalised one; a
+    dataparser_transforms.json (beside config.yml of the run) is nerfstudio's, where ns-export leaves its PLYs."""
+    max_steps: int = 3_000
+    steps_per_fix: int = 500
+    fix_start: int = 0
+    eval_steps: list[int] = field(default_factory=list)
+    save_steps: list[int] = field(default_factory=list)
+    means_lr: float = 1.6e-5
+    """As in training, ten times smaller: the splats are nearly in place."""
+    opacities_lr: float = 2e-2
+    strategy: DefaultStrategy = field(default_factory=lambda: DefaultStrategy(refine_stop_iter=0))
+    """Density control; off by default."""
+
+
+_STEPS = ("max_steps", "sh_degree_interval", "steps_per_fix", "fix_start", "eval_steps", "save_steps", "fix_steps")
+_STRATEGY_STEPS = ("refine_start_iter", "refine_stop_iter", "reset_every", "refine_every", "pause_refine_after_reset")
+
+
+def scaled(config: Config) -> Config:
+    """The settings with every number of steps multiplied by ``steps_scaler``, which becomes 1."""
+    factor = config.steps_scaler
+    if factor <= 0:
+        raise InputError(f"steps_scaler must be positive, got {factor}")
+    steps = {name: _times(getattr(config, name), factor) for name in _STEPS}
+    inner = {n: _times(getattr(config.strategy, n), factor) for n in _STRATEGY_STEPS if hasattr(config.strategy, n)}
+    # Kept at 1 at least: these are used as divisors.
+    steps["sh_degree_interval"] = max(1, steps["sh_degree_interval"])
+    strategy = replace(
+        config.strategy, **{name: value or min(1, getattr(config.strategy, name)) for name, value in inner.items()}
+    )
+    return replace(config, **steps, strategy=strategy, steps_scaler=1.0)
+
+
+def _times(value: Any, factor: float) -> Any:
+    if isinstance(value, list):
+        return [int(step * factor) for step in value]
+    return None if value is None else int(value * factor)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        InputError: naming the flag and its value.
+    """
+    if config.camera_model != "pinhole":
+        raise InputError(f"camera_model {config.camera_model}: photos are undistorted, so only pinhole is trained")
+    if not config.disable_viewer:
+        raise InputError("this version has no viewer; leave --disable_viewer on")
+    if config.sparse_grad and not config.packed:
+        raise InputError("sparse_grad needs packed")
+    if config.sparse_grad and config.visible_adam:
+        raise InputError("sparse_grad and visible_adam exclude each other")
+    if min(config.max_steps, config.data_factor, config.batch_size, config.sh_degree_interval) < 1:
+        raise InputError(
+            "max_steps, data_factor, batch_size and sh_degree_interval must be at least 1, got "
+            f"{config.max_steps}, {config.data_factor}, {config.batch_size} and {config.sh_degree_interval}"
+        )
+    if not 0 <= config.sh_degree <= 3 or not 0 <= config.ssim_lambda <= 1 or not 0 <= config.novel_data_lambda <= 1:
+        raise InputError(
+            "need sh_degree in 0..3, ssim_lambda and novel_data_lambda in [0, 1], got "
+            f"{config.sh_degree}, {config.ssim_lambda} and {config.novel_data_lambda}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Settings as dictionaries, lists, numbers and strings, which YAML writes without code."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path | Enum):
+        return str(value)
+    return value

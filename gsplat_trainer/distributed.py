@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes on one scene, each holding part of the Gaussians (gsplat's distributed mode).
+
+Rendering in that mode needs all ranks at once, and a repair is long: the first rank collects the whole scene, repairs
+alone, and then all ranks add the same pseudo-views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from gsplat_trainer.splats import NAMES
+from harmonizer_ns.distill.distiller import Distiller, Progress
+from harmonizer_ns.distill.report import RoundReport
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all.
+
+    Args:
+        rank: of this process.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process repairs, measures and writes."""
+        return self.rank == 0
+
+    def gather(self, splats: Any) -> dict[str, Tensor] | None:
+        """The whole scene on the first rank, in the order of the ranks; None elsewhere. All ranks must call it."""
+        mine = {name: splats[name].detach() for name in NAMES}
+        if self.size == 1:
+            return mine
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, {name: value.cpu() for name, value in mine.items()})
+        device = mine["means"].device
+        if not self.is_first:
+            return None
+        return {name: torch.cat([part[name] for part in parts]).to(device) for name in NAMES}
+
+    def share(self, value: Any) -> Any:
+        """The first rank's value, on all ranks. All ranks must call it."""
+        if self.size == 1:
+            return value
+        box = [value if self.is_first else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def run_round(world: World, distiller: Distiller, step: int, progress: Progress = iter) -> RoundReport | None:
+    """One round of repairs by the first rank, whose pseudo-views all ranks then hold. All ranks must call it.
+
+    Returns:
+        The report on the first rank, None elsewhere.
+
+    Raises:
+        Exception: whatever the first rank's repair raises, there; the other ranks raise RuntimeError.
+    """
+    if world.size == 1:
+        return distiller.run(step, progress)
+    report, failure = None, None
+    if world.is_first:
+        try:
+            report = distiller.run(step, progress)
+        except Exception as error:  # told to the others below, which would wait forever otherwise
+            failure = error
+    views = None if failure or not world.is_first else [view for view in distiller.store if view.step == step]
+    shared = world.share((None if failure is None else repr(failure), views))
+    if failure is not None:
+        raise failure
+    if shared[0] is not None:
+        raise RuntimeError(f"the repair on rank 0 failed: {shared[0]}")
+    if not world.is_first:
+        distiller.store.add(shared[1])
+        distiller.schedule.advance(step)
+    return report

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""World frames: nerfstudio's, gsplat's normalised one, and ways between them.
+
+A `Similarity` maps ``x`` to ``scale R x + t``. Cameras and points are moved into the frame of given splats, never the
+other way round: rotating splats would mean rotating their spherical harmonics.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.poses import rotation_between
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A 4x4 matrix ``[[s R, t], [0, 1]]`` with ``s > 0``, in float64."""
+
+    matrix: Float[Tensor, "4 4"]
+
+    @property
+    def scale(self) -> float:
+        """``s``."""
+        return float(torch.linalg.det(self.matrix[:3, :3]) ** (1 / 3))
+
+    def points(self, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+        """Moved points."""
+        moved = points.double() @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return moved.to(points.dtype)
+
+    def poses(self, camera_to_world: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
+        """Moved cameras, still rigid."""
+        moved = self.matrix @ camera_to_world.double()
+        moved[:, :3, :3] /= self.scale
+        return moved.to(camera_to_world.dtype)
+
+    def inverse(self) -> Similarity:
+        """The way back."""
+        return Similarity(torch.linalg.inv(self.matrix))
+
+    def after(self, first: Similarity) -> Similarity:
+        """This one applied to the outcome of ``first``."""
+        return Similarity(self.matrix @ first.matrix)
+
+
+def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Similarity:
+    """From the capture's frame to nerfstudio's: ``scale (R x + t)`` of ``dataparser_transforms.json``.
+
+    nerfstudio writes the way from COLMAP's frame; ``applied`` is the part of it that transforms.json has undergone
+    already.
+
+    Args:
+        path: the file that nerfstudio puts beside a run's config.yml.
+        applied: from COLMAP's frame to the capture's.
+
+    Raises:
+        InputError: when the file cannot be read or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3] = float(data["scale"]) * torch.tensor(data["transform"], dtype=torch.float64)[:3]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} is not a dataparser_transforms.json: {error!r}") from error
+    if not torch.isfinite(matrix).all() or torch.linalg.det(matrix[:3, :3]) <= 0:
+        raise InputError(f"{path}: the transform is not a rotation with a positive scale")
+    return Similarity(matrix).after(Similarity(applied.double()).inverse())
+
+
+def gsplat_normalization(camera_to_world: Float[Tensor, "n 4 4"], points: Float[Tensor, "p 3"]) -> Similarity:
+    """The frame that gsplat 1.4's examples train in.
+
+    The mean up direction of the cameras becomes -y, the median of the points of all viewing rays nearest to the
+    origin becomes the origin, the median distance of the cameras from it 1; then the origin moves to the median of the
+    points and the axes become their principal axes, longest first.
+    """
+    poses = camera_to_world.double()
+    up = -poses[:, :3, 1].mean(dim=0)
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = rotation_between(up, up.new_tensor([0.0, -1.0, 0.0]))
+    centers = poses[:, :3, 3] @ matrix[:3, :3].T
+    forward = poses[:, :3, 2] @ matrix[:3, :3].T
+    nearest = centers - (centers * forward).sum(dim=1, keepdim=True) * forward
+    matrix[:3, 3] = -_median(nearest)
+    distance = float(np.median((centers + matrix[:3, 3]).norm(dim=1).numpy()))
+    matrix[:3] /= distance or 1.0
+    upright = Similarity(matrix)
+    if len(points) < 4:
+        return upright
+    return _principal_axes(upright.points(points.double())).after(upright)
+
+
+def _principal_axes(points: Float[Tensor, "p 3"]) -> Similarity:
+    center = _median(points)
+    _, vectors = np.linalg.eigh(np.cov((points - center).numpy(), rowvar=False))
+    axes = torch.from_numpy(vectors[:, ::-1].copy())
+    if torch.linalg.det(axes) < 0:
+        axes[:, 0] *= -1
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3], matrix[:3, 3] = axes.T, -axes.T @ center
+    return Similarity(matrix)
+
+
+def _median(points: Float[Tensor, "p 3"]) -> Float[Tensor, " 3"]:
+    """Of each coordinate; the mean of the middle two where their number is even (torch takes the lower one)."""
+    return torch.from_numpy(np.median(points.numpy(), axis=0))

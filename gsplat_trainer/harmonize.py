@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Repair splats that exist already, with the photos they were made from or without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gsplat_trainer.config import HarmonizeConfig
+from gsplat_trainer.data import Scene, load_scene
+from gsplat_trainer.rendering import RasterOptions, SplatRenderer
+from gsplat_trainer.splat_files import read_splats
+from gsplat_trainer.splats import degree_of
+from harmonizer_ns.distill.targets import load_camera_path
+from harmonizer_ns.errors import InputError
+
+OUTPUT = "harmonized.ply"
+MIN_ALPHA = 0.05
+"""Cameras that see less than this of the splats, on average, are in another frame."""
+_SOLID = 0.5
+_CHECKED = 4
+
+
+def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Scene, Mapping[str, Tensor]]:
+    """Settings, scene and splats, all in the splats' frame.
+
+    Raises:
+        InputError: on splats or a capture that cannot be used, or that do not fit together.
+    """
+    if config.ply is None:
+        raise InputError("give the splats with --ply (.ply, .pt or .ckpt)")
+    if config.camera_path_transform is not None:
+        raise InputError("harmonize reads camera paths in the splats' own frame, without --camera_path_transform")
+    splats = read_splats(config.ply)
+    if config.data_dir is None:
+        config = _without_photos(config)
+        return config, _path_scene(config, splats), splats
+    if config.normalize_world_space:
+        raise InputError("harmonize keeps the splats' own frame; say which it is with --ply_transform")
+    scene = _in_splats_frame(load_scene(config), config.ply_transform)
+    _check_fit(scene, splats)
+    return config, scene, splats
+
+
+def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
+    """No photo can confirm a repair: the enhancer's own confidence has to do."""
+    if config.targets != "path" or config.camera_path is None:
+        raise InputError(
+            "without photos (--data_dir) give --targets path --camera_path FILE; see --help for its limits"
+        )
+    return replace(config, gate=replace(config.gate, unseen_weight=1.0), photo_consensus=False, pseudo_until=1.0)
+
+
+def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Scene:
+    """No photos; the path's cameras stand for where the splats are looked at."""
+    assert config.camera_path is not None
+    try:
+        cameras = load_camera_path(config.camera_path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    points = splats["means"][torch.sigmoid(splats["opacities"]) > _SOLID]
+    names = tuple(f"{config.camera_path}: camera {i}" for i in range(len(cameras)))
+    return Scene(str(config.camera_path), names, cameras, points, torch.zeros_like(points), (), (), _no_photo)
+
+
+def _no_photo(index: int) -> tuple[Tensor, None]:
+    raise InputError(f"there is no photo {index}: this run has a camera path only")
+
+
+def _in_splats_frame(scene: Scene, transform: str) -> Scene:
+    if transform == "none":
+        return scene
+    if transform == "gsplat":
+        return scene.moved(scene.normalization())
+    return scene.moved(scene.nerfstudio_frame(Path(transform)))
+
+
+@torch.no_grad()
+def _check_fit(scene: Scene, splats: Mapping[str, Tensor]) -> None:
+    """Refuse cameras that do not see the splats; the usual cause is another world frame."""
+    renderer = SplatRenderer(lambda: splats, lambda: degree_of(splats), RasterOptions())
+    some = scene.train_cameras[:: max(1, len(scene.train) // _CHECKED)][:_CHECKED]
+    small = [camera.resized(max(1, 64 * camera.width // max(camera.width, camera.height)), 64) for camera in some]
+    alpha = max(renderer.render(camera).alpha.mean().item() for camera in small)
+    if alpha < MIN_ALPHA:
+        raise InputError(
+            f"the capture's cameras hardly see the splats (mean opacity {alpha:.3f}): they are in different frames. "
+            "ns-export writes nerfstudio's frame: give its run's dataparser_transforms.json with --ply_transform; "
+            "gsplat's trainer normalises the world: --ply_transform gsplat"
+        )

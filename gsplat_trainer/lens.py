@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Undistort photos of any COLMAP camera model: each target pixel looks up where its ray met the original image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """A pinhole camera, and how to get its image from the original one.
+
+    Args:
+        intrinsics: in pixels.
+        width: in pixels.
+        height: in pixels.
+        lookup: for every pixel the place in the original image, centres at +0.5, NaN where it has none; None when
+            the original image has no distortion.
+    """
+
+    intrinsics: Float[Tensor, "3 3"]
+    width: int
+    height: int
+    lookup: np.ndarray | None = None
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """The undistorted image (``h w c`` or ``h w``, bytes); black where the original shows nothing."""
+        if self.lookup is None:
+            return image
+        import cv2
+
+        places = np.nan_to_num(self.lookup - 0.5, nan=-10.0).astype(np.float32)  # OpenCV's centres are whole numbers
+        return cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    @property
+    def inside(self) -> np.ndarray | None:
+        """Which pixels the original image shows, or None when it shows all."""
+        if self.lookup is None:
+            return None
+        ones = np.full(self.lookup.shape[:2], 255, np.uint8)
+        valid = np.isfinite(self.lookup).all(axis=-1) & (self.lookup >= 0).all(axis=-1)
+        return ones * valid
+
+
+def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:
+    """The pinhole camera closest to a ``pycolmap.Camera`` whose photos come at another size.
+
+    COLMAP chooses the largest image without blank pixels.
+
+    Raises:
+        InputError: on a lens that has no pinhole counterpart, such as a panorama.
+    """
+    import pycolmap
+
+    lens = pycolmap.Camera(lens.todict())
+    try:
+        lens.rescale(width, height)
+        if lens.is_undistorted():
+            return Pinhole(torch.from_numpy(lens.calibration_matrix()).float(), width, height)
+        target = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), lens)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: camera model {lens.model_name} cannot be made a pinhole: {error}") from error
+    matrix = target.calibration_matrix()
+    columns, rows = np.meshgrid(np.arange(target.width) + 0.5, np.arange(target.height) + 0.5)
+    rays = np.stack([columns, rows, np.ones_like(rows)], axis=-1).reshape(-1, 3) @ np.linalg.inv(matrix).T
+    lookup = lens.img_from_cam(rays).reshape(target.height, target.width, 2)
+    # COLMAP's box is exact up to rounding: half a pixel outside still counts as the edge.
+    edge = np.clip(lookup, 0.5, [width - 0.5, height - 0.5])
+    lookup = np.where(np.abs(lookup - edge) <= 1.0, edge, np.where(_within(lookup, width, height), lookup, np.nan))
+    return Pinhole(torch.from_numpy(matrix).float(), target.width, target.height, lookup)
+
+
+def _within(places: np.ndarray, width: int, height: int) -> np.ndarray:
+    inside = (places >= 0).all(axis=-1) & (places <= [width, height]).all(axis=-1)
+    return inside[..., None]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training losses on images n 3 h w in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harmonizer_ns.synthesis.ssim import ssim_map
+from harmonizer_ns.types import Cameras
+
+_SSIM_WINDOW = 11
+
+
+def image_loss(
+    image: Float[Tensor, "n 3 h w"],
+    target: Float[Tensor, "n 3 h w"],
+    weight: Float[Tensor, "n 1 h w"] | None,
+    ssim_lambda: float,
+) -> Float[Tensor, ""]:
+    """``(1 - s) L1 + s (1 - SSIM)``, equation 7 of Kerbl et al. 2023; both images are multiplied by the weight."""
+    if weight is not None:
+        image, target = image * weight, target * weight
+    l1 = F.l1_loss(image, target)
+    if ssim_lambda == 0 or min(image.shape[-2:]) < _SSIM_WINDOW:
+        return l1
+    return (1 - ssim_lambda) * l1 + ssim_lambda * (1 - ssim_map(image, target).mean())
+
+
+def depth_loss(depth: Float[Tensor, "1 1 h w"], camera: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of disparity (1 / depth) at the points that a photo shows; 0 where it shows none."""
+    pose = camera.world_to_camera[0]
+    local = points @ pose[:3, :3].T + pose[:3, 3]
+    pixels = local @ camera.intrinsics[0].T
+    pixels = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6)
+    size = pixels.new_tensor([camera.width, camera.height])
+    inside = (local[:, 2] > 0) & (pixels >= 0).all(dim=1) & (pixels <= size).all(dim=1)
+    if not inside.any():
+        return depth.sum() * 0
+    grid = (2 * pixels[inside] / size - 1)[None, None]
+    drawn = F.grid_sample(depth, grid, align_corners=False)[0, 0, 0]
+    disparity = torch.where(drawn > 0, 1 / drawn.clamp(min=1e-6), torch.zeros_like(drawn))
+    return F.l1_loss(disparity, 1 / local[inside, 2])

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step minimises: photos, a pseudo-view now and then, and regularisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsplat_trainer.config import Config
+from gsplat_trainer.corrections import ColorTransforms, PoseCorrections
+from gsplat_trainer.data import Scene
+from gsplat_trainer.losses import depth_loss, image_loss
+from gsplat_trainer.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import to_float
+from harmonizer_ns.types import PseudoView, cat_cameras
+
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Extra:
+    """A learned correction and its optimizer."""
+
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def make_extras(config: Config, photos: int, device: torch.device) -> dict[str, Extra]:
+    """The corrections that the settings ask for, by name."""
+    chosen = {
+        "pose": (config.pose_opt, PoseCorrections, config.pose_opt_lr, config.pose_opt_reg),
+        "app": (config.app_opt, ColorTransforms, config.app_opt_lr, config.app_opt_reg),
+    }
+    extras = {}
+    for name, (wanted, kind, rate, decay) in chosen.items():
+        if wanted and photos:
+            module = kind(photos).to(device)
+            rate *= math.sqrt(config.batch_size)
+            extras[name] = Extra(module, torch.optim.Adam(module.parameters(), lr=rate, weight_decay=decay))
+    return extras
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Losses of splats.
+
+    Args:
+        config: of the run.
+        scene: the photos.
+        options: how splats are drawn.
+        extras: corrections of the photos' poses and colours.
+        device: of the splats.
+    """
+
+    config: Config
+    scene: Scene
+    options: RasterOptions
+    extras: dict[str, Extra]
+    device: torch.device
+
+    def photos(self, splats: Any, degree: int, positions: list[int]) -> tuple[Rasterized, Losses]:
+        """What was drawn, and its losses on photos given by their positions among the training photos."""
+        indices = [self.scene.train[i] for i in positions]
+        photos = torch.tensor(positions, device=self.device)
+        cameras = cat_cameras([self.scene.cameras[i] for i in indices]).to(self.device)
+        if "pose" in self.extras:
+            cameras = self.extras["pose"].module(cameras, photos)
+        drawn = rasterize(splats, cameras, degree, self.options, "RGB+ED" if self.config.depth_loss else "RGB")
+        rgb = self._over_background(drawn)
+        if "app" in self.extras:
+            rgb = self.extras["app"].module(rgb, photos)
+        target = torch.stack([to_float(self.scene.photo(i).to(self.device)) for i in indices])
+        losses = {"photo": image_loss(rgb, target, self._masks(indices), self.config.ssim_lambda)}
+        if drawn.depth is not None:
+            terms = [self._depth(drawn.depth[k : k + 1], i) for k, i in enumerate(indices)]
+            losses["depth"] = self.config.depth_lambda * self.scene.extent * torch.stack(terms).mean()
+        return drawn, losses
+
+    def pseudo_view(self, splats: Any, degree: int, view: PseudoView) -> tuple[Rasterized, Losses]:
+        """What was drawn, and its image loss on a pseudo-view, each pixel counting by its weight."""
+        drawn = rasterize(splats, view.camera.to(self.device), degree, self.options)
+        rgb, weight = view.rgb[None].to(self.device), view.weight[None].to(self.device)
+        return drawn, {"pseudo": image_loss(self._over_background(drawn), rgb, weight, self.config.ssim_lambda)}
+
+    def regularization(self, splats: Mapping[str, Tensor]) -> Losses:
+        """Mean opacity and scale, as in Kheradmand et al. 2024."""
+        losses = {}
+        if self.config.opacity_reg > 0:
+            losses["opacity"] = self.config.opacity_reg * torch.sigmoid(splats["opacities"]).mean()
+        if self.config.scale_reg > 0:
+            losses["scale"] = self.config.scale_reg * torch.exp(splats["scales"]).mean()
+        return losses
+
+    def _over_background(self, drawn: Rasterized) -> Tensor:
+        if not self.config.random_bkgd:
+            return drawn.rgb
+        return drawn.rgb + (1 - drawn.alpha) * torch.rand(3, 1, 1, device=self.device)
+
+    def _masks(self, indices: list[int]) -> Tensor | None:
+        masks = [self.scene.mask(i) for i in indices]
+        if all(mask is None for mask in masks):
+            return None
+        sizes = [(1, self.scene.cameras[i].height, self.scene.cameras[i].width) for i in indices]
+        filled = [torch.ones(size) if mask is None else mask.float() for mask, size in zip(masks, sizes, strict=True)]
+        return torch.stack(filled).to(self.device)
+
+    def _depth(self, depth: Tensor, index: int) -> Tensor:
+        if self.scene.seen is None:
+            raise InputError("depth_loss needs a COLMAP capture, which knows what points each photo shows")
+        points = self.scene.points[self.scene.seen[index]].to(self.device)
+        return depth_loss(depth, self.scene.cameras[index].to(self.device), points)

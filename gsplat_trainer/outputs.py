@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a run leaves in its result folder, under the names that gsplat's trainer gives."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor
+
+from gsplat_trainer.config import Config, plain
+from gsplat_trainer.data import Scene
+from gsplat_trainer.pseudo import Repairs
+from gsplat_trainer.trajectory import make_trajectory
+from harmonizer_ns.distill.report import RoundReport, picture_strip
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.metrics import psnr, ssim
+from harmonizer_ns.images import save_image, to_float
+from harmonizer_ns.media import VideoWriter
+from harmonizer_ns.types import Frames
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+_PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
+"""Folders of a round's pictures, as in Difix3D+."""
+_SSIM_SIDE = 11
+_FPS = 30
+_HISTORY = 4
+"""Enhanced frames that the next one of a video may look at."""
+
+
+class Outputs:
+    """Writes files, tensorboard and the terminal; silent on all ranks but the first.
+
+    Args:
+        config: of the run.
+        enabled: whether to write at all; statistics and checkpoints of every rank are.
+    """
+
+    def __init__(self, config: Config, enabled: bool) -> None:
+        self.config, self.enabled = config, enabled
+        self.folder = config.result_dir
+        self.checkpoints = self.folder / "ckpts"
+        self._console = Console(quiet=not enabled)
+
+    def say(self, message: str) -> None:
+        """One line on the terminal."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def ply(self, step: int) -> Path:
+        """Where the PLY after a step goes."""
+        return self.folder / "ply" / f"point_cloud_{step}.ply"
+
+    def write_config(self) -> None:
+        """Write ``cfg.yml``, plain values only.
+
+        Raises:
+            InputError: when the result folder cannot be written to.
+        """
+        if not self.enabled:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "cfg.yml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write to --result_dir {self.folder}: {error}") from error
+
+    def stats(self, name: str, values: dict[str, float]) -> None:
+        """Write ``stats/<name>.json``."""
+        file = self.folder / "stats" / f"{name}.json"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {file}: {error}") from error
+
+    @cached_property
+    def _board(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tb"))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Tensorboard entries."""
+        if self.enabled:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def log_round(self, report: RoundReport) -> None:
+        """Say what a round did; its pictures go to ``renders/novel/<step>`` and tensorboard."""
+        self.say(
+            f"Repaired {len(report.used)} of {len(report.views)} views at step {report.step}: "
+            f"{report.mean_position:.0%} of the way, mean weight {report.mean_weight:.2f}"
+        )
+        self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.mean_position})
+        for view in report.views:
+            if view.skipped:
+                self.say(f"Target {view.target} skipped: {view.skipped}")
+            for name, image in view.images.items():
+                folder = self.folder / "renders" / "novel" / f"{report.step}" / _PICTURES[name]
+                save_image(folder / f"{view.target:04d}.png", image.expand(3, -1, -1))
+        shown = next((view for view in report.views if view.images), None)
+        if shown is not None and self.enabled:
+            self._board.add_image("novel/first", picture_strip(shown.images), report.step)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, scene: Scene, repairs: Repairs, step: int, stage: str) -> dict[str, float]:
+        """Averages over the held-out photos, raw and enhanced; pictures are photo, render and enhanced side by side.
+
+        Returns:
+            psnr, ssim and, where it can be had, lpips, each also with ``_enhanced``; seconds per render; the number of
+            Gaussians. Metrics are missing when nothing is held out.
+        """
+        rows, seconds = [], 0.0
+        for number, index in enumerate(scene.test):
+            start = time.perf_counter()
+            frames = repairs.renderer.render(scene.cameras[index])
+            seconds += time.perf_counter() - start
+            images = {"": frames.rgb}
+            if self.config.enhancer != "none":
+                images["_enhanced"] = repairs.enhance(frames).rgb
+            target = to_float(scene.photo(index).to(frames.rgb.device))[None]
+            rows.append(self._metrics(images, target, scene.mask(index)))
+            strip = torch.cat([target, *images.values()], dim=-1)
+            save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip[0])
+        values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}
+        self.scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
+        values["ellipse_time"] = seconds / max(len(rows), 1)
+        values["num_GS"] = len(repairs.renderer.splats()["means"])  # type: ignore[attr-defined]
+        self.stats(f"{stage}_step{step:04d}", values)
+        self.say(f"Step {step}, {len(rows)} held-out photos: " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
+        return values
+
+    def _metrics(self, images: dict[str, Tensor], target: Tensor, mask: Tensor | None) -> dict[str, float]:
+        weight = None if mask is None or not mask.any() else mask[None].float().to(target.device)
+        row = {}
+        for suffix, image in images.items():
+            row[f"psnr{suffix}"] = psnr(image, target, weight).item()
+            if min(target.shape[-2:]) >= _SSIM_SIDE:
+                row[f"ssim{suffix}"] = ssim(image, target, weight).item()
+            if self._lpips is not None:
+                row[f"lpips{suffix}"] = self._lpips(image, target).item()
+        return row
+
+    @cached_property
+    def _lpips(self) -> Distance | None:
+        if self.config.lpips_net == "none":
+            return None
+        from lpips import LPIPS
+
+        try:
+            model = LPIPS(net=self.config.lpips_net, verbose=False).eval()
+        except OSError as error:  # urllib's URLError is one
+            self.say(f"LPIPS is left out: the weights of {self.config.lpips_net} are not on this machine ({error})")
+            return None
+        return lambda image, target: model.to(image.device)(image, target, normalize=True).mean()
+
+    # --- videos -------------------------------------------------------------------------------------------------------
+
+    def write_videos(self, scene: Scene, repairs: Repairs, step: int) -> None:
+        """Fly along the chosen path: ``videos/traj_<step>.mp4``, and enhanced, each frame knowing the last few."""
+        cameras = make_trajectory(self.config.render_traj_path, scene.cameras, self.config.traj_frames)
+        if not cameras or not self.enabled:
+            return
+        path = self.folder / "videos" / f"traj_{step}.mp4"
+        with ExitStack() as stack:
+            raw = stack.enter_context(VideoWriter(path, _FPS))
+            enhanced = None
+            if self.config.enhancer != "none":
+                enhanced = stack.enter_context(VideoWriter(path.with_stem(f"{path.stem}_enhanced"), _FPS))
+            history: deque[Frames] = deque(maxlen=_HISTORY)
+            for camera in cameras:
+                frames = repairs.renderer.render(camera)
+                raw.write(frames.rgb[0])
+                if enhanced is not None:
+                    history.appendleft(repairs.enhance(frames, tuple(history)))
+                    enhanced.write(history[0].rgb[0])
+
+    def close(self) -> None:
+        """Flush tensorboard."""
+        if self.enabled and "_board" in self.__dict__:
+            self._board.close()

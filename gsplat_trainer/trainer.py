@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: every step learns from photos, some steps from a pseudo-view too.
+
+Kerbl et al. 2023 with gsplat's rates and density control, plus progressive distillation from `harmonizer_ns.distill`.
+Density control listens to photos only: repairs may be wrong about detail, and it would grow Gaussians for that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from gsplat.strategy import MCMCStrategy
+from torch import Tensor
+
+from gsplat_trainer import checkpoint
+from gsplat_trainer import state as state_of
+from gsplat_trainer.config import Config
+from gsplat_trainer.data import Scene
+from gsplat_trainer.distributed import World
+from gsplat_trainer.objective import Objective, make_extras
+from gsplat_trainer.outputs import Outputs
+from gsplat_trainer.pseudo import Repairs
+from gsplat_trainer.rendering import Rasterized, RasterOptions, SplatRenderer
+from gsplat_trainer.splat_files import write_ply
+from gsplat_trainer.splats import (
+    NAMES,
+    VisibleAdam,
+    degree_of,
+    make_optimizers,
+    parameters,
+    seed_splats,
+    set_means_rate,
+)
+from gsplat_trainer.viewer import NoViewer, TrainingViewer
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.raster.strategies import use_cpu_ops
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        config: settings, steps scaled.
+        scene: what to learn.
+        device: where to learn it.
+        world: which process this is.
+        splats: begin with these, at their full degree of colour, instead of seed points.
+        viewer: shows the scene meanwhile.
+
+    Raises:
+        InputError: on a scene or settings that cannot be trained.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        scene: Scene,
+        device: torch.device,
+        world: World = World(),
+        splats: Mapping[str, Tensor] | None = None,
+        viewer: TrainingViewer = NoViewer(),
+    ) -> None:
+        self.config, self.scene, self.device, self.world, self.viewer = config, scene, device, world, viewer
+        torch.manual_seed(config.seed + world.rank)
+        if device.type == "cpu":
+            use_cpu_ops()
+        self._check_batch()
+        self.step, self.first_step = -1, 0
+        self.full_degree_from_start = splats is not None
+        seeds = seed_splats(config, scene, torch.Generator().manual_seed(config.seed)) if splats is None else splats
+        self._set_splats({name: value[world.rank :: world.size] for name, value in seeds.items()})
+        self.strategy: Any = config.strategy
+        self.strategy_state = self._initial_strategy_state()
+        self.extras = make_extras(config, len(scene.train), device)
+        options = RasterOptions.of(config, distributed=world.size > 1)
+        self.objective = Objective(config, scene, options, self.extras, device)
+        self._gathered: Any = None
+        self.renderer = SplatRenderer(lambda: self._gathered or self.splats, lambda: self.degree, options)
+        self.outputs = Outputs(config, enabled=world.is_first)
+        self.repairs = Repairs(config, scene, self.renderer, world, self.outputs.say)
+        self._order: list[int] = []
+        self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
+        self._random: dict[str, Any] | None = None
+
+    def _check_batch(self) -> None:
+        sizes = {(camera.width, camera.height) for camera in self.scene.train_cameras}
+        if self.config.batch_size > 1 and len(sizes) > 1:
+            raise InputError(f"batch_size {self.config.batch_size} needs photos of one size, found {sorted(sizes)}")
+
+    def _set_splats(self, values: Mapping[str, Tensor]) -> None:
+        self.splats: Any = parameters(values, self.device)
+        self.optimizers = make_optimizers(self.splats, self.config, self.scene.extent, self.world.size)
+        self._means_rate = self.optimizers["means"].param_groups[0]["lr"]
+
+    def _initial_strategy_state(self) -> dict[str, Any]:
+        if isinstance(self.strategy, MCMCStrategy):
+            return self.strategy.initialize_state()
+        return self.strategy.initialize_state(scene_scale=self.scene.extent * self.config.global_scale)
+
+    @property
+    def degree(self) -> int:
+        """Degree of colour in use at this step."""
+        most = degree_of(self.splats)
+        return most if self.full_degree_from_start else min(max(self.step, 0) // self.config.sh_degree_interval, most)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train up to ``max_steps``, with evaluation and checkpoints on the way."""
+        self.outputs.write_config()
+        if self._random is not None:
+            state_of.set_random_state(self._random)
+        start = time.perf_counter()
+        for step in range(self.first_step, self.config.max_steps):
+            self.step = step
+            self._repair_if_due(step)
+            with self.viewer.training():
+                losses = self._learn(step)
+            self._report(step, losses, time.perf_counter() - start)
+        self.viewer.complete()
+
+    def _repair_if_due(self, step: int) -> None:
+        if self.repairs.due(step):
+            with self.whole_scene():
+                report = self.repairs.run(step)
+            if report is not None:
+                self.outputs.log_round(report)
+
+    @contextmanager
+    def whole_scene(self) -> Iterator[None]:
+        """Inside, the first rank renders the Gaussians of all ranks by itself. All ranks must enter it."""
+        self._gathered = self.world.gather(self.splats) if self.world.size > 1 else None
+        try:
+            yield
+        finally:
+            self._gathered = None
+
+    def _learn(self, step: int) -> dict[str, Tensor]:
+        """One step of optimisation; returns its losses."""
+        losses: dict[str, Tensor] = {}
+        drawn: list[Rasterized] = []
+        if self.scene.train:
+            photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos())
+            drawn.append(photo)
+            if not isinstance(self.strategy, MCMCStrategy):
+                self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
+        view = self.repairs.draw(step)
+        if view is not None:
+            pseudo, loss = self.objective.pseudo_view(self.splats, self.degree, view)
+            drawn.append(pseudo)
+            losses |= loss
+        if not drawn:
+            return {}
+        losses |= self.objective.regularization(self.splats)
+        torch.stack(list(losses.values())).sum().backward()
+        self._update(step, drawn)
+        if self.scene.train:
+            self._control_density(step, drawn[0].info)
+        return losses
+
+    def _next_photos(self) -> list[int]:
+        """Positions in the list of training photos: every photo once, in random order, then again."""
+        chosen = []
+        while len(chosen) < self.config.batch_size:
+            if not self._order:
+                self._order = torch.randperm(len(self.scene.train), generator=self._shuffle).tolist()
+            chosen.append(self._order.pop())
+        return chosen
+
+    def _update(self, step: int, drawn: list[Rasterized]) -> None:
+        if self.config.sparse_grad or self.config.visible_adam:
+            self._restrict(drawn)
+        set_means_rate(self.optimizers, self._means_rate, step / self.config.max_steps)
+        for optimizer in [*self.optimizers.values(), *(extra.optimizer for extra in self.extras.values())]:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def _restrict(self, drawn: list[Rasterized]) -> None:
+        """Let optimizers see only the Gaussians that this step showed."""
+        shown = torch.zeros(len(self.splats["means"]), dtype=torch.bool, device=self.device)
+        for item in drawn:
+            ids = item.info["gaussian_ids"]
+            if ids is None:
+                shown |= (item.info["radii"] > 0).any(dim=0)
+            else:
+                shown[ids] = True
+        for name, value in self.splats.items():
+            optimizer = self.optimizers[name]
+            if isinstance(optimizer, VisibleAdam):
+                optimizer.visible = shown
+            elif value.grad is not None and not value.grad.is_sparse:
+                rows = shown.nonzero()[:, 0]
+                value.grad = torch.sparse_coo_tensor(rows[None], value.grad[rows], value.shape, is_coalesced=True)
+
+    def _control_density(self, step: int, info: dict[str, Any]) -> None:
+        step = max(step, 1)  # gsplat 1.4 resets all opacities at step 0
+        arguments = (self.splats, self.optimizers, self.strategy_state, step, info)
+        if isinstance(self.strategy, MCMCStrategy):
+            self.strategy.step_post_backward(*arguments, lr=self.optimizers["means"].param_groups[0]["lr"])
+        else:
+            self.strategy.step_post_backward(*arguments, packed=self.config.packed)
+
+    # --- what comes out -----------------------------------------------------------------------------------------------
+
+    def _report(self, step: int, losses: dict[str, Tensor], seconds: float) -> None:
+        config, done = self.config, step + 1
+        last = done == config.max_steps
+        if step % config.tb_every == 0 or last:
+            values = {f"train/{name}_loss": value.item() for name, value in losses.items()}
+            self.outputs.scalars(step, values | {"train/num_GS": float(len(self.splats["means"]))})
+        if done in config.save_steps or last:
+            self.save(step, seconds)
+        if done in config.eval_steps or last:
+            self.evaluate(step)
+        camera = self.scene.cameras[0]
+        self.viewer.after_step(step, config.batch_size * camera.width * camera.height)
+
+    def save(self, step: int, seconds: float = 0.0) -> None:
+        """Write both kinds of checkpoint, statistics, and a PLY. All ranks must call it."""
+        folder, rank = self.outputs.checkpoints, self.world.rank
+        checkpoint.save_full(checkpoint.full_path(folder, step, rank), self.state_dict())
+        checkpoint.save_gsplat(checkpoint.gsplat_path(folder, step, rank), step, self.splats)
+        memory = torch.cuda.max_memory_allocated() / 1024**3 if self.device.type == "cuda" else 0.0
+        count = len(self.splats["means"])
+        self.outputs.stats(
+            f"train_step{step:04d}_rank{rank}", {"mem": memory, "ellipse_time": seconds, "num_GS": count}
+        )
+        self.outputs.say(f"Step {step} after {seconds:.0f} s: {count} Gaussians, saved to {folder}")
+        if self.config.save_ply:
+            self.export(self.outputs.ply(step))
+
+    def export(self, path: Path) -> None:
+        """Write the scene of all ranks as a PLY. All ranks must call it."""
+        whole = self.world.gather(self.splats)
+        if whole is not None:
+            write_ply(path, whole)
+
+    def evaluate(self, step: int, stage: str = "val") -> dict[str, float] | None:
+        """Measure the held-out photos (first rank; None elsewhere). All ranks must call it."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with self.whole_scene(), torch.random.fork_rng(devices=cuda):  # building LPIPS draws random numbers
+            return self.outputs.evaluate(self.scene, self.repairs, step, stage) if self.world.is_first else None
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs: tensors, lists, numbers."""
+        return {
+            "step": self.step,
+            "world_size": self.world.size,
+            "full_degree": self.full_degree_from_start,
+            "splats": {name: self.splats[name] for name in NAMES},
+            "optimizers": {
+                name: state_of.optimizer_state(optimizer) for name, optimizer in self._all_optimizers.items()
+            },
+            "strategy": self.strategy_state,
+            "extras": {name: dict(extra.module.state_dict()) for name, extra in self.extras.items()},
+            "order": self._order,
+            "shuffle": self._shuffle.get_state(),
+            "random": state_of.random_state(),
+            "repairs": self.repairs.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the step at which ``state_dict`` was taken.
+
+        Raises:
+            InputError: when the state is of a run with other settings.
+        """
+        for name, found, wanted in (
+            ("number of processes", state["world_size"], self.world.size),
+            ("corrections (pose_opt, app_opt)", sorted(state["extras"]), sorted(self.extras)),
+            ("density control", sorted(state["strategy"]), sorted(self.strategy_state)),
+            ("sh_degree", degree_of(state["splats"]), degree_of(self.splats)),
+        ):
+            if found != wanted:
+                raise InputError(f"the checkpoint is of a run with another {name}: {found}, here it is {wanted}")
+        self._set_splats(state["splats"])
+        for name, extra in self.extras.items():
+            extra.module.load_state_dict(state["extras"][name])
+        for name, optimizer in self._all_optimizers.items():
+            state_of.set_optimizer_state(optimizer, state["optimizers"][name], self.device)
+        self.strategy_state = {name: state_of.on(value, self.device) for name, value in state["strategy"].items()}
+        self.full_degree_from_start = state["full_degree"]
+        self._order = list(state["order"])
+        self._shuffle.set_state(state["shuffle"])
+        self._random = state["random"]
+        self.repairs.load_state_dict(state["repairs"])
+        self.step, self.first_step = state["step"], state["step"] + 1
+
+    @property
+    def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {**self.optimizers, **{name: extra.optimizer for name, extra in self.extras.items()}}

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from splat_runs import Mixer, write_colmap
+
+from gsplat_trainer import pseudo
+
+
+@pytest.fixture(scope="session")
+def colmap(tmp_path_factory):
+    """Ten photos, 64x48, with spaces in their names; the first and sixth are held out."""
+    return write_colmap(tmp_path_factory.mktemp("colmap"))
+
+
+@pytest.fixture
+def mixer(monkeypatch):
+    enhancer = Mixer()
+    monkeypatch.setattr(pseudo, "load_enhancer", lambda name: enhancer)
+    return enhancer

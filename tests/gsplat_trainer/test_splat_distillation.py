@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The algorithm is one: nerfstudio's pipeline and this trainer agree; so do several processes."""
+
+import ast
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from splat_runs import CPU, Mixer, go, tiny
+
+import gsplat_trainer
+from gsplat_trainer.config import HarmonizeConfig
+from gsplat_trainer.data import load_scene
+from gsplat_trainer.distributed import World, run_round
+from gsplat_trainer.splat_files import read_splats, write_ply
+from gsplat_trainer.trainer import Trainer
+from harmonizer_ns.errors import InputError
+
+
+def test_it_imports_neither_nerfstudio_nor_its_plugin():
+    for file in Path(gsplat_trainer.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                assert not module.startswith(("nerfstudio", "harmonizer_ns.plugin", "harmonizer_ns.cli")), file
+
+
+def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp_path, monkeypatch):
+    from runs import start, tiny_config
+
+    from gsplat_trainer import pseudo
+    from harmonizer_ns.plugin import pipeline as pipeline_module
+
+    theirs, ours = Mixer(), Mixer()
+    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name: theirs)
+    monkeypatch.setattr(pseudo, "load_enhancer", lambda name: ours)
+    config = tiny_config(capture, tmp_path / "n", pipeline__pseudo_until=1.0)
+    parser = config.pipeline.datamanager.dataparser
+    parser.orientation_method, parser.center_method, parser.auto_scale_poses = "none", "none", False
+    config.pipeline.model.background_color = "black"
+    pipeline = start(config).pipeline
+    settings = tiny(capture, tmp_path / "g", sh_degree=2)
+    trainer = Trainer(settings, load_scene(settings), CPU)
+    gauss = pipeline.model.gauss_params
+    same = {"sh0": "features_dc", "shN": "features_rest"}
+    for name in trainer.splats:
+        values = gauss[same.get(name, name)].detach()
+        trainer.splats[name].data = values.reshape(len(values), *trainer.splats[name].shape[1:]).clone()
+    pipeline.model.step = trainer.step = 10
+
+    pipeline._distiller.run(10)
+    trainer.repairs.run(10)
+    first, second = pipeline._distiller.store.stored, trainer.repairs.distiller.store.stored
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.camera.intrinsics, b.camera.intrinsics)
+        assert (a.step, a.target) == (b.step, b.target)
+        assert (a.weight.float() - b.weight.float()).abs().mean() < 0.5  # of 255: float32 order of operations
+        assert (a.rgb.float() - b.rgb.float()).abs().mean() < 0.5
+    for a, b in zip(theirs.contexts, ours.contexts, strict=True):
+        torch.testing.assert_close(a.references[0].rgb, b.references[0].rgb, atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            a.references[0].cameras.camera_to_world, b.references[0].cameras.camera_to_world, atol=1e-5, rtol=0
+        )
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def _process(rank: int, port: int, data: str, folder: str) -> None:
+    from gsplat_trainer import pseudo
+
+    enhancer = Mixer()
+    pseudo.load_enhancer = lambda name: enhancer
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    config = tiny(Path(data), Path(folder) / "o")
+    trainer = Trainer(config, load_scene(config), CPU, World(rank, 2))
+    with trainer.whole_scene():
+        trainer.repairs.run(10)
+    draws = [trainer.repairs.draw(step) for step in range(11, 20)]
+    distiller = trainer.repairs.distiller
+    failure = ""
+    enhancer.fail_at = -2
+    enhancer.enhance = lambda *arguments: 1 / 0
+    try:
+        run_round(trainer.world, distiller, 20)
+    except (ZeroDivisionError, RuntimeError) as error:
+        failure = type(error).__name__
+    result = {
+        "calls": enhancer.calls,
+        "count": len(trainer.splats["means"]),
+        "views": [[v.step, v.target, v.rgb.sum().item(), v.weight.sum().item()] for v in distiller.store.stored],
+        "draws": [None if view is None else [view.target, view.weight.sum().item()] for view in draws],
+        "rounds": distiller.schedule.rounds,
+        "failure": failure,
+    }
+    whole = trainer.world.gather(trainer.splats)
+    result["whole"] = None if whole is None else len(whole["means"])
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+def test_one_process_repairs_and_all_see_the_same_pseudo_views(colmap, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    torch.multiprocessing.spawn(_process, args=(port, str(colmap), str(tmp_path)), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["calls"], second["calls"]) == (3, 0)
+    assert first["views"] == second["views"] != []
+    assert first["draws"] == second["draws"]
+    assert any(draw is not None for draw in first["draws"])
+    assert first["rounds"] == second["rounds"] == 1
+    assert (first["whole"], second["whole"]) == (first["count"] + second["count"], None)
+    assert (first["failure"], second["failure"]) == ("ZeroDivisionError", "RuntimeError")
+
+
+# --- harmonize --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(colmap, tmp_path_factory):
+    """A PLY fitted to the capture."""
+    out = tmp_path_factory.mktemp("trained")
+    go(tiny(colmap, out, max_steps=25, enhancer="none"))
+    return out / "ply/point_cloud_24.ply"
+
+
+def harmonize(data, out, ply, **options):
+    return tiny(
+        data, out, HarmonizeConfig, ply=ply, **({"max_steps": 16, "fix_start": 2, "steps_per_fix": 5} | options)
+    )
+
+
+def test_a_ply_goes_in_and_comes_out_better(colmap, tmp_path, trained, mixer):
+    config = harmonize(colmap, tmp_path, trained, max_steps=30)
+    trainer = go(config)
+    before = json.loads((tmp_path / "stats/before_step0000.json").read_text())
+    after = json.loads((tmp_path / "stats/val_step0029.json").read_text())
+    assert after["psnr"] > before["psnr"]
+    assert mixer.calls > 0
+    out = read_splats(tmp_path / "harmonized.ply")
+    assert len(out["means"]) == len(read_splats(trained)["means"])
+    assert torch.equal(out["means"], trainer.splats["means"].detach())
+
+
+def test_a_nerfstudio_ply_wants_its_transform(colmap, tmp_path, trained, mixer):
+    """ns-export writes the frame of the model: ``0.1 (R x + t)`` here."""
+    splats = read_splats(trained)
+    R = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    t = torch.tensor([5.0, 0.0, 80.0])
+    splats["means"] = 0.1 * (splats["means"] @ R.T + t)
+    splats["scales"] = splats["scales"] + torch.log(torch.tensor(0.1))
+    w, x, y, z = splats["quats"].unbind(1)
+    s = 0.5**0.5  # a quarter turn about z, times the Gaussian's own rotation
+    splats["quats"] = torch.stack([s * (w - z), s * (x - y), s * (y + x), s * (z + w)], dim=1)
+    splats["shN"] = splats["shN"][:, :0]
+    write_ply(tmp_path / "ns.ply", splats)
+    transform = tmp_path / "dataparser_transforms.json"
+    transform.write_text(json.dumps({"transform": torch.cat([R, t[:, None]], 1).tolist(), "scale": 0.1}))
+    with pytest.raises(InputError, match="ply_transform"):
+        go(harmonize(colmap, tmp_path / "wrong", tmp_path / "ns.ply"))
+    go(harmonize(colmap, tmp_path / "o", tmp_path / "ns.ply", ply_transform=str(transform), max_steps=1))
+    go(harmonize(colmap, tmp_path / "same", trained, max_steps=1))
+    moved, same = (
+        json.loads((tmp_path / name / "stats/before_step0000.json").read_text())["psnr"] for name in ("o", "same")
+    )
+    assert moved == pytest.approx(same, abs=0.5)  # without view-dependent colour
+
+
+def camera_path(tmp_path, data):
+    config = tiny(data, tmp_path)
+    flip = torch.tensor([1.0, -1.0, -1.0, 1.0])
+    entries = [
+        {"camera_to_world": (camera.camera_to_world[0] * flip).flatten().tolist(), "fov": 50.0, "aspect": 1.33}
+        for camera in load_scene(config).cameras[::3]
+    ]
+    file = tmp_path / "camera_path.json"
+    file.write_text(json.dumps({"camera_path": entries, "render_width": 64, "render_height": 48}))
+    return file
+
+
+def test_without_photos_the_splats_learn_from_repairs_of_their_own_renders(colmap, tmp_path, trained, mixer):
+    file = camera_path(tmp_path, colmap)
+    config = harmonize(None, tmp_path / "o", trained, targets="path", camera_path=file)
+    trainer = go(config)
+    assert all(context.references in ((), (None,)) for context in mixer.contexts)
+    before, after = read_splats(trained), read_splats(tmp_path / "o" / "harmonized.ply")
+    assert not torch.equal(before["sh0"], after["sh0"])
+    assert after["sh0"].mean() < before["sh0"].mean()  # the fake enhancer darkens
+    assert trainer.repairs.distiller.schedule.rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"ply": None}, "--ply"), ({"data_dir": None}, "--targets path"), ({"normalize_world_space": True}, "own frame")],
+)
+def test_what_is_missing_is_named(colmap, tmp_path, trained, options, match):
+    options = {"data_dir": colmap, "ply": trained} | options
+    with pytest.raises(InputError, match=match):
+        go(harmonize(options.pop("data_dir"), tmp_path, options.pop("ply"), **options))
