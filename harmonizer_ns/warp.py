@@ -61,17 +61,39 @@ def project(
     return homogeneous[..., :2] / z.clamp(min=1e-6)[..., None], z
 
 
+def reproject(
+    depth: Float[Tensor, "n 1 h w"], cameras: Cameras, others: Cameras
+) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+    """``project(backproject(depth, cameras), others)`` with both cameras in one 3x4 matrix.
+
+    ``z' [p', 1] = z A [p, 1] + b`` with ``A = K' R'^T R K^-1`` and ``b = K' R'^T (t - t')``, composed in double
+    precision. ``A [p, 1]`` is affine in the pixel: a row of columns plus a column of rows.
+    """
+    matrix, offset = _composed(cameras, others)
+    xs = torch.arange(cameras.width, device=depth.device) + 0.5
+    ys = torch.arange(cameras.height, device=depth.device) + 0.5
+    rows = matrix[:, :, 1:2] * ys + matrix[:, :, 2:]
+    rays = rows[..., None] + (matrix[:, :, :1] * xs)[:, :, None]
+    homogeneous = torch.addcmul(offset[..., None, None], rays, depth)
+    z = homogeneous[:, 2]
+    pixels = homogeneous[:, :2] / z.clamp(min=1e-6)[:, None]
+    return pixels.permute(0, 2, 3, 1), z
+
+
+def _composed(cameras: Cameras, others: Cameras) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
+    """``A`` and ``b`` of `reproject`."""
+    pose, other = cameras.camera_to_world.double(), others.camera_to_world.double()
+    turn = others.intrinsics.double() @ other[:, :3, :3].transpose(1, 2)
+    matrix = turn @ pose[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())
+    offset = (turn @ (pose[:, :3, 3] - other[:, :3, 3])[..., None])[..., 0]
+    return matrix.to(cameras.intrinsics), offset.to(cameras.intrinsics)
+
+
 def _sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
     """Bilinear look-up at pixel coordinates; edges are repeated outside."""
     size = pixels.new_tensor([image.shape[-1], image.shape[-2]])
     grid = pixels / size * 2 - 1
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _sample_known(depth: Float[Tensor, "n 1 hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n 1 h w"]:
-    """Bilinear look-up that leaves out pixels without depth (0), so holes do not pull their rims nearer."""
-    known = _sample((depth > 0).to(depth.dtype), pixels)
-    return torch.where(known > 0, _sample(depth, pixels) / known.clamp(min=1e-6), torch.zeros_like(known))
 
 
 def backward_warp(source: Frames, depth: Float[Tensor, "n 1 h w"], cameras: Cameras, tolerance: float = 0.03) -> Warped:
@@ -96,12 +118,19 @@ def backward_warp(source: Frames, depth: Float[Tensor, "n 1 h w"], cameras: Came
             f"backward_warp needs one source per target: {len(source)} sources, {depth.shape[0]} depths, "
             f"{len(cameras)} cameras"
         )
-    pixels, z = project(backproject(depth, cameras), source.cameras)
-    size = pixels.new_tensor([source.cameras.width, source.cameras.height])
-    inside = ((pixels >= 0) & (pixels <= size)).all(dim=-1) & (z > 0) & (depth[:, 0] > 0)
-    pixels = torch.where(inside[..., None], pixels, torch.zeros_like(pixels))
-    source_depth = _sample_known(source.depth, pixels)[:, 0]
-    z = torch.where(inside, z, torch.ones_like(z))
-    agreement = torch.exp(-((z - source_depth) / (tolerance * z)).square())
-    valid = torch.where(source_depth > 0, agreement, torch.ones_like(z)) * inside
-    return Warped(rgb=_sample(source.rgb, pixels) * inside[:, None], valid=valid[:, None])
+    pixels, z = reproject(depth, cameras, source.cameras)
+    x, y = pixels.unbind(-1)
+    inside = (x >= 0) & (x <= source.cameras.width) & (y >= 0) & (y <= source.cameras.height)
+    inside &= (z > 0) & (depth[:, 0] > 0)
+    pixels = torch.where(inside[..., None], pixels, 0.0)
+    seen = _sample(torch.cat([source.rgb, source.depth, (source.depth > 0).to(source.depth.dtype)], dim=1), pixels)
+    source_depth = _known(seen[:, 3], seen[:, 4])
+    z = torch.where(inside, z, 1.0)
+    agreement = ((z - source_depth) / (tolerance * z)).square_().neg_().exp_()
+    valid = torch.where(source_depth > 0, agreement, 1.0) * inside
+    return Warped(rgb=seen[:, :3] * inside[:, None], valid=valid[:, None])
+
+
+def _known(depth: Float[Tensor, "n h w"], known: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
+    """Interpolated depth without the share of pixels without depth (0), so holes do not pull their rims nearer."""
+    return torch.where(known > 0, depth / known.clamp(min=1e-6), 0.0)

@@ -35,6 +35,7 @@ MAY_IMPORT = {  # besides the small modules and itself
     "distill": {"enhancers.base"},
     "training": {"enhancers", "evaluation.metrics"},
     "synthesis": {"raster", "distill"},
+    "viewing": {"enhancers"},
     "evaluation": {"enhancers", "synthesis", "distill", "raster"},
 }
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from harmonizer_ns.types import Cameras, Frames
-from harmonizer_ns.warp import backproject, backward_warp, pixel_grid, project
+from harmonizer_ns.warp import backproject, backward_warp, pixel_grid, project, reproject
 
 
 def camera(x=0.0, y=0.0, z=0.0, yaw=0.0, width=24, height=16, focal=20.0):
@@ -146,3 +146,12 @@ def test_number_of_sources_must_match():
     source = frames(camera(), torch.ones(1, 1, 16, 24))
     with pytest.raises(ValueError, match="2 depths"):
         backward_warp(source, torch.ones(2, 1, 16, 24), camera())
+
+
+def test_reprojection_is_projection_of_the_backprojection():
+    here, there = camera(0.2, 0.1, -0.3, 0.2), camera(-0.4, 0.0, 0.5, -0.3, 40, 30, 31.0)
+    depth = 3 + torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+    pixels, z = reproject(depth, here, there)
+    wanted_pixels, wanted_z = project(backproject(depth, here), there)
+    torch.testing.assert_close(pixels, wanted_pixels, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(z, wanted_z, atol=1e-5, rtol=1e-6)

@@ -14,7 +14,8 @@ from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from harmonizer_ns.distill.references import ReferenceSelector
-from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
 from harmonizer_ns.types import Cameras, Frames
@@ -28,6 +29,7 @@ class ViewEnhancement:
         references: finds the photos.
         enhancer: repairs.
         guard: gives a context in which no other thread trains the model; it is held while the model renders.
+        temporal: whether views come in the order of a video, so that the enhancer may see its last outputs.
     """
 
     def __init__(
@@ -36,18 +38,20 @@ class ViewEnhancement:
         references: ReferenceSelector,
         enhancer: Enhancer,
         guard: Callable[[], AbstractContextManager] = nullcontext,
+        temporal: bool = False,
     ) -> None:
-        self._model, self._references, self._enhancer, self._guard = model, references, enhancer, guard
+        self._model, self._references, self._guard = model, references, guard
+        self._stream = EnhancerStream(enhancer, HISTORY if temporal else 0)
 
     @torch.no_grad()
     def __call__(self, camera: NerfstudioCameras, outputs: dict[str, Any]) -> Float[Tensor, "h w 3"]:
         """Repair one render. Photos cannot be warped into distorted views, which are repaired without them."""
         view = from_nerfstudio(camera).to(outputs["rgb"].device)
         frames = frames_from_outputs(self._model, outputs, view)
-        photos = self._photos(view) if is_pinhole(camera) else None
-        repaired = self._enhancer.enhance(frames, Context(references=(photos,)))
-        return repaired.rgb[0].permute(1, 2, 0)
+        photos = self.photos(view) if is_pinhole(camera) else None
+        return self._stream.enhance(frames, photos).rgb[0].permute(1, 2, 0)
 
-    def _photos(self, view: Cameras) -> Frames | None:
+    def photos(self, view: Cameras) -> Frames | None:
+        """The nearest photos with the model's depth, for a pinhole view."""
         with self._guard():
             return self._references.select(view, ModelRenderer(self._model))

@@ -39,6 +39,7 @@ from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.report import log_round, round_progress
 from harmonizer_ns.plugin.targets import choose_targets
+from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.types import Cameras
 
 STATE_FORMAT = 1
@@ -87,8 +88,10 @@ class HarmonizePipeline(VanillaPipeline):
         self._loaded: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
+        self._is_video = test_mode != "val"
         if isinstance(self.model, EnhancedModel) and config.enhancer != "none":
             self.model.enhance_view = self._enhance_view
+            self.viewer_control = HarmonizerViewerControl(self)
 
     @staticmethod
     def _prepare_data(config: HarmonizePipelineConfig, *, check: bool) -> None:
@@ -141,8 +144,9 @@ class HarmonizePipeline(VanillaPipeline):
         return torch.cat([camera.centers for camera in self.photos.cameras]).cpu()
 
     @cached_property
-    def _enhancement(self) -> ViewEnhancement:
-        return ViewEnhancement(self.model, self.references, self.enhancer, self._while_nobody_trains)
+    def enhancement(self) -> ViewEnhancement:
+        """Makes ``rgb_enhanced``."""
+        return ViewEnhancement(self.model, self.references, self.enhancer, self._while_nobody_trains, self._is_video)
 
     def _while_nobody_trains(self) -> AbstractContextManager:
         """Viewer threads read ``rgb_enhanced`` after nerfstudio has let go of the train lock; they take it again.
@@ -154,7 +158,7 @@ class HarmonizePipeline(VanillaPipeline):
         return self._trainer.train_lock
 
     def _enhance_view(self, camera: Any, outputs: dict[str, Any]) -> Tensor:
-        return self._enhancement(camera, outputs)
+        return self.enhancement(camera, outputs)
 
     def _repairer(self) -> Enhancer:
         """What makes training targets; "none" stays the identity."""
@@ -237,6 +241,11 @@ class HarmonizePipeline(VanillaPipeline):
 
     def _nearest_photo(self, camera: Cameras) -> int:
         return int((self._photo_centers - camera.centers).norm(dim=-1).argmin())
+
+    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As upstream; each photo is enhanced by itself, not as a frame of a video."""
+        self._is_video = False
+        return super().get_average_eval_image_metrics(*args, **kwargs)
 
     def summary(self) -> dict[str, Any]:
         """How the pseudo-views were made, for reports."""

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``harmonizer view SCENE``: look at a reconstruction in the browser, with the enhancer beside it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.types import Cameras, Frames, Renderer
+from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer
+from harmonizer_ns.viewing.settings import ViewSettings
+
+_NEAREST = 0.9  # start where this share of the splats fits into the view
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Look at a reconstruction in the browser, and switch the enhancer on and off."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A nerfstudio run (config.yml; it can run code, like in every ns command), or splats: .ply, .pt, .ckpt."""
+    data: Path | None = None
+    """For splats: the capture (transforms.json, images) in the splats' own frame; its photos guide the enhancer."""
+    enhancer: str = "builtin"
+    """Name of an enhancer, or folder of a checkpoint."""
+    enhance: bool = True
+    """Begin with the enhancer on."""
+    host: str = LOCALHOST
+    """Address to listen on. The default is this machine only; 0.0.0.0 lets everybody in your network look."""
+    port: int = 8080
+    """Where to listen."""
+    max_side: int = 960
+    """Longest side of a frame at rest, in pixels."""
+    device: str = "auto"
+    """Where to render and enhance: cpu, cuda. auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is looked at.
+
+    Args:
+        renderer: of the reconstruction.
+        start: where to look from first.
+        photos: finds photos for a view.
+    """
+
+    renderer: Renderer
+    start: Cameras
+    photos: Callable[[Cameras], Frames | None]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until interrupted."""
+    config = tyro.cli(ViewConfig, args=arguments, prog="harmonizer view", description=ViewConfig.__doc__)
+    viewer = serve(config)
+    try:
+        while True:
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        viewer.close()
+
+
+def serve(config: ViewConfig) -> SceneViewer:
+    """Open the scene and start the server.
+
+    Raises:
+        InputError: on a scene or capture that cannot be opened.
+    """
+    device = _device(config.device)
+    if config.host != LOCALHOST:
+        print(
+            f"warning: listening on {config.host}: whoever reaches this machine can look at the scene", file=sys.stderr
+        )
+    scene = open_scene(config, device)
+    viewer = SceneViewer(
+        scene.renderer,
+        lambda name: load_enhancer(name, device),
+        tuple(SPECS),
+        scene.start,
+        photos=scene.photos,
+        settings=ViewSettings(enabled=config.enhance, enhancer=config.enhancer),
+        host=config.host,
+        port=config.port,
+        max_side=config.max_side,
+    )
+    print(f"viewer: http://{config.host}:{viewer.port}")
+    return viewer
+
+
+def open_scene(config: ViewConfig, device: str) -> Scene:
+    """Open the file by its suffix.
+
+    Raises:
+        InputError: when it cannot be opened.
+    """
+    if config.scene.suffix in (".yml", ".yaml"):
+        from harmonizer_ns.plugin.opening import open_run
+
+        if config.data is not None:
+            raise InputError("--data is for splats: a nerfstudio run knows its own photos")
+        run = open_run(config.scene)
+        return Scene(run.renderer, run.start, run.photos)
+    return _open_splats(config, device)
+
+
+def _open_splats(config: ViewConfig, device: str) -> Scene:
+    from gsplat_trainer.rendering import SplatRenderer
+    from gsplat_trainer.splat_files import read_splats
+    from gsplat_trainer.splats import degree_of
+    from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+
+    if device == "cpu":
+        give_cores_to_the_rasterizer()
+    splats = {name: value.to(device) for name, value in read_splats(config.scene).items()}
+    degree = degree_of(splats)
+    renderer = SplatRenderer(lambda: splats, lambda: degree)
+    if config.data is None:
+        return Scene(renderer, overview(splats["means"]), lambda view: None)
+    return _with_photos(config.data, renderer)
+
+
+def _with_photos(folder: Path, renderer: Renderer) -> Scene:
+    from harmonizer_ns.captures import load_capture
+    from harmonizer_ns.distill.references import ReferenceSelector
+
+    capture = load_capture(folder)
+    cameras = [photo.cameras for photo in capture.photos]
+    selector = ReferenceSelector(lambda i: capture.photos[i].rgb[0], cameras, capture.points)
+    return Scene(renderer, cameras[0], lambda view: selector.select(view, renderer))
+
+
+def overview(means: Tensor) -> Cameras:
+    """A camera in front of a cloud (looking along +z, y down, as captures by COLMAP begin) that sees most of it."""
+    center = means.median(dim=0).values.cpu()
+    radius = torch.quantile((means.cpu()[:: max(1, len(means) // 100_000)] - center).norm(dim=-1), _NEAREST).item()
+    pose = torch.eye(4)
+    pose[:3, 3] = center - torch.tensor([0.0, 0.0, 2.0 * max(radius, 1e-6)])
+    intrinsics = torch.tensor([[[800.0, 0.0, 400.0], [0.0, 800.0, 300.0], [0.0, 0.0, 1.0]]])
+    return Cameras(pose[None], intrinsics, 800, 600)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
+    return name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a finished nerfstudio run for looking at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerfstudio.utils.eval_utils import eval_setup
+
+from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.plugin.cameras import from_nerfstudio
+from harmonizer_ns.plugin.photos import TrainingPhotos
+from harmonizer_ns.plugin.renderer import ModelRenderer
+from harmonizer_ns.plugin.state import allow_numpy_scalars
+from harmonizer_ns.types import Cameras, Frames
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A model, where to look first, and what finds photos for a view."""
+
+    renderer: ModelRenderer
+    start: Cameras
+    photos: Callable[[Cameras], Frames | None]
+
+
+def open_run(config: Path) -> OpenedRun:
+    """Load the last checkpoint of a run.
+
+    nerfstudio's config.yml names classes to be built, so only open runs of people you trust.
+
+    Raises:
+        InputError: when the file is missing or the run has no checkpoint.
+    """
+    if not config.is_file():
+        raise InputError(f"there is no file {config}")
+    allow_numpy_scalars()
+    try:
+        _, pipeline, _, _ = eval_setup(config, test_mode="test")
+    except (FileNotFoundError, SystemExit) as error:
+        raise InputError(f"the run of {config} cannot be opened: {error}") from error
+    model = pipeline.model
+    if hasattr(model, "enhance_view"):
+        model.enhance_view = None  # type: ignore[assignment]
+    photos = TrainingPhotos(pipeline.datamanager)
+    points = pipeline.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
+    renderer = ModelRenderer(model)
+    selector = ReferenceSelector(photos.rgb, photos.cameras, points)
+    start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
+    return OpenedRun(renderer, start, lambda view: selector.select(view, renderer))

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enhancement in nerfstudio's live viewer: the folder "Harmonizer", and every client's frames through one worker.
+
+nerfstudio finds a `ViewerControl` among the pipeline's attributes and shows it the viewer. Each client has a render
+thread there (`RenderStateMachine`), which holds the train lock and a trace while it renders; both are released when it
+sends its frame. That is where a client is followed: its outputs go to the worker, which enhances and sends them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from nerfstudio.models.base_model import Model
+from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.utils import get_camera
+from nerfstudio.viewer.viewer_elements import ViewerControl
+
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
+from harmonizer_ns.plugin.outputs import ENHANCED
+from harmonizer_ns.plugin.renderer import frames_from_outputs
+from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.viewing.compose import compose
+from harmonizer_ns.viewing.gui import HarmonizerPanel
+from harmonizer_ns.viewing.session import EnhancedFrame, ViewSession
+from harmonizer_ns.viewing.settings import ViewSettings, limited
+from harmonizer_ns.viewing.worker import LatestWorker
+
+STEPS_PER_VERSION = 100
+"""Training for so many steps changes the scene enough for the history to be forgotten."""
+REFRESH = 5.0
+"""Seconds between enhanced frames for a client that does not move while the model trains."""
+SLOW = 0.25
+"""An enhancer that takes more seconds than this shows the plain render first."""
+LEAP = 1.5
+"""The size in motion changes only when nerfstudio wants it so much larger or smaller."""
+
+
+class HarmonizerViewerControl(ViewerControl):
+    """Installs itself when nerfstudio builds its viewer.
+
+    Args:
+        pipeline: the `HarmonizePipeline` whose model is shown.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._clients: dict[int, ViewerClient] = {}
+
+    def _setup(self, viewer: Any) -> None:
+        super()._setup(viewer)
+        self.session = ViewSession(self._load)
+        self.worker = LatestWorker(self._failed)
+        settings = ViewSettings(enhancer=self._pipeline.config.enhancer)
+        self.panel = HarmonizerPanel(viewer.viser_server.gui, tuple(SPECS), settings, self._changed)
+        viewer.viser_server.on_client_connect(self._connected)
+        viewer.viser_server.on_client_disconnect(self._disconnected)
+
+    @property
+    def model(self) -> Model:
+        """The model that is shown."""
+        return self._pipeline.model
+
+    def photos(self, view: Cameras) -> Frames | None:
+        """The photos for a pinhole view; their depth is rendered while nobody trains."""
+        return self._pipeline.enhancement.photos(view)
+
+    def version(self) -> Hashable:
+        """Changes with every large update of the scene and with the crop."""
+        panel = self.viewer.control_panel
+        box = panel.crop_obb if panel.crop_viewport else None
+        sides = () if box is None else (box.R, box.T, box.S)
+        crop = tuple(value for part in sides for value in part.flatten().tolist())
+        return self.viewer.step // STEPS_PER_VERSION, crop, tuple(panel.background_color)
+
+    def _load(self, name: str) -> Any:
+        """The pipeline's own enhancer is shared with training; others are loaded beside it."""
+        if name == self._pipeline.config.enhancer:
+            return self._pipeline.enhancer
+        return load_enhancer(name, self.model.device)
+
+    def _changed(self) -> None:
+        if not self.panel.enabled.value:
+            self.panel.show_off()
+        self.viewer._trigger_rerender()
+
+    def _connected(self, client: Any) -> None:
+        self._clients[client.client_id] = ViewerClient(self, self.viewer.render_statemachines[client.client_id])
+
+    def _disconnected(self, client: Any) -> None:
+        self._clients.pop(client.client_id, None)
+        self.worker.forget(client.client_id)
+        self.session.forget(client.client_id)
+
+    def _failed(self, client: Hashable, error: Exception) -> None:
+        CONSOLE.log(f"[yellow]The viewer shows the plain render: {error!r}")
+        self.panel.show_error(error)
+        follower = self._clients.get(client)  # type: ignore[arg-type]
+        if follower is not None:
+            follower.send_plain()
+
+
+class ViewerClient:
+    """One client's render thread, its frames sent by way of the worker when they should be enhanced.
+
+    Args:
+        control: what all clients share.
+        machine: the client's `RenderStateMachine`; three of its methods are wrapped, on this instance only.
+    """
+
+    def __init__(self, control: HarmonizerViewerControl, machine: Any) -> None:
+        self._control, self._machine = control, machine
+        self._id = machine.client.client_id
+        self._render, self._send, self._size = (
+            machine._render_img,
+            machine._send_output_to_viewer,
+            machine._calculate_image_res,
+        )
+        self._outputs: dict[str, Any] | None = None
+        self._camera: Any = None
+        self._last: tuple[Hashable, float] = (None, 0.0)
+        self._seconds = 0.0
+        self._held = 1, 1
+        machine._render_img, machine._send_output_to_viewer = self.render, self.send
+        machine._calculate_image_res = self.size
+
+    def size(self, aspect: float) -> tuple[int, int]:
+        """Height and width. While the camera moves they are limited, and follow nerfstudio's estimate only in leaps.
+
+        That estimate changes with every frame, and a frame of another size has no history.
+        """
+        height, width = self._size(aspect)
+        settings = self._control.panel.settings
+        if not settings.enabled or self._machine.state == "high":
+            return height, width
+        width, height = limited(width, height, settings.moving_limit)
+        held_height, held_width = self._held
+        same_aspect = abs(held_width - held_height * aspect) <= 1
+        if not (same_aspect and max(held_height / height, height / held_height) < LEAP):
+            self._held = height, width
+        return self._held
+
+    def render(self, camera_state: Any) -> dict[str, Any]:
+        """As nerfstudio's; remembers the camera."""
+        outputs = self._render(camera_state)
+        if "rgb" in outputs:
+            self._camera = get_camera(camera_state, *outputs["rgb"].shape[:2])
+        return outputs
+
+    def send(self, outputs: dict[str, Any], static_render: bool = True) -> None:
+        """Send a frame now, or hand it to the worker when its enhanced image is wanted."""
+        settings = self._control.panel.settings
+        if not self._wants_enhanced(settings) or "accumulation" not in outputs:
+            self._last = (None, 0.0)
+            self._send(outputs, static_render)
+            return
+        if static_render and self._is_fresh(settings):
+            return
+        plain = {name: outputs[name] for name in outputs if name != ENHANCED}
+        self._outputs = plain
+        if self._seconds > SLOW or not self._last[1]:
+            self.send_plain(static_render)
+        camera, started = self._camera, time.monotonic()
+        self._last = (self._key(settings), started)
+        self._control.worker.submit(
+            self._id,
+            lambda: self._enhance(camera, plain, settings),
+            lambda enhanced: self._deliver(plain, enhanced, settings, static_render),
+        )
+
+    def send_plain(self, static_render: bool = True) -> None:
+        """Show the render as it is; in the enhanced image's place too."""
+        if self._outputs is not None:
+            self._send({**self._outputs, ENHANCED: self._outputs["rgb"]}, static_render)
+
+    def _wants_enhanced(self, settings: ViewSettings) -> bool:
+        panel = self._control.viewer.control_panel
+        chosen = panel.output_render == ENHANCED or (panel.split and panel.split_output_render == ENHANCED)
+        return settings.enabled or chosen
+
+    def _key(self, settings: ViewSettings) -> Hashable:
+        panel = self._control.viewer.control_panel
+        pose = tuple(self._camera.camera_to_worlds.flatten().tolist())
+        shown = panel.output_render, panel.split, panel.split_output_render, panel.split_percentage
+        return pose, int(self._camera.width), int(self._camera.height), settings, shown
+
+    def _is_fresh(self, settings: ViewSettings) -> bool:
+        """Whether this very view was enhanced a moment ago: training goes on while nobody moves."""
+        key, when = self._last
+        return key == self._key(settings) and time.monotonic() - when < REFRESH
+
+    def _enhance(self, camera: Any, outputs: dict[str, Any], settings: ViewSettings) -> EnhancedFrame:
+        control = self._control
+        view = from_nerfstudio(camera).to(outputs["rgb"].device)
+        frame = frames_from_outputs(control.model, outputs, view)
+        photos = control.photos if is_pinhole(camera) else _no_photos
+        return control.session.enhance(self._id, frame, settings, photos, control.version())
+
+    def _deliver(self, outputs: dict[str, Any], enhanced: EnhancedFrame, settings: ViewSettings, static: bool) -> None:
+        self._seconds = enhanced.milliseconds / 1000
+        rgb = outputs["rgb"].permute(2, 0, 1)[None]
+        shown = compose(rgb, enhanced.rgb, settings) if settings.enabled else rgb
+        self._send({**outputs, "rgb": _as_output(shown), ENHANCED: _as_output(enhanced.rgb)}, static)
+        height, width = rgb.shape[-2:]
+        self._control.panel.show_speed(enhanced.milliseconds, enhanced.backend, (width, height))
+
+
+def _no_photos(view: Cameras) -> Frames | None:
+    """Photos are warped into pinhole views only."""
+
+
+def _as_output(rgb: torch.Tensor) -> torch.Tensor:
+    return rgb[0].permute(1, 2, 0)

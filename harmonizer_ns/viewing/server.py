@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plain viser server that shows anything that renders, enhanced when somebody wants it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.images import to_uint8
+from harmonizer_ns.poses import quaternion_to_rotation, rotation_to_quaternion
+from harmonizer_ns.types import Cameras, Frames, Renderer
+from harmonizer_ns.viewing.compose import compose
+from harmonizer_ns.viewing.gui import HarmonizerPanel
+from harmonizer_ns.viewing.session import EnhancedFrame, SelectPhotos, ViewSession
+from harmonizer_ns.viewing.settings import ViewSettings, limited
+from harmonizer_ns.viewing.worker import LatestWorker
+
+LOCALHOST = "127.0.0.1"
+REST = 0.25
+"""Seconds without motion after which the full resolution is rendered."""
+
+
+class Shown(NamedTuple):
+    """A frame on its way to a client."""
+
+    picture: Float[Tensor, "1 3 h w"]
+    enhanced: EnhancedFrame | None
+    error: Exception | None
+
+
+class SceneViewer:
+    """Shows a scene to any number of browsers.
+
+    Args:
+        renderer: of the scene.
+        load: gives an enhancer by name.
+        enhancers: names to choose from.
+        photos: finds the photos for a view; the default has none.
+        start: where clients begin, a batch of one.
+        settings: what the controls show first.
+        host: address to listen on; the default is not reachable from other machines.
+        port: where to listen.
+        guard: gives a context in which nobody changes the scene; held while it is rendered.
+        version: of the scene, see `EnhancerStream.enhance`.
+        max_side: longest side of a frame at rest, in pixels.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        load: Callable[[str], Enhancer],
+        enhancers: Sequence[str],
+        start: Cameras,
+        *,
+        photos: SelectPhotos = lambda view: None,
+        settings: ViewSettings = ViewSettings(),
+        host: str = LOCALHOST,
+        port: int = 8080,
+        guard: Callable[[], AbstractContextManager] = nullcontext,
+        version: Callable[[], Hashable] = lambda: None,
+        max_side: int = 960,
+    ) -> None:
+        import viser
+
+        self._renderer, self._photos, self._start = renderer, photos, start
+        self._guard, self._version, self._max_side = guard, version, max_side
+        self.session = ViewSession(load)
+        self.worker = LatestWorker(self._failed)
+        self.server = viser.ViserServer(host=host, port=port)
+        self.server.gui.configure_theme(dark_mode=True)
+        self.panel = HarmonizerPanel(self.server.gui, enhancers, settings, self.refresh)
+        self.server.on_client_connect(self._connected)
+        self.server.on_client_disconnect(self._disconnected)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.server.get_port()
+
+    def refresh(self) -> None:
+        """Show the scene anew to everybody: settings or splats have changed."""
+        if not self.panel.enabled.value:
+            self.panel.show_off()
+        for client in self.server.get_clients().values():
+            self._rest(client, delay=0.0)
+
+    def close(self) -> None:
+        """Stop the worker, then the server."""
+        self.worker.close()
+        self.server.stop()
+
+    def _connected(self, client: Any) -> None:
+        place(client.camera, self._start)
+        client.camera.on_update(lambda _: self._move(client))
+        self._rest(client, delay=0.0)
+
+    def _disconnected(self, client: Any) -> None:
+        self.worker.forget(client.client_id)
+        self.session.forget(client.client_id)
+
+    def _move(self, client: Any) -> None:
+        limit = min(self.panel.settings.moving_limit, self._max_side)
+
+        def deliver(shown: Shown) -> None:
+            self._send(client, shown)
+            self._rest(client, delay=REST, replace=False)
+
+        self.worker.submit(client.client_id, lambda: self._frame(client, limit), deliver)
+
+    def _rest(self, client: Any, delay: float, replace: bool = True) -> None:
+        self.worker.submit(
+            client.client_id,
+            lambda: self._frame(client, self._max_side),
+            lambda shown: self._send(client, shown),
+            delay=delay,
+            replace=replace,
+        )
+
+    def _frame(self, client: Any, limit: int) -> Shown:
+        """Render where the client is now. An enhancer's error is shown beside the plain render."""
+        settings = self.panel.settings
+        with self._guard():
+            frame = self._renderer.render(client_camera(client.camera, limit))
+        if not settings.enabled:
+            return Shown(frame.rgb, None, None)
+        try:
+            enhanced = self.session.enhance(client.client_id, frame, settings, self._select, self._version())
+        except Exception as error:  # an enhancer may fail in any way; the scene stays visible and the panel says why
+            return Shown(frame.rgb, None, error)
+        return Shown(compose(frame.rgb, enhanced.rgb, settings), enhanced, None)
+
+    def _select(self, view: Cameras) -> Frames | None:
+        with self._guard():
+            return self._photos(view)
+
+    def _send(self, client: Any, shown: Shown) -> None:
+        picture = to_uint8(shown.picture[0].cpu()).permute(1, 2, 0).numpy()
+        client.scene.set_background_image(picture, format="jpeg", jpeg_quality=85)
+        if shown.error is not None:
+            self.panel.show_error(shown.error)
+        elif shown.enhanced is not None:
+            height, width = picture.shape[:2]
+            self.panel.show_speed(shown.enhanced.milliseconds, shown.enhanced.backend, (width, height))
+
+    def _failed(self, client: Hashable, error: Exception) -> None:
+        self.panel.show_error(error)
+
+
+def client_camera(camera: Any, limit: int) -> Cameras:
+    """A viser camera (OpenCV axes, vertical field of view) at the size whose longest side is ``limit``."""
+    aspect = max(float(camera.aspect), 1e-3)
+    scale = limit / max(aspect, 1.0)
+    width, height = limited(round(scale * aspect), round(scale), limit)
+    focal = height / 2 / math.tan(float(camera.fov) / 2)
+    pose = torch.eye(4)
+    pose[:3, :3] = quaternion_to_rotation(torch.tensor(np.asarray(camera.wxyz), dtype=torch.float32))
+    pose[:3, 3] = torch.tensor(np.asarray(camera.position), dtype=torch.float32)
+    intrinsics = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    return Cameras(pose[None], intrinsics[None], width, height)
+
+
+def place(camera: Any, start: Cameras) -> None:
+    """Move a client's camera (viser) to a view, and let "up" be that view's."""
+    pose = start.camera_to_world[0].cpu()
+    camera.up_direction = (-pose[:3, 1]).numpy()
+    camera.position = pose[:3, 3].numpy()
+    camera.wxyz = rotation_to_quaternion(pose[:3, :3]).numpy()
+    camera.fov = 2 * math.atan(start.height / 2 / start.intrinsics[0, 1, 1].item())

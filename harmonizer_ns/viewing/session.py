@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enhance frames for several clients: enhancers loaded when they are chosen, one stream and one set of photos each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.enhancers.stream import EnhancerStream
+from harmonizer_ns.poses import rotation_angle
+from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.viewing.settings import ViewSettings
+
+SelectPhotos = Callable[[Cameras], Frames | None]
+"""Finds the photos for a view (a batch of one); may render depth, which takes the train lock."""
+
+_SAME_SHIFT = 0.05
+_SAME_ANGLE = 0.1
+
+
+class EnhancedFrame(NamedTuple):
+    """Enhanced colours, how long it took, and where it was done."""
+
+    rgb: Float[Tensor, "1 3 h w"]
+    milliseconds: float
+    backend: str
+
+
+@dataclass
+class _Photos:
+    """The photos of a client, chosen again when the camera has moved on or the scene has changed."""
+
+    version: Hashable = None
+    camera: Cameras | None = None
+    frames: Frames | None = None
+
+    def for_view(self, frame: Frames, version: Hashable, select: SelectPhotos) -> Frames | None:
+        if self.camera is None or version != self.version or self._moved(frame):
+            self.frames = select(frame.cameras)
+            self.camera, self.version = frame.cameras, version
+        return self.frames
+
+    def _moved(self, frame: Frames) -> bool:
+        assert self.camera is not None
+        known = frame.depth[frame.depth > 0]
+        depth = known.median().item() if known.numel() else 0.0
+        shift = (self.camera.centers - frame.cameras.centers).norm().item()
+        angle = rotation_angle(self.camera.camera_to_world[:, :3, :3], frame.cameras.camera_to_world[:, :3, :3])
+        return shift > _SAME_SHIFT * depth or angle.item() > _SAME_ANGLE
+
+
+@dataclass
+class _Client:
+    enhancer: str
+    stream: EnhancerStream
+    photos: _Photos = field(default_factory=_Photos)
+
+
+class ViewSession:
+    """Enhances the frames of all clients of a viewer. Call it from one thread (`LatestWorker`).
+
+    Args:
+        load: gives an enhancer by name; called once for each name that is chosen.
+    """
+
+    def __init__(self, load: Callable[[str], Enhancer]) -> None:
+        self._load = load
+        self._enhancers: dict[str, Enhancer] = {}
+        self._clients: dict[Hashable, _Client] = {}
+
+    @torch.no_grad()
+    def enhance(
+        self, client: Hashable, frame: Frames, settings: ViewSettings, select: SelectPhotos, version: Hashable = None
+    ) -> EnhancedFrame:
+        """Enhance one frame of a client.
+
+        Args:
+            client: whose history is used.
+            frame: a batch of one.
+            settings: that client's.
+            select: finds photos.
+            version: of the scene, see `EnhancerStream.enhance`.
+
+        Raises:
+            Exception: whatever loading or running the enhancer raises; the histories stay whole.
+        """
+        state = self._client(client, settings.enhancer)
+        enhancer = self._enhancers[settings.enhancer]
+        started = time.perf_counter()
+        wanted = settings.use_photos and enhancer.max_references > 0
+        photos = state.photos.for_view(frame, version, select) if wanted else None
+        if settings.temporal:
+            repaired = state.stream.enhance(frame, photos, version)
+        else:
+            state.stream.reset()
+            repaired = enhancer.enhance(frame, Context(references=(photos,)))
+        if frame.rgb.is_cuda:
+            torch.cuda.synchronize(frame.rgb.device)  # honest milliseconds
+        return EnhancedFrame(repaired.rgb, (time.perf_counter() - started) * 1000, str(frame.rgb.device))
+
+    def forget(self, client: Hashable) -> None:
+        """A client has gone."""
+        self._clients.pop(client, None)
+
+    def _client(self, client: Hashable, name: str) -> _Client:
+        if name not in self._enhancers:
+            self._enhancers[name] = self._load(name)
+        state = self._clients.get(client)
+        if state is None or state.enhancer != name:
+            state = self._clients[client] = _Client(name, EnhancerStream(self._enhancers[name]))
+        return state

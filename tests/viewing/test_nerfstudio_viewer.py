@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's own viewer with the folder "Harmonizer", driven over viser's websocket by two clients."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from devtools import free_port, wait_for
+from nerfstudio.utils.eval_utils import eval_setup
+from runs import run, start, tiny_config
+
+from harmonizer_ns.enhancers.base import Repaired
+from harmonizer_ns.plugin import viewer as plugin_viewer
+from harmonizer_ns.plugin.outputs import ENHANCED
+
+
+class Inverting:
+    max_references = 0
+    fails = False
+
+    def __init__(self):
+        self.histories = []
+
+    def enhance(self, frames, context):
+        if self.fails:
+            raise RuntimeError("the GPU is out of memory")
+        self.histories.append(len(context.history))
+        return Repaired(1 - frames.rgb, torch.ones_like(frames.alpha))
+
+
+class Camera:
+    """Of a client that looks at the capture; moves when told."""
+
+    fov, aspect = 0.8, 4 / 3
+
+    def __init__(self):
+        self.wxyz, self.position = np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.0, 0.0, 6.0])
+        self.on_update = lambda callback: setattr(self, "callback", callback)
+
+    def move(self, x):
+        self.position = np.array([x, 0.0, 6.0])
+        self.callback(self)
+
+
+class Client:
+    """What nerfstudio uses of a viser client; keeps the pictures that it is sent."""
+
+    def __init__(self, number):
+        self.client_id, self.camera, self.scene, self.pictures = number, Camera(), self, []
+
+    def set_background_image(self, picture, **_):
+        self.pictures.append(picture.astype(float))
+
+    def atomic(self):
+        return self.scene
+
+
+@pytest.fixture
+def viewing(capture, tmp_path, monkeypatch):
+    config = tiny_config(capture, tmp_path, vis="viewer", pipeline__steps_per_fix=0)
+    config.viewer.websocket_port = free_port()
+    config.viewer.quit_on_train_completion = True
+    trainer = start(config)
+    viewer, enhancer = trainer.viewer_state, Inverting()
+    monkeypatch.setattr(plugin_viewer, "load_enhancer", lambda name, device: enhancer)
+    control = trainer.pipeline.viewer_control
+    clients = [Client(i) for i in (101, 102)]
+    monkeypatch.setattr(viewer.viser_server, "get_clients", lambda: {client.client_id: client for client in clients})
+    for client in clients:
+        connect(viewer, control, client)
+    control.panel.enhancer.value = "none"  # loaded anew, by the patched function
+    yield trainer, viewer, control, enhancer, clients
+    for machine in viewer.render_statemachines.values():
+        machine.running = False
+    control.worker.close()
+    viewer.viser_server.stop()
+
+
+def connect(viewer, control, client):
+    viewer.handle_new_client(client)
+    control._connected(client)
+
+
+def level(client, count):
+    """Brightness of the picture after ``count`` others, once it is there and nothing follows soon."""
+    wait_for(lambda: len(client.pictures) > count)
+    last = -1
+    while last != len(client.pictures):
+        last = len(client.pictures)
+        time.sleep(0.8)
+    return client.pictures[-1].mean()
+
+
+def test_the_folder_enhances_for_every_client_and_survives_errors(viewing):
+    trainer, viewer, control, enhancer, clients = viewing
+    first, second = clients
+    plain = level(first, 0)
+    assert not enhancer.histories
+    assert ENHANCED in viewer.control_panel._output_render.gui_handle.options
+    control.panel.enabled.value = True
+    sent = len(first.pictures)
+    control._changed()
+    inverted = level(first, sent)
+    assert inverted == pytest.approx(255 - plain, abs=12)
+    assert "ms per frame" in control.panel.status
+
+    for x in (0.02, 0.04, 0.06, 0.08, 0.1):
+        done = len(enhancer.histories)
+        first.camera.move(x)
+        wait_for(lambda done=done: len(enhancer.histories) > done)
+    level(first, len(first.pictures) - 1)
+    assert max(enhancer.histories) > 0
+    assert control.session._clients.keys() == {101, 102}
+    mine, other = (control.session._clients[i].stream.history[0].cameras.centers for i in (101, 102))
+    assert not torch.equal(mine, other)
+
+    enhancer.fails = True
+    sent = len(first.pictures)
+    first.camera.move(0.0)
+    assert level(first, sent) == pytest.approx(plain, abs=12)
+    assert "out of memory" in control.panel.status
+
+    enhancer.fails = False
+    clients.remove(second)
+    viewer.handle_disconnect(second)
+    control._disconnected(second)
+    trainer.train()
+    sent = len(first.pictures)
+    first.camera.move(0.2)
+    level(first, sent)
+    assert "ms per frame" in control.panel.status
+    assert viewer.render_statemachines[101].is_alive()
+    assert trainer.step == trainer.config.max_num_iterations - 1
+
+
+def test_videos_are_enhanced_as_streams_and_evaluation_photos_by_themselves(capture, tmp_path):
+    config = tiny_config(capture, tmp_path, pipeline__steps_per_fix=0, max_num_iterations=11, final_report=False)
+    run(config)
+    file = config.get_base_dir() / "config.yml"
+
+    def opened(mode):
+        _, pipeline, _, _ = eval_setup(file, test_mode=mode)
+        pipeline.enhancer = Inverting()
+        return pipeline
+
+    pipeline = opened("inference")
+    cameras = pipeline.datamanager.train_dataset.cameras
+    for i in (0, 1, 2):
+        outputs = pipeline.model.get_outputs_for_camera(cameras[i : i + 1])
+        assert torch.allclose(outputs[ENHANCED], 1 - outputs["rgb"])
+    assert pipeline.enhancer.histories == [0, 1, 2]
+
+    pipeline = opened("test")
+    pipeline.get_average_eval_image_metrics()
+    assert pipeline.enhancer.histories == [0, 0]

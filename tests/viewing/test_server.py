@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain viewer without a browser: cameras, two clients, photos, errors."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from devtools import free_port, wait_for
+from toy import arc_cameras
+
+from harmonizer_ns.cli import view
+from harmonizer_ns.enhancers.base import Repaired
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.types import Frames
+from harmonizer_ns.viewing.server import SceneViewer, client_camera, place
+from harmonizer_ns.viewing.settings import ViewSettings
+
+
+class Client:
+    """What the viewer uses of a viser client."""
+
+    def __init__(self, number, x=0.0):
+        self.client_id, self.scene, self.pictures = number, self, []
+        self.camera = SimpleNamespace(
+            wxyz=np.array([1.0, 0, 0, 0]), position=np.array([x, 0, 0]), fov=1.0, aspect=2.0, on_update=self._listen
+        )
+
+    def _listen(self, callback):
+        self.moved = callback
+
+    def move(self, x):
+        self.camera.position = np.array([x, 0.0, 0.0])
+        self.moved(self.camera)
+
+    def set_background_image(self, picture, **_):
+        self.pictures.append(picture)
+
+
+class Brightness:
+    """A renderer whose pictures say where the camera is."""
+
+    def render(self, cameras):
+        image = torch.ones(1, 1, cameras.height, cameras.width)
+        level = cameras.camera_to_world[0, 0, 3] / 10
+        return Frames(level * image.expand(-1, 3, -1, -1), image, 2 * image, cameras)
+
+
+class Lifting:
+    """Lifts every picture by a tenth per output that it remembers."""
+
+    max_references = 1
+
+    def enhance(self, frames, context):
+        if context.references[0] is not None:
+            raise RuntimeError("photo")
+        return Repaired(frames.rgb + 0.1 * (1 + len(context.history)), torch.ones_like(frames.alpha))
+
+
+@pytest.fixture
+def viewer():
+    start = arc_cameras(1, 64, 32)
+    viewer = SceneViewer(
+        Brightness(), lambda name: Lifting(), ["builtin"], start, port=free_port(), max_side=64,
+        settings=ViewSettings(enabled=True, moving_limit=32),
+    )  # fmt: skip
+    yield viewer
+    viewer.close()
+
+
+def join(viewer, number, x=0.0):
+    client = Client(number)
+    viewer._connected(client)
+    client.camera.wxyz, client.camera.position = np.array([1.0, 0, 0, 0]), np.array([x, 0, 0])
+    wait_for(lambda: client.pictures)
+    return client
+
+
+def test_frames_in_motion_are_smaller_and_refined_at_rest(viewer):
+    client = join(viewer, 1)
+    client.pictures.clear()
+    client.move(1.0)
+    wait_for(lambda: len(client.pictures) == 2)
+    assert [picture.shape for picture in client.pictures] == [(16, 32, 3), (32, 64, 3)]
+
+
+def test_every_client_has_its_own_history_and_may_leave_any_time(viewer):
+    first, second = join(viewer, 1), join(viewer, 2, x=5.0)
+    for x in (0.1, 0.2):
+        count = len(first.pictures)
+        first.move(x)
+        wait_for(lambda count=count: len(first.pictures) > count)
+    second.pictures.clear()
+    second.move(5.0)
+    wait_for(lambda: second.pictures)
+    assert second.pictures[0].mean() == pytest.approx(255 * 0.6, abs=2)
+    second.move(5.1)
+    viewer._disconnected(second)
+    count = len(first.pictures)
+    first.move(0.3)
+    wait_for(lambda: len(first.pictures) > count)
+    assert set(viewer.session._clients) <= {1, 2}
+    assert viewer.worker.alive
+
+
+def test_an_error_is_shown_and_the_plain_render_stays(viewer):
+    viewer._photos = lambda view: Brightness().render(view)
+    client = join(viewer, 1)
+    client.pictures.clear()
+    client.move(5.0)
+    wait_for(lambda: client.pictures)
+    assert client.pictures[0].mean() == pytest.approx(255 * 0.5, abs=2)
+    assert "photo" in viewer.panel.status
+    viewer.panel.use_photos.value = False
+    client.move(5.0)
+    wait_for(lambda: "ms per frame" in viewer.panel.status)
+
+
+def test_a_client_that_is_placed_at_a_view_has_that_view():
+    start = arc_cameras(3, 64, 48)[2]
+    camera = SimpleNamespace(aspect=64 / 48)
+    place(camera, start)
+    seen = client_camera(camera, 64)
+    assert (seen.width, seen.height) == (64, 48)
+    torch.testing.assert_close(seen.camera_to_world, start.camera_to_world, atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.intrinsics, start.intrinsics, atol=1e-3, rtol=0)
+    assert math.isclose(np.linalg.norm(camera.up_direction), 1, rel_tol=1e-5)
+
+
+def test_bad_scenes_are_named(tmp_path):
+    for name, words in (("no.ply", "no file"), ("no.yml", "no file"), ("scene.obj", "read from")):
+        with pytest.raises(InputError, match=words):
+            view.open_scene(view.ViewConfig(tmp_path / name), "cpu")
+    with pytest.raises(InputError, match="--data"):
+        view.open_scene(view.ViewConfig(tmp_path / "config.yml", data=tmp_path), "cpu")
