@@ -14,6 +14,7 @@ from gsplat_trainer.data import Scene, load_scene
 from gsplat_trainer.distributed import World
 from gsplat_trainer.splat_files import read_gsplat
 from gsplat_trainer.trainer import Trainer
+from gsplat_trainer.viewer import LiveViewer, TrainingViewer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
@@ -68,6 +69,8 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     if config.ckpt:
         return _evaluate_only(config, scene, device, world)
     trainer = Trainer(config, scene, device, world, splats)
+    if not config.disable_viewer:
+        trainer.viewer = _open_viewer(trainer)
     if config.resume is not None:
         trainer.load_state_dict(checkpoint.load_full(checkpoint.newest_full(config.resume, world.rank)))
     elif splats is not None and scene.test:
@@ -76,7 +79,14 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     if splats is not None:
         trainer.export(config.result_dir / harmonize.OUTPUT)
     _write_videos(trainer)
+    trainer.viewer.complete()
     return trainer
+
+
+def _open_viewer(trainer: Trainer) -> TrainingViewer:
+    if trainer.world.size > 1:
+        raise InputError("the viewer shows runs on one device; set CUDA_VISIBLE_DEVICES, or leave disable_viewer on")
+    return LiveViewer(trainer.config, trainer.scene, trainer.repairs, trainer.device)
 
 
 def _evaluate_only(config: Config, scene: Scene, device: torch.device, world: World) -> Trainer:

@@ -135,7 +135,11 @@ class Config(DistillSettings):
     tb_every: int = 100
     """Steps between tensorboard entries."""
     disable_viewer: bool = True
-    """This version has no viewer."""
+    """Set to False to watch the training in a browser."""
+    viewer_host: str = "127.0.0.1"
+    """Address the viewer listens on. The default is this machine only; 0.0.0.0 lets everybody in your network look."""
+    port: int = 8080
+    """Where it listens."""
     device: str = "auto"
     """"cuda", "cpu", or "auto" for CUDA where there is one."""
     seed: int = 42
@@ -224,8 +228,6 @@ def check(config: Config) -> None:
     """
     if config.camera_model != "pinhole":
         raise InputError(f"camera_model {config.camera_model}: photos are undistorted, so only pinhole is trained")
-    if not config.disable_viewer:
-        raise InputError("this version has no viewer; leave --disable_viewer on")
     if config.sparse_grad and not config.packed:
         raise InputError("sparse_grad needs packed")
     if config.sparse_grad and config.visible_adam:

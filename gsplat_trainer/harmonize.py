@@ -52,7 +52,7 @@ def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
         raise InputError(
             "without photos (--data_dir) give --targets path --camera_path FILE; see --help for its limits"
         )
-    return replace(config, gate=replace(config.gate, unseen_weight=1.0), photo_consensus=False, pseudo_until=1.0)
+    return replace(config, gate=replace(config.gate, unseen_weight=1.0))
 
 
 def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Scene:

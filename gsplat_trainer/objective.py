@@ -16,6 +16,7 @@ from gsplat_trainer.corrections import ColorTransforms, PoseCorrections
 from gsplat_trainer.data import Scene
 from gsplat_trainer.losses import depth_loss, image_loss
 from gsplat_trainer.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.distill.correction import correction_target
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
 from harmonizer_ns.types import PseudoView, cat_cameras
@@ -83,10 +84,16 @@ class Objective:
         return drawn, losses
 
     def pseudo_view(self, splats: Any, degree: int, view: PseudoView) -> tuple[Rasterized, Losses]:
-        """What was drawn, and its image loss on a pseudo-view, each pixel counting by its weight."""
+        """What was drawn, and its image loss on a pseudo-view, each pixel counting by its weight.
+
+        Photos hold the scene in place; without any, the whole repaired picture does, not only its correction.
+        """
         drawn = rasterize(splats, view.camera.to(self.device), degree, self.options)
-        rgb, weight = view.rgb[None].to(self.device), view.weight[None].to(self.device)
-        return drawn, {"pseudo": image_loss(self._over_background(drawn), rgb, weight, self.config.ssim_lambda)}
+        rgb = self._over_background(drawn)
+        target, weight = correction_target(rgb[0], view)
+        if not self.scene.train:
+            target = view.rgb.to(self.device)
+        return drawn, {"pseudo": image_loss(rgb, target[None], weight[None], self.config.ssim_lambda)}
 
     def regularization(self, splats: Mapping[str, Tensor]) -> Losses:
         """Mean opacity and scale, as in Kheradmand et al. 2024."""

@@ -22,7 +22,6 @@ from harmonizer_ns.distill.distiller import Distiller, Progress
 from harmonizer_ns.distill.references import ReferenceSelector
 from harmonizer_ns.distill.report import RoundReport
 from harmonizer_ns.enhancers.base import Context, Enhancer
-from harmonizer_ns.enhancers.consensus import ConsensusEnhancer
 from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
@@ -102,9 +101,7 @@ class Repairs:
 
     def _repairer(self) -> Enhancer:
         """What makes training targets: loaded now, so that a wrong name is not found out hours later."""
-        if not self.world.is_first:
-            return IdentityEnhancer()
-        return ConsensusEnhancer(self.enhancer) if self.config.photo_consensus else self.enhancer
+        return self.enhancer if self.world.is_first else IdentityEnhancer()
 
     def _path_transform(self) -> Callable[[Tensor], Tensor] | None:
         """From the frame of a camera path into the scene's."""

@@ -122,7 +122,6 @@ class Trainer:
             with self.viewer.training():
                 losses = self._learn(step)
             self._report(step, losses, time.perf_counter() - start)
-        self.viewer.complete()
 
     def _repair_if_due(self, step: int) -> None:
         if self.repairs.due(step):

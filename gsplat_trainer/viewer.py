@@ -3,8 +3,22 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+
+import torch
+
+from gsplat_trainer.config import Config
+from gsplat_trainer.data import Scene
+from gsplat_trainer.pseudo import Repairs
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable
+from harmonizer_ns.viewing.settings import ViewSettings
+from harmonizer_ns.viewing.turns import Turns
+
+STEPS_PER_VERSION = 100
+"""Training for so many steps changes the scene enough for a client's enhanced frames to be forgotten."""
 
 
 class TrainingViewer(Protocol):
@@ -19,7 +33,7 @@ class TrainingViewer(Protocol):
         ...
 
     def complete(self) -> None:
-        """Called once training has ended; may block while somebody watches."""
+        """Called once everything has been written; may block while somebody watches."""
         ...
 
 
@@ -35,3 +49,54 @@ class NoViewer:
 
     def complete(self) -> None:
         """Does nothing."""
+
+
+class LiveViewer:
+    """Serves the scene in training to browsers, with the folder "Harmonizer".
+
+    Its enhancer is its own: the run's may be at work in a round of repair at the same time.
+
+    Args:
+        config: of the run: where to listen, which enhancer to offer first.
+        scene: gives the first view.
+        repairs: gives the renderer and the photos for a view.
+        device: where to enhance.
+    """
+
+    def __init__(self, config: Config, scene: Scene, repairs: Repairs, device: torch.device) -> None:
+        self._turns, self._step = Turns(), 0
+        warn_if_reachable(config.viewer_host)
+        self.server = SceneViewer(
+            repairs.renderer,
+            lambda name: load_enhancer(name, device),
+            tuple(SPECS),
+            scene.cameras[0],
+            photos=lambda view: repairs.references.select(view, repairs.renderer),
+            settings=ViewSettings(enhancer="builtin" if config.enhancer == "none" else config.enhancer),
+            host=config.viewer_host,
+            port=config.port,
+            guard=lambda: self._turns,
+            version=lambda: self._step // STEPS_PER_VERSION,
+        )
+        print(f"viewer: http://{config.viewer_host}:{self.server.port}")
+
+    def training(self) -> AbstractContextManager:
+        """Held while a step changes the splats; waits while a frame is rendered."""
+        return self._turns
+
+    def after_step(self, step: int, rays: int) -> None:
+        """Show the progress to clients at rest, from time to time."""
+        self._step = step
+        self.server.scene_changed()
+
+    def complete(self) -> None:
+        """Stay while somebody watches, until interrupted."""
+        self.server.refresh()
+        if self.server.watched:
+            print("The scene is shown until everybody has closed the viewer; stop with Ctrl+C")
+        try:
+            while self.server.watched:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            print("stopped")
+        self.server.close()

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +46,10 @@ def image_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order: ``frame_2`` before ``frame_10``.
 
     Raises:
-        InputError: when there are none.
+        InputError: when there are none, or no such folder.
     """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not found:
         raise InputError(f"{folder} holds no images ({_listed(IMAGE_SUFFIXES)})")
@@ -118,19 +120,19 @@ class VideoWriter:
     Args:
         path: ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``; H.264.
         fps: frames per second.
-        sound_from: a file whose sound, if it has any, is taken over.
+        joinable: whether it is a part for `join_videos`; files are slightly larger then.
 
     Raises:
         InputError: when the extension is another, or the folder cannot be written to.
     """
 
-    def __init__(self, path: Path, fps: float, sound_from: Path | None = None) -> None:
+    def __init__(self, path: Path, fps: float, joinable: bool = False) -> None:
         check_video_output(path)
-        self._path, self._fps, self._sound_from = path, fps, sound_from
+        self._path, self._fps, self._joinable = path, fps, joinable
         self._process: subprocess.Popen[bytes] | None = None
         self._size = (0, 0)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as ffmpeg
-        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        self._partial = _partial(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.touch()
@@ -148,12 +150,8 @@ class VideoWriter:
         """
         height, width = frame.shape[-2:]
         if self._process is None:
-            self._process, self._size = self._start(height, width), (height, width)
-        if (height, width) != self._size:
-            raise InputError(
-                f"{self._path}: frames of one video have one size, it begins with {self._size[1]}x{self._size[0]} and "
-                f"goes on with {width}x{height}"
-            )
+            self._process, self._size = self._start(height, width), (width, height)
+        check_same_size(self._path, self._size, (width, height))
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(to_uint8(frame.cpu()).permute(1, 2, 0).contiguous().numpy().tobytes())
@@ -188,18 +186,76 @@ class VideoWriter:
 
         even = height % 2 == 0 and width % 2 == 0
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
-        sound = ["-i", str(self._sound_from), "-map", "0:v:0", "-map", "1:a?"] if self._sound_from else []
-        copied = self._sound_from is not None and self._sound_from.suffix.lower() == self._path.suffix.lower()
         video = ["-c:v", "libx264", "-crf", "16", "-preset", "medium", "-vf", "scale=out_color_matrix=bt709"]
+        video += ["-bf", "0"] if self._joinable else []  # frames out of order lose their times where videos are joined
         pixels = ["-pix_fmt", "yuv420p" if even else "yuv444p", "-colorspace", "bt709"]  # 4:2:0 halves both sides
-        target = ["-c:a", "copy" if copied else "aac", "-movflags", "+faststart", "-y", str(self._partial)]
-        command = [get_ffmpeg_exe(), "-v", "error", *source, *sound, *video, *pixels, *target]
+        target = ["-movflags", "+faststart", "-y", str(self._partial)]
+        command = [get_ffmpeg_exe(), "-v", "error", *source, *video, *pixels, *target]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors)
 
     def _complaint(self) -> str:
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "ffmpeg ended without a word"
+        return _last_line(self._errors.read())
+
+
+def join_videos(parts: list[Path], path: Path, sound_from: Path | None = None) -> None:
+    """Put videos of one size and rate one behind the other; nothing is coded anew.
+
+    Args:
+        parts: written by `VideoWriter`, joinable.
+        path: of the whole, which appears when it is complete.
+        sound_from: a file whose sound, if it has any, is taken over.
+
+    Raises:
+        InputError: when the whole cannot be written.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    names = [str(part.resolve()).replace("'", r"'\''") for part in parts]
+    listed = "".join(f"file '{name}'\n" for name in names)
+    sound = [] if sound_from is None else ["-i", str(sound_from), "-map", "0:v:0", "-map", "1:a?"]
+    copied = sound_from is not None and sound_from.suffix.lower() == path.suffix.lower()
+    whole = _partial(path)
+    target = ["-c:v", "copy", "-c:a", "copy" if copied else "aac", "-movflags", "+faststart", "-y", str(whole)]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "parts.txt").write_text(listed, encoding="utf8")
+            source = ["-f", "concat", "-safe", "0", "-i", f"{folder}/parts.txt"]
+            command = [get_ffmpeg_exe(), "-v", "error", *source, *sound, *target]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode:
+            raise InputError(f"{path} cannot be written: {_last_line(done.stderr)}")
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def check_same_size(path: Path, first: Sequence[int], size: Sequence[int]) -> None:
+    """Refuse frames of another size than a video's first.
+
+    Args:
+        path: of the video.
+        first: width and height.
+        size: likewise.
+
+    Raises:
+        InputError: telling both.
+    """
+    if tuple(first) != tuple(size):
+        raise InputError(
+            f"{path}: frames of one video have one size, it begins with {first[0]}x{first[1]} and goes on with "
+            f"{size[0]}x{size[1]}"
+        )
+
+
+def _partial(path: Path) -> Path:
+    """Where a video is until it is whole."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
+def _last_line(errors: bytes) -> str:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "ffmpeg ended without a word"
 
 
 def check_video_output(path: Path) -> None:

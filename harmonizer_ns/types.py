@@ -165,6 +165,7 @@ class PseudoView:
 
     Args:
         rgb: repaired colours in [0, 1].
+        render: the colours before, as the model rendered them.
         weight: how far each pixel may be trusted, in [0, 1].
         camera: the camera it was rendered from (a batch of one).
         step: training step of its repair.
@@ -172,6 +173,7 @@ class PseudoView:
     """
 
     rgb: Float[Tensor, "3 h w"]
+    render: Float[Tensor, "3 h w"]
     weight: Float[Tensor, "1 h w"]
     camera: Cameras
     step: int

@@ -16,6 +16,13 @@ from torch.nn import functional as F
 
 from harmonizer_ns.types import Cameras, Frames
 
+SURFACE_TOLERANCE = 0.03
+"""`backward_warp`'s tolerance where the very same surface is wanted."""
+
+REFERENCE_TOLERANCE = 0.2
+"""The same for photos that a network weighs. Wide, since repairs are wanted where the rendered depth is wrong, and a
+displaced photo is still evidence there."""
+
 
 @dataclass(frozen=True)
 class Warped:
@@ -96,7 +103,9 @@ def _sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"])
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def backward_warp(source: Frames, depth: Float[Tensor, "n 1 h w"], cameras: Cameras, tolerance: float = 0.03) -> Warped:
+def backward_warp(
+    source: Frames, depth: Float[Tensor, "n 1 h w"], cameras: Cameras, tolerance: float = SURFACE_TOLERANCE
+) -> Warped:
     """Pull each source image into the view of ``cameras`` through the target's depth.
 
     Each target pixel is lifted to its world point, projected into the source and looked up there. Where the source

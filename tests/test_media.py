@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import subprocess
 
 import pytest
@@ -7,7 +8,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
-from harmonizer_ns.media import VideoWriter, image_files, media_kind, read_video
+from harmonizer_ns.media import VideoWriter, image_files, join_videos, media_kind, read_video
 
 
 def smooth_frames(count=5, height=48, width=64):
@@ -15,8 +16,8 @@ def smooth_frames(count=5, height=48, width=64):
     return 0.2 + 0.6 * F.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
-def write(path, frames, fps=25.0, sound_from=None):
-    with VideoWriter(path, fps, sound_from) as writer:
+def write(path, frames, fps=25.0, joinable=False):
+    with VideoWriter(path, fps, joinable) as writer:
         for frame in frames:
             writer.write(frame)
 
@@ -52,12 +53,37 @@ def test_sound_is_taken_over_where_there_is_some(tmp_path):
 
     sound = ["-f", "lavfi", "-i", "sine=440:duration=0.3", "-c:a", "aac", str(tmp_path / "sound.mp4")]
     subprocess.run([get_ffmpeg_exe(), "-v", "error", *sound], check=True)
-    for suffix in (".mp4", ".mkv"):
-        write(tmp_path / f"with{suffix}", smooth_frames(), sound_from=tmp_path / "sound.mp4")
-        assert "Audio: aac" in streams(tmp_path / f"with{suffix}")
     write(tmp_path / "silent.mp4", smooth_frames())
-    write(tmp_path / "without.mp4", smooth_frames(), sound_from=tmp_path / "silent.mp4")
+    for suffix in (".mp4", ".mkv"):
+        join_videos([tmp_path / "silent.mp4"], tmp_path / f"with{suffix}", sound_from=tmp_path / "sound.mp4")
+        assert "Audio: aac" in streams(tmp_path / f"with{suffix}")
+    join_videos([tmp_path / "silent.mp4"], tmp_path / "without.mp4", sound_from=tmp_path / "silent.mp4")
     assert "Audio" not in streams(tmp_path / "without.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("fps", [24.0, 30000 / 1001])
+def test_joined_videos_are_the_whole(tmp_path, suffix, fps):
+    frames, folder = smooth_frames(11), tmp_path / "it's a folder"
+    folder.mkdir()
+    for name, some in {"b.mp4": frames[:5], "a.mp4": frames[5:6], "c.mp4": frames[6:]}.items():
+        write(folder / name, some, fps, joinable=True)
+    join_videos([folder / name for name in ("b.mp4", "a.mp4", "c.mp4")], folder / f"whole{suffix}")
+    info, decoded = read_video(folder / f"whole{suffix}")
+    again = torch.stack(list(decoded))
+    assert info.fps == pytest.approx(fps, abs=1e-6)
+    assert again.shape == frames.shape
+    assert (again - frames).abs().mean(dim=(1, 2, 3)).max() < 0.02
+    duration = re.search(r"Duration: 00:00:(\S+),", streams(folder / f"whole{suffix}"))
+    assert float(duration[1]) == pytest.approx(11 / fps, abs=0.02)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.mp4", "b.mp4", "c.mp4", f"whole{suffix}"]
+
+
+def test_videos_that_cannot_be_joined_leave_nothing(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"whole\.mp4 cannot be written"):
+        join_videos([tmp_path / "broken.mp4"], tmp_path / "whole.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
 
 
 def test_an_interrupted_video_leaves_nothing_and_keeps_what_was_there(tmp_path):
@@ -102,6 +128,8 @@ def test_images_are_in_natural_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no images"):
         image_files(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"there is no folder .*absent"):
+        image_files(tmp_path / "absent")
 
 
 def test_kinds(tmp_path):

@@ -93,3 +93,15 @@ def write_text_encoder(folder: Path) -> None:
     state = CLIPTextModel(config).state_dict()
     prefixed = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in state.items()}
     save_file(prefixed, folder / "text_encoder" / "model.safetensors")
+
+
+def write_tiny_decoder(folder: Path, **config: Any) -> torch.nn.Module:
+    """A small random ``AutoencoderTiny`` in a folder, as diffusers writes it; returns the model."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    channels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    blocks = {"num_decoder_blocks": (1, 1, 1, 1), "num_encoder_blocks": (1, 1, 1, 1)}
+    tiny = AutoencoderTiny(**channels, **blocks, **config).eval()
+    tiny.save_pretrained(folder)
+    return tiny

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: ``harmonizer bench raster``, or ``python -m harmonizer_ns.cli.bench raster``; likewise ``enhancers``."""
+"""Benchmarks: ``harmonizer bench enhancers|raster|viewer``, or ``python -m harmonizer_ns.cli.bench ...``."""
 
 from __future__ import annotations
 
 import tyro
 
+from gsplat_trainer import viewer_benchmark as viewer
 from harmonizer_ns.enhancers import benchmark as enhancers
 from harmonizer_ns.raster import benchmark as raster
 
@@ -14,6 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     benchmarks = {
         "enhancers": (enhancers.EnhancersBench, enhancers.run),
         "raster": (raster.RasterBench, raster.run),
+        "viewer": (viewer.ViewerBench, viewer.run),
     }
     options = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in benchmarks.items()}, args=arguments

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``harmonizer convert CHECKPOINT OUTPUT``: a released Cosmos enhancer's pickle to a safe enhancer folder."""
+"""``harmonizer convert CHECKPOINT OUTPUT``: a pickle of Fixer, Harmonizer or Difix to a safe enhancer folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import tyro
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Turn a Cosmos enhancer's checkpoint (.pkl) into a folder that every --enhancer option takes."""
+    """Turn a checkpoint (.pkl) of Fixer, Harmonizer or Difix into a folder that every --enhancer option takes."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """For example diffusion_harmonizer.pkl. Only tensors are read from it, nothing in it can run."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """The folder to write: config.json and safetensors."""
-    kind: Literal["harmonizer", "fixer"] = "harmonizer"
-    """harmonizer looks at its last four outputs, fixer at single frames."""
+    kind: Literal["harmonizer", "fixer", "difix"] = "harmonizer"
+    """harmonizer looks at its last four outputs, fixer at single frames; difix is what Difix's training code writes."""
+    base: str = "stabilityai/sd-turbo"
+    """For difix: folder or Hub repository with the frozen parts that its checkpoint lacks, SD-Turbo or Difix."""
     config: Path | None = None
     """Architecture (JSON, as in configs/) of a network of another size; --kind is not looked at then."""
 
@@ -27,6 +29,17 @@ class ConvertConfig:
 def main(arguments: list[str] | None = None) -> None:
     """Read, check every name, write."""
     config = tyro.cli(ConvertConfig, args=arguments, prog="harmonizer convert", description=ConvertConfig.__doc__)
+    (_convert_difix if config.kind == "difix" else _convert_cosmos)(config)
+
+
+def _convert_difix(config: ConvertConfig) -> None:
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
+
+    DifixEnhancer.from_pkl(config.checkpoint, base=config.base).save(config.output)
+    print(f"{config.output}: Difix, adapters merged")
+
+
+def _convert_cosmos(config: ConvertConfig) -> None:
     from harmonizer_ns.enhancers.checkpoint import save_checkpoint
     from harmonizer_ns.enhancers.cosmos_formats import LICENCE, RELEASES, convert, read_release
     from harmonizer_ns.enhancers.reading import read_json

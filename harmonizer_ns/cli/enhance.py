@@ -6,15 +6,16 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.files import check_paths, enhance_path, find_references
+from harmonizer_ns.enhancers.running import DTYPES, Precision
 from harmonizer_ns.enhancers.sequence import FrameEnhancer
-from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 
 
@@ -32,6 +33,14 @@ class EnhanceConfig:
     """Real photos of the scene for every frame, or one folder with a photo for each (same names or same order)."""
     device: str = "auto"
     """Where to run: cpu, cuda, cuda:1. auto takes a GPU when there is one."""
+    precision: Precision | Literal["auto"] = "auto"
+    """Of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
+    compile: bool = False
+    """Compile the network, with CUDA graphs on a GPU: slow to start, for every image size anew, then faster."""
+    tile: int = 0
+    """Side in pixels of the tiles in which an autoencoder works, for large frames on small cards; 0: whole frames."""
+    tiny_decoder: str | None = None
+    """Folder or Hub repository (madebyollin/taesd) of a tiny decoder for Difix: faster, but fine detail is lost."""
     batch: int = 4
     """Frames at once, for enhancers that take each frame by itself."""
     temporal: bool = True
@@ -49,11 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
     config = tyro.cli(EnhanceConfig, args=arguments, prog="harmonizer enhance", description=EnhanceConfig.__doc__)
     check_paths(config.input, config.output)
     references = find_references(config.ref)
-    enhancer = load_enhancer(config.enhancer, _device(config.device))
+    enhancer = load_enhancer(config.enhancer, _device(config.device), **_options(config))
     _warn(config, enhancer)
-    frames = FrameEnhancer(enhancer, references, max(1, config.batch), config.temporal)
+    frames = FrameEnhancer(enhancer, references, config.batch, config.temporal)
     done = _with_progress_bar(config, frames)
-    print(f"{done} frames repaired: {config.output}" if done else f"nothing to do: {config.output} is there already")
+    count = "1 frame" if done == 1 else f"{done} frames"
+    print(f"{count} repaired: {config.output}" if done else f"nothing to do: {config.output} is there already")
 
 
 def _device(name: str) -> str:
@@ -64,11 +74,27 @@ def _device(name: str) -> str:
     return name
 
 
+def _options(config: EnhanceConfig) -> dict[str, Any]:
+    """What was asked for that not every enhancer has."""
+    wanted = {
+        "--precision": ("dtype", DTYPES.get(config.precision)),
+        "--compile": ("compiled", config.compile),
+        "--tile": ("tile", config.tile),
+        "--tiny-decoder": ("tiny_decoder", config.tiny_decoder),
+    }
+    given = {flag: option for flag, option in wanted.items() if option[1]}
+    known = options_of(config.enhancer) if given else frozenset()
+    for flag, (name, _) in given.items():
+        if name not in known:
+            raise InputError(f"the enhancer {config.enhancer} has no {flag}")
+    return dict(given.values())
+
+
 def _warn(config: EnhanceConfig, enhancer: Enhancer) -> None:
     if getattr(enhancer, "needs_geometry", False):
         print(
             f"warning: the enhancer {config.enhancer} warps photos by depth and cameras, which files do not have: "
-            "it leaves them as they are, with or without --ref. Use it inside a reconstruction (ns-train harmonize), "
+            "it can do little here, with or without --ref. Use it inside a reconstruction (ns-train harmonize), "
             "or give another --enhancer here.",
             file=sys.stderr,
         )
@@ -90,6 +116,7 @@ def _with_progress_bar(config: EnhanceConfig, frames: FrameEnhancer) -> int:
             overwrite=config.overwrite,
             fps=config.fps,
             progress=lambda done, total: bar.update(task, completed=done, total=max(done, total)),
+            repair=repr([config.enhancer, config.ref, config.temporal, _options(config)]),
         )
 
 

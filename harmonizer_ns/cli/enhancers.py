@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
-from harmonizer_ns.enhancers.specs import SPECS
+from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Print one paragraph for each enhancer."""
     tyro.cli(EnhancersConfig, args=arguments, prog="harmonizer enhancers", description=EnhancersConfig.__doc__)
     for name, spec in SPECS.items():
-        print(f"{name}: {spec.description}\n    install: {spec.install}\n    licence: {spec.licence}")
+        lines = spec.description, f"install: {spec.install}", f"weights: {where(spec)}", f"licence: {spec.licence}"
+        print(f"{name}: " + "\n    ".join(lines))
+
+
+def where(spec: EnhancerSpec) -> str:
+    """Where an enhancer's weights are, or will come from; the network is not asked."""
+    if not spec.repository:
+        return "part of the project"
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    cached = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=spec.repository, repo_type="model") / "snapshots"
+    if cached.is_dir():
+        return f"{spec.repository}, on this machine: {cached.parent}"
+    return f"{spec.repository}, downloaded from the Hugging Face Hub when first used"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "bench": Command("harmonizer_ns.cli.bench", "measure speed and memory"),
-    "convert": Command("harmonizer_ns.cli.convert", "turn a released Cosmos checkpoint into an enhancer folder"),
+    "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),
     "enhance": Command("harmonizer_ns.cli.enhance", "repair an image, a folder or a video"),
     "enhancers": Command("harmonizer_ns.cli.enhancers", "list the enhancers, how to install them, and their licences"),
     "train": Command("harmonizer_ns.cli.train", "train an enhancer from a pairs file"),

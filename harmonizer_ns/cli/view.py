@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, Renderer
-from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer
+from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, warn_if_reachable
 from harmonizer_ns.viewing.settings import ViewSettings
 
 _NEAREST = 0.9  # start where this share of the splats fits into the view
@@ -78,10 +77,7 @@ def serve(config: ViewConfig) -> SceneViewer:
         InputError: on a scene or capture that cannot be opened.
     """
     device = _device(config.device)
-    if config.host != LOCALHOST:
-        print(
-            f"warning: listening on {config.host}: whoever reaches this machine can look at the scene", file=sys.stderr
-        )
+    warn_if_reachable(config.host)
     scene = open_scene(config, device)
     viewer = SceneViewer(
         scene.renderer,

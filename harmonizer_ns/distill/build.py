@@ -24,8 +24,6 @@ class DistillSettings:
 
     enhancer: str = "builtin"
     """Name of an enhancer, or a folder with an enhancer checkpoint; "none" repairs nothing."""
-    photo_consensus: bool = True
-    """Whether pseudo-views take the colours on which several real photos agree; the enhancer repairs the rest."""
     steps_per_fix: int = 1500
     """Training steps between rounds of repair; 0 turns them off and trains the plain method."""
     fix_start: int = 3000
@@ -45,9 +43,6 @@ class DistillSettings:
     """Real photos shown to the enhancer for each view."""
     store_capacity: int = 400
     """Pseudo-views kept at most; the oldest and least trusted go first."""
-    pseudo_until: float = 0.66
-    """Share of the run over which there are pseudo-views. Their weight falls linearly to 0 there, and photos have the
-    last word; 1 keeps some to the end."""
     real_odds: float = 0.65
     """Share of real photos among all views that are learned from, in [0.5, 1]. Every step learns from a photo, and in
     (1 - real_odds) / real_odds of the steps from a pseudo-view too."""
@@ -67,15 +62,9 @@ def photo_only_odds(share: float) -> float:
 
 
 def round_steps(settings: DistillSettings, first_step: int, last_step: int) -> tuple[int, int]:
-    """First and last step at which a round may run, for a run of these steps.
-
-    Raises:
-        InputError: when ``pseudo_until`` is not in (0, 1].
-    """
-    if not 0 < settings.pseudo_until <= 1:
-        raise InputError(f"pseudo_until must be in (0, 1], got {settings.pseudo_until}")
+    """First and last step at which a round may run, for a run of these steps."""
     start = max(settings.fix_start, first_step)
-    return start, max(start, first_step + round(settings.pseudo_until * (last_step - first_step)))
+    return start, max(start, last_step)
 
 
 def build_distiller(

@@ -105,7 +105,7 @@ class Distiller:
         reason = self._unusable(render)
         if reason:
             return ViewReport(target, position, camera, skipped=reason), None
-        context = Context(references=(self.references.select(camera, self.renderer),))
+        context = Context(references=(self.references.select(camera, self.renderer),), learning=True)
         repaired = _checked(self.enhancer.enhance(render, context), render)
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
@@ -114,8 +114,7 @@ class Distiller:
         report = ViewReport(target, position, camera, mean_weight, skipped, images)
         if skipped:
             return report, None
-        rgb, weight = self.gate.anchor(render, repaired.rgb, weight)
-        return report, PseudoView(rgb[0], weight[0], camera, step, target)
+        return report, PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target)
 
     def _unusable(self, render: Frames) -> str | None:
         """Why a render cannot be repaired, or None."""

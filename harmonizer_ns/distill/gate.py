@@ -34,9 +34,6 @@ class GateConfig:
     """Misregistration in pixels that is forgiven: the best agreement among shifts up to this counts."""
     unseen_weight: float = 0.2
     """Prior weight of a pixel that no photo sees: plausible, but nobody can tell."""
-    inertia: float = 0.2
-    """Weight at which a covered pixel is held to its own render when its repair is trusted less than this. Without it
-    nothing keeps the scene in place there, and veils grow."""
     depth_tolerance: float = 0.1
     """Relative depth disagreement at which a photo's visibility of a pixel has fallen to 1/e."""
 
@@ -46,8 +43,6 @@ class GateConfig:
                 "need 0 <= alpha_low < alpha_high <= 1 and unseen_weight in [0, 1], got "
                 f"{self.alpha_low}, {self.alpha_high}, {self.unseen_weight}"
             )
-        if not 0 <= self.inertia <= 1:
-            raise ValueError(f"need inertia in [0, 1], got {self.inertia}")
         if self.window < 1 or self.window % 2 == 0 or self.shift < 0 or self.photo_tolerance <= 0:
             raise ValueError(
                 "need an odd window, shift >= 0 and photo_tolerance > 0, got "
@@ -71,19 +66,6 @@ class Gate:
         """
         trust = self.support(renders, repaired.rgb, context) * repaired.confidence
         return self.coverage(renders.alpha) * trust
-
-    def anchor(
-        self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"]
-    ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
-        """Training target and its weight: the repair where it is trusted, elsewhere the render with little weight.
-
-        Args:
-            renders: what was repaired.
-            rgb: the repair.
-            weight: its trust, from `weight`.
-        """
-        hold = self.config.inertia * self.coverage(renders.alpha)
-        return torch.where(weight >= hold, rgb, renders.rgb), torch.maximum(weight, hold)
 
     def coverage(self, alpha: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
         """0 where nothing was rendered, 1 where the render is opaque, linear between."""

@@ -61,7 +61,6 @@ class ProgressiveSchedule:
         stop_step: last step at which a round may run.
         step_fraction: size of a round's move in units of the training cameras' spacing. Without a spacing (one
             camera, or all in one place) it is the fraction of the whole way.
-        always_arrive: lengthen the strides of far targets so that all arrive by the last round before ``stop_step``.
 
     Raises:
         ValueError: on empty lists, broken poses or settings out of range.
@@ -75,7 +74,6 @@ class ProgressiveSchedule:
         start_step: int = 1500,
         stop_step: int = 30000,
         step_fraction: float = 0.5,
-        always_arrive: bool = True,
     ) -> None:
         if not train or not targets:
             raise ValueError(f"a schedule needs training cameras and targets, got {len(train)} and {len(targets)}")
@@ -86,9 +84,7 @@ class ProgressiveSchedule:
             )
         check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
         self.steps_per_fix, self.start_step, self.stop_step = steps_per_fix, start_step, stop_step
-        total_rounds = (stop_step - start_step) // steps_per_fix + 1
-        least_stride = 1.0 / total_rounds if always_arrive else 0.0
-        self.approaches = _plan(train, targets, step_fraction, least_stride)
+        self.approaches = _plan(train, targets, step_fraction)
         self._rounds = 0
         self._last_step: int | None = None
 
@@ -137,7 +133,7 @@ class ProgressiveSchedule:
         self._last_step = None if state["last_step"] < 0 else int(state["last_step"])
 
 
-def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float, least_stride: float) -> list[Approach]:
+def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float) -> list[Approach]:
     """The way from the nearest training camera to each target."""
     poses = torch.cat([c.camera_to_world for c in train]).cpu()
     distance_spacing, angle_spacing = nearest_spacing(poses)
@@ -149,7 +145,7 @@ def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float, le
         way = 1.0 if distance_spacing == 0 else float(spacings[nearest])
         stride = 1.0 if way <= step_fraction else step_fraction / way
         start = cover_cameras(train[nearest].to("cpu"), target.width, target.height)
-        approaches.append(Approach(start, target, min(1.0, max(stride, least_stride))))
+        approaches.append(Approach(start, target, stride))
     return approaches
 
 

@@ -20,7 +20,8 @@ class StoredView:
     """A pseudo-view in 8 bits.
 
     Args:
-        rgb: colours, 255 is 1.
+        rgb: repaired colours, 255 is 1.
+        render: colours before, 255 is 1.
         weight: trust, 255 is 1.
         camera: on the CPU, a batch of one.
         step: training step of the repair.
@@ -29,6 +30,7 @@ class StoredView:
     """
 
     rgb: UInt8[Tensor, "3 h w"]
+    render: UInt8[Tensor, "3 h w"]
     weight: UInt8[Tensor, "1 h w"]
     camera: Cameras
     step: int
@@ -37,19 +39,23 @@ class StoredView:
 
     def decode(self) -> PseudoView:
         """The view as float in [0, 1], on the CPU."""
-        return PseudoView(to_float(self.rgb), to_float(self.weight), self.camera, self.step, self.target)
+        rgb, render, weight = (to_float(image) for image in (self.rgb, self.render, self.weight))
+        return PseudoView(rgb, render, weight, self.camera, self.step, self.target)
 
 
 def encode(view: PseudoView) -> StoredView:
     """Round a view to 8 bits on the CPU (largest error 1/510)."""
     camera = view.camera.to("cpu")
-    shape = (3, camera.height, camera.width)
-    if tuple(view.rgb.shape) != shape or tuple(view.weight.shape) != (1, *shape[1:]):
-        raise ValueError(f"pseudo-view has shapes {tuple(view.rgb.shape)}, {tuple(view.weight.shape)}, wanted {shape}")
+    size = (camera.height, camera.width)
+    for name, channels in (("rgb", 3), ("render", 3), ("weight", 1)):
+        shape = tuple(getattr(view, name).shape)
+        if shape != (channels, *size):
+            raise ValueError(f"{name} of a pseudo-view has shape {shape}, wanted {(channels, *size)}")
     weight = to_uint8(view.weight.detach()).cpu()
     confidence = weight.double().mean().item() / 255  # of what is stored: a view that rounds to nothing is never drawn
     return StoredView(
         to_uint8(view.rgb.detach()).cpu(),
+        to_uint8(view.render.detach()).cpu(),
         weight,
         camera,
         view.step,
@@ -132,6 +138,7 @@ def _values(views: tuple[StoredView, ...], half_life: float) -> Float[Tensor, " 
 def _view_state(view: StoredView) -> dict[str, Any]:
     return {
         "rgb": view.rgb,
+        "render": view.render,
         "weight": view.weight,
         "camera_to_world": view.camera.camera_to_world,
         "intrinsics": view.camera.intrinsics,
@@ -147,6 +154,7 @@ def _view_from_state(state: dict[str, Any]) -> StoredView:
     camera = Cameras(state["camera_to_world"].cpu(), state["intrinsics"].cpu(), width, height)
     return StoredView(
         state["rgb"].cpu(),
+        state["render"].cpu(),
         state["weight"].cpu(),
         camera,
         int(state["step"]),

@@ -24,6 +24,8 @@ class Context:
             of a stream.
         history: the last enhanced outputs, newest first: ``history[0]`` is ``previous``. Either may be left out and
             follows from the other.
+        learning: whether the repair is learned from, not looked at. Errors then average out over views, and an
+            enhancer may repair more boldly.
 
     Raises:
         ValueError: when ``previous`` is not the newest of ``history``.
@@ -32,6 +34,7 @@ class Context:
     references: tuple[Frames | None, ...] = ()
     previous: Frames | None = None
     history: tuple[Frames, ...] = ()
+    learning: bool = False
 
     def __post_init__(self) -> None:
         if self.previous is None and self.history:

@@ -2,8 +2,9 @@
 """How fast enhancers are, and how much memory they take.
 
 Every enhancer runs as a stream does: one frame at a time, with its own last outputs when it looks at them and with
-reference photos when it takes them. Speed does not depend on what weights say, so an architecture (``configs/*.json``)
-with random ones will do.
+reference photos, new ones for every frame, when it takes them. Speed does not depend on what weights say, so an
+architecture (``configs/*.json``) with random ones will do. What a tiny decoder loses does depend on weights and
+pictures.
 """
 
 from __future__ import annotations
@@ -11,27 +12,31 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.enhancers.benchmark_frames import parse_size, sample_frames
+from harmonizer_ns.enhancers.kept import NothingKept
 from harmonizer_ns.enhancers.reading import read_json
-from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.enhancers.running import DTYPES, Precision
+from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.types import Frames
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _LINUX_RESET = Path("/proc/self/clear_refs")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class EnhancersBench:
-    """Time enhancers on random frames: milliseconds per frame (median, 95th percentile), frames per second, memory."""
+    """Time enhancers: milliseconds per frame (median, 95th percentile), frames per second, memory."""
 
     enhancers: tuple[str, ...] = ("builtin",)
     """Names, checkpoint folders, or architectures (.json), which get random weights."""
@@ -49,6 +54,14 @@ class EnhancersBench:
     """Frames before these."""
     compile: bool = False
     """Compile what can be compiled, with CUDA graphs on a GPU."""
+    tile: int = 0
+    """Side in pixels of the tiles in which autoencoders work; 0: whole frames."""
+    images: Path | None = None
+    """Folder whose images are the frames (the first 8, scaled and cropped), each with the next one as its reference
+    photo; by default noise, which is as good for speed."""
+    tiny_decoder: str | None = None
+    """Also time Difix with this AutoencoderTiny (a folder or a Hub repository), and tell its PSNR against the full
+    decoder; wants --images."""
     naive: bool | None = None
     """Also time the graph as released (no cuts, not compiled) on the same weights; by default on a GPU."""
 
@@ -80,59 +93,115 @@ class Measurement:
 
 
 def run(bench: EnhancersBench) -> None:
-    """Print one line for each enhancer, size and precision."""
+    """Print one line for each enhancer, size and precision.
+
+    Raises:
+        InputError: on options that make no sense.
+    """
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if bench.device == "auto" else bench.device)
-    naive = device.type == "cuda" if bench.naive is None else bench.naive
+    if bench.tiny_decoder and bench.images is None:
+        raise InputError("--tiny-decoder wants --images: what a decoder loses cannot be told from noise")
+    sizes = {size: parse_size(size) for size in bench.sizes}
     print(f"{_device_name(device)}, torch {torch.__version__}, {bench.references} reference(s), {bench.frames} frames")
-    print(f"{'enhancer':34s} {'size':>10s} {'':6s} {'median':>10s} {'p95':>10s} {'fps':>7s} {'peak':>10s}")
+    print(
+        f"{'enhancer':34s} {'size':>10s} {'':6s} {'median':>10s} {'p95':>10s} {'fps':>7s} {'peak':>10s}"
+        f" {'PSNR against its first line':>28s}"
+    )
     for name in bench.enhancers:
         for precision in bench.precisions:
-            enhancer = make_enhancer(name, device, DTYPES[precision], bench.compile)
-            for size in bench.sizes:
-                _print_line(name, size, precision, measure(_stream(enhancer, size, bench, device), bench, device))
-                plain = plain_twin(enhancer, device, DTYPES[precision]) if naive else None
-                if plain is not None:
-                    measured = measure(_stream(plain, size, bench, device), bench, device)
-                    _print_line(f"{name} (plain)", size, precision, measured)
+            first: dict[str, Tensor] = {}
+            for label, enhancer in contenders(name, device, DTYPES[precision], bench):
+                for size, (width, height) in sizes.items():
+                    frames = sample_frames(bench.images, height, width)
+                    step = _stream(enhancer, frames, bench.references, device)
+                    measured = measure(step, bench, device)
+                    output = _enhanced(enhancer, frames, bench.references, device)
+                    same = None if size not in first else psnr(output, first[size])
+                    first.setdefault(size, output)
+                    _print_line(label, size, precision, measured, same)
 
 
-def make_enhancer(name: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> Enhancer:
+def contenders(
+    name: str, device: torch.device, dtype: torch.dtype, bench: EnhancersBench
+) -> Iterator[tuple[str, Enhancer]]:
+    """An enhancer and what it is compared with, on the same weights; only one at a time is on a GPU."""
+    enhancer = make_enhancer(name, device, dtype, bench)
+    yield name, enhancer
+    if device.type == "cuda" if bench.naive is None else bench.naive:
+        yield from _beside(enhancer, plain_twin(enhancer), f"{name} (plain)", device, dtype)
+    if bench.tiny_decoder:
+        yield from _beside(enhancer, tiny_twin(enhancer, bench), f"{name} (tiny decoder)", device, dtype)
+
+
+def _beside(
+    enhancer: Any, twin: Any, label: str, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Enhancer]]:
+    """The twin, while the enhancer waits on the CPU."""
+    if twin is not None:
+        enhancer.to("cpu")
+        yield label, twin.to(device, dtype)
+        twin.to("cpu")
+
+
+def make_enhancer(name: str, device: torch.device, dtype: torch.dtype, bench: EnhancersBench) -> Enhancer:
     """The enhancer of that name, of that folder, or of that architecture with random weights from seed 0.
 
     Raises:
         InputError: when there is none.
     """
+    options: dict[str, Any] = {"compiled": bench.compile, "tile": bench.tile}
     if not name.endswith(".json"):
-        return load_enhancer(name, device)
+        known = options_of(name)
+        options = {option: value for option, value in {"dtype": dtype, **options}.items() if option in known}
+        return load_enhancer(name, device, **options)
     config = read_json(Path(name))
     torch.manual_seed(0)
     if config.get("architecture") == "cosmos":
         from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
         from harmonizer_ns.enhancers.cosmos_network import CosmosNetwork
 
-        return CosmosEnhancer(CosmosNetwork.from_config(config), cut=True, compiled=compiled).to(device, dtype)
+        return CosmosEnhancer(CosmosNetwork.from_config(config), cut=True, **options).to(device, dtype)
     if config.get("architecture") == "difix":
         from harmonizer_ns.enhancers.difix import DifixEnhancer
         from harmonizer_ns.enhancers.difix_network import DifixNetwork
 
-        return DifixEnhancer(DifixNetwork.from_config(config), compiled=compiled).to(device, dtype)
+        return DifixEnhancer(DifixNetwork.from_config(config), **options).to(device, dtype)
     raise InputError(f"{name} is of the unknown architecture {config.get('architecture')!r}")
 
 
-def plain_twin(enhancer: Enhancer, device: torch.device, dtype: torch.dtype) -> Enhancer | None:
-    """The same weights in the plain graph; None for enhancers that know no other."""
+def plain_twin(enhancer: Enhancer) -> Enhancer | None:
+    """The same weights in the plain graph, nothing kept between frames; None for enhancers that know no other."""
     from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
     from harmonizer_ns.enhancers.difix import DifixEnhancer
 
     if isinstance(enhancer, CosmosEnhancer):
         from harmonizer_ns.enhancers.cosmos_plain import PlainCosmosNetwork
 
-        return CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network)).to(device, dtype)
+        twin = CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network))
+        twin._kept = NothingKept()
+        return twin
     if isinstance(enhancer, DifixEnhancer):
         twin = DifixEnhancer(copy.deepcopy(enhancer.network))
+        twin._kept = NothingKept()
         twin.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return twin
     return None
+
+
+def tiny_twin(enhancer: Enhancer, bench: EnhancersBench) -> Enhancer | None:
+    """The same weights with the tiny decoder; None for enhancers that cannot have one."""
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
+    from harmonizer_ns.enhancers.difix_thrifty import read_tiny_decoder
+
+    if not isinstance(enhancer, DifixEnhancer) or bench.tiny_decoder is None:
+        return None
+    tiny = read_tiny_decoder(bench.tiny_decoder)
+    return DifixEnhancer(enhancer.network, tile=bench.tile, tiny_decoder=tiny, compiled=bench.compile)
+
+
+def psnr(image: Float[Tensor, "n 3 h w"], other: Float[Tensor, "n 3 h w"]) -> float:
+    """Of all images together, in decibels; 100 at most, so that equal images have one."""
+    return -10 * float((image - other).square().mean().clamp(min=1e-10).log10())
 
 
 def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device) -> Measurement:
@@ -150,49 +219,45 @@ def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device
     return Measurement(tuple(sorted(milliseconds)), _peak(device))
 
 
-def _stream(enhancer: Enhancer, size: str, bench: EnhancersBench, device: torch.device) -> Callable[[], Frames]:
+def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Frames]:
     """One frame of a stream; the last outputs are kept between calls."""
-    width, height = _size(size)
-    photos = random_frames(min(bench.references, enhancer.max_references), height, width, seed=1).to(device)
-    frames = random_frames(1, height, width, seed=0).to(device)
+    turns = cycle(
+        [(frames[i].to(device), _photos(enhancer, frames, i, references, device)) for i in range(len(frames))]
+    )
     history: deque[Frames] = deque(maxlen=getattr(enhancer, "max_context", 0))
 
     def step() -> Frames:
-        references = (photos,) if len(photos) else ()
-        repaired = enhancer.enhance(frames, Context(references=references, history=tuple(history)))
-        output = Frames(repaired.rgb, frames.alpha, frames.depth, frames.cameras)
+        frame, shown = next(turns)
+        fresh = None if shown is None else replace(shown, rgb=shown.rgb.clone())  # or its latents would be kept
+        repaired = enhancer.enhance(frame, Context(references=(fresh,), history=tuple(history)))
+        output = Frames(repaired.rgb, frame.alpha, frame.depth, frame.cameras)
         history.appendleft(output)
         return output
 
     return step
 
 
-def random_frames(count: int, height: int, width: int, seed: int) -> Frames:
-    """Noise on a plane at depth 3, seen by cameras side by side."""
-    generator = torch.Generator().manual_seed(seed)
-    pose = torch.eye(4).repeat(count, 1, 1)
-    pose[:, 0, 3] = 0.1 * torch.arange(seed, seed + count)
-    intrinsics = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]]).repeat(count, 1, 1)
-    return Frames(
-        torch.rand(count, 3, height, width, generator=generator),
-        torch.ones(count, 1, height, width),
-        torch.full((count, 1, height, width), 3.0),
-        Cameras(pose, intrinsics, width, height),
+def _enhanced(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Float[Tensor, "n 3 h w"]:
+    """Every frame by itself, on the CPU."""
+    alone = (
+        enhancer.enhance(frames[i].to(device), Context((_photos(enhancer, frames, i, references, device),)))
+        for i in range(len(frames))
     )
+    return torch.cat([repaired.rgb.cpu() for repaired in alone])
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise InputError(f"a size is WIDTHxHEIGHT, for example 1024x576, not {text!r}")
-    return int(width), int(height)
+def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int, device: torch.device) -> Frames | None:
+    """The frames that follow a frame, as its reference photos."""
+    count = min(references, enhancer.max_references)
+    return frames[[(index + 1 + i) % len(frames) for i in range(count)]].to(device) if count else None
 
 
-def _print_line(name: str, size: str, precision: str, measured: Measurement) -> None:
+def _print_line(name: str, size: str, precision: str, measured: Measurement, same: float | None) -> None:
+    agreement = "" if same is None else f"{same:25.1f} dB"
     peak = "-" if measured.peak is None else f"{measured.peak / 2**20:.0f} MiB"
     print(
         f"{name:34s} {size:>10s} {precision:6s} {measured.median:7.1f} ms {measured.p95:7.1f} ms "
-        f"{1e3 / measured.median:7.1f} {peak:>10s}",
+        f"{1e3 / measured.median:7.1f} {peak:>10s} {agreement}".rstrip(),
         flush=True,
     )
 

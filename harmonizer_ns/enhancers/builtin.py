@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in enhancer: warps reference photos and the previous output into the view, then chooses per pixel."""
+"""The built-in enhancer: warps reference photos and the previous output into the view, then mixes per pixel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from harmonizer_ns import assets
 from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.enhancers.builtin_inputs import CUE_STRIDE, CUES, BuiltinInputs, ray_cues, relative_inverse_depth
+from harmonizer_ns.enhancers.builtin_inputs import (
+    CUE_STRIDE,
+    CUES,
+    BuiltinInputs,
+    ray_cues,
+    relative_inverse_depth,
+)
 from harmonizer_ns.enhancers.builtin_network import MULTIPLE, ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import (
     Checkpoint,
@@ -24,9 +30,9 @@ from harmonizer_ns.enhancers.checkpoint import (
 )
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import backward_warp
+from harmonizer_ns.warp import REFERENCE_TOLERANCE, backward_warp
 
-ARCHITECTURE = "choice"
+ARCHITECTURE = "choice-smooth"
 
 Candidate = tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Float[Tensor, "2 h/4 w/4"]]
 """Colours warped into the view, validity, cues."""
@@ -36,7 +42,7 @@ _IMAGES = ("render", "alpha", "inverse_depth", "warps", "valid")
 
 
 class BuiltinEnhancer:
-    """Repairs frames by choosing among the render, warped reference photos and the warped previous output.
+    """Repairs frames by mixing the render, smoother versions of it, warped reference photos and previous output.
 
     The confidence is the network's estimate of the probability that a pixel's absolute error, averaged over the
     colours, is below 0.05.
@@ -91,7 +97,7 @@ class BuiltinEnhancer:
         inputs = gather_inputs(frames, context, self.max_references)
         inputs = _to(inputs, next(self.network.parameters()).device)
         padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, MULTIPLE)
-        choice = self.network(_pad(inputs, padding))
+        choice = self.network(_pad(inputs, padding), bold=context.learning)
         return Repaired(
             rgb=padding.undo(choice.rgb).clamp(0, 1).to(device),
             confidence=padding.undo(choice.confidence).sigmoid().to(device),
@@ -148,7 +154,7 @@ def _reference_candidates(frame: Frames, references: Frames | None, limit: int) 
     references = references[slice(0, limit)].to(frame.rgb.device)
     count = len(references)
     cameras, depth = frame.cameras[[0] * count], frame.depth.expand(count, -1, -1, -1)
-    warped = backward_warp(references, depth, cameras)
+    warped = backward_warp(references, depth, cameras, REFERENCE_TOLERANCE)
     cues = ray_cues(depth, cameras, references.cameras.resized(cameras.width, cameras.height))
     return list(zip(warped.rgb, warped.valid, cues, strict=True))
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in network: choose for each pixel among the render and candidates warped into its view.
+"""The built-in network: mix for each pixel the render, smoother versions of it, and candidates warped into its view.
 
-With the render ``r``, candidates ``c_k`` (validity ``v_k``), their detail transfers ``d_k = c_k - blur(c_k - r)`` (the
-candidate's texture on the render's brightness), logits ``a_k, b_k`` and a residual ``e`` from the network::
+With the render ``r``, its means ``m_s`` over cells of ``s`` pixels (interpolated), candidates ``c_k`` (validity
+``v_k``), their detail transfers ``d_k = c_k - blur(c_k - r)`` (the candidate's texture on the render's brightness) and
+logits ``a_k, b_k, g_s`` from the network::
 
-    w   = softmax(0, a_k + log v_k, b_k + log v_k)      one weight for r, c_k, d_k
-    out = r + sum_k w_ak (c_k - r) + w_bk (d_k - r) + s tanh(e)
+    w   = softmax(0, a_k + log v_k, b_k + log v_k, g_s)      one weight for r, c_k, d_k, m_s
+    out = r + sum_k w_ak (c_k - r) + w_bk (d_k - r) + sum_s w_s (m_s - r)
 
-The same encoder sees every candidate and pooling is symmetric, so their order does not matter. Biases start so low, and
-the residual at 0, that the untrained network is the identity up to a few thousandths. The bound ``s`` of the residual
-is 0 by default: a residual learns the textures of its training scenes, and harmed good pixels of real ones.
+About a third of a sparse splat's error differs from one random seed to the next; photos and smoother versions do not
+share it, so even a small weight of theirs helps. The same encoder sees every candidate and pooling is symmetric, so
+their order does not matter. Biases start so low that the untrained network is the identity up to a few thousandths.
+There is no free residual: it would learn the textures of its training scenes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from harmonizer_ns.enhancers.builtin_inputs import CUES, BuiltinInputs
 MULTIPLE = 16
 """Image sides must be multiples of this (four halvings)."""
 
+SCALES = (2, 4, 8)
+"""Sides in pixels of the cells over which the render is averaged; divisors of `MULTIPLE`."""
+
 _BLUR = 8
 _LOGIT_SCALE = 4.0  # the logit head learns faster than its small weights would let it
 _LOGIT_BIAS = -1.5
@@ -41,6 +46,8 @@ class Choice:
         scores: logits of ``c_k`` and ``d_k`` with their validity, minus infinity where invalid; the render's is 0.
         offset: ``c_k - r``, 0 where invalid.
         low: ``blur(c_k - r)``, so that ``d_k - r = offset - low``.
+        smooth_scores: logits of ``m_s``.
+        smoothing: ``m_s - r``.
     """
 
     rgb: Float[Tensor, "n 3 h w"]
@@ -48,6 +55,8 @@ class Choice:
     scores: Float[Tensor, "n k 2 h w"]
     offset: Float[Tensor, "n k 3 h w"]
     low: Float[Tensor, "n k 3 h w"]
+    smooth_scores: Float[Tensor, "n s h w"]
+    smoothing: Float[Tensor, "n s 3 h w"]
 
 
 def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -109,9 +118,9 @@ class ChoiceNetwork(nn.Module):
         candidate: channels at half resolution of what is seen once for each candidate.
         trunk: channels at a quarter, an eighth and a sixteenth of the resolution.
         blocks: residual blocks at these scales on the way down.
-        residual: bound of the residual; 0 leaves nothing but a choice.
-        eagerness: added to every candidate's logit. Calibrated after training: how much may change before good pixels
-            suffer.
+        eagerness: added to every logit but the render's. Calibrated after training: how much may change before good
+            pixels suffer.
+        boldness: the same for repairs that are learned from: where the error is least, whatever pixels it comes from.
     """
 
     def __init__(
@@ -120,11 +129,11 @@ class ChoiceNetwork(nn.Module):
         candidate: int = 16,
         trunk: tuple[int, int, int] = (48, 80, 128),
         blocks: tuple[int, int, int] = (1, 1, 2),
-        residual: float = 0.0,
         eagerness: float = 0.0,
+        boldness: float = 0.0,
     ) -> None:
         super().__init__()
-        self.residual, self.eagerness = residual, eagerness
+        self.eagerness, self.boldness = eagerness, boldness
         fine = trunk[0]
         self.shared_stem = _conv(3 + 1 + 3, shared, 4, stride=2)
         self.shared_down = _conv(shared, fine, stride=2)
@@ -137,7 +146,7 @@ class ChoiceNetwork(nn.Module):
         self.trunk = Trunk(tuple(trunk), tuple(blocks))  # type: ignore[arg-type]
         self.decode_trunk = _conv(fine, shared, 1)
         self.decode = _conv(shared, shared)
-        self.base_head = _conv(shared, 4 * (3 + 1))
+        self.base_head = _conv(shared, 4 * (len(SCALES) + 1))
         self.from_decoded = _conv(shared, candidate, 1)
         self.from_candidate = _conv(candidate, candidate, 1)
         self.from_candidate_down = _conv(2 * candidate, candidate, 1)
@@ -150,8 +159,9 @@ class ChoiceNetwork(nn.Module):
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.candidate_head.bias, _LOGIT_BIAS)  # type: ignore[arg-type]
 
-    def forward(self, inputs: BuiltinInputs) -> Choice:
+    def forward(self, inputs: BuiltinInputs, bold: bool = False) -> Choice:
         """Decide for every pixel. Sides are multiples of 16."""
+        eagerness = self.boldness if bold else self.eagerness
         n, k = inputs.is_previous.shape
         render, valid = inputs.render, inputs.valid
         # Where a candidate is not valid it equals the render, so that its colours cannot leak into any feature.
@@ -172,13 +182,14 @@ class ChoiceNetwork(nn.Module):
         decoded = F.relu(self.decode(F.relu(shared + _twice(self.decode_trunk(F.relu(fine))))))
         base = F.pixel_shuffle(self.base_head(decoded), 2)
         logits = self._logits(decoded, seen, seen_down).unflatten(0, (n, k))
-        scores = _scores(logits + self.eagerness, valid)
-        weights = _weights(scores)
+        scores = _scores(logits + eagerness, valid)
+        smooth_scores = base[:, :-1] * _LOGIT_SCALE + (_LOGIT_BIAS * _LOGIT_SCALE + eagerness)
+        weights, smooth_weights = _weights(scores, smooth_scores)
+        smoothing = torch.stack([_blurred(render, scale) for scale in SCALES], dim=1) - render[:, None]
         low = F.interpolate(low.flatten(0, 1), scale_factor=_BLUR, mode="bilinear").view_as(offset)
         change = (weights.sum(2, keepdim=True) * offset - weights[:, :, 1:] * low).sum(1)
-        if self.residual:
-            change = change + self.residual * torch.tanh(base[:, :3])
-        return Choice(render + change, base[:, 3:], scores, offset, low)
+        change = change + (smooth_weights[:, :, None] * smoothing).sum(1)
+        return Choice(render + change, base[:, -1:], scores, offset, low, smooth_scores, smoothing)
 
     def _logits(
         self,
@@ -238,7 +249,16 @@ def _scores(logits: Float[Tensor, "n k 2 h w"], valid: Float[Tensor, "n k 1 h w"
     return torch.where(valid > 0, logits + valid.clamp(min=1e-6).log(), torch.full_like(logits, -torch.inf))
 
 
-def _weights(scores: Float[Tensor, "n k 2 h w"]) -> Float[Tensor, "n k 2 h w"]:
-    """Softmax over the render (score 0) and all candidates, without the render's share."""
-    with_render = F.pad(scores.flatten(1, 2), (0, 0, 0, 0, 1, 0))
-    return torch.softmax(with_render, dim=1)[:, 1:].unflatten(1, scores.shape[1:3])
+def _weights(
+    scores: Float[Tensor, "n k 2 h w"], smooth_scores: Float[Tensor, "n s h w"]
+) -> tuple[Float[Tensor, "n k 2 h w"], Float[Tensor, "n s h w"]]:
+    """Softmax over the render (score 0), all candidates and all smoothings, without the render's share."""
+    render = torch.zeros_like(scores[:, 0, :1])
+    weights = torch.softmax(torch.cat([render, scores.flatten(1, 2), smooth_scores], dim=1), dim=1)
+    count = scores.shape[1] * 2
+    return weights[:, 1 : count + 1].unflatten(1, scores.shape[1:3]), weights[:, count + 1 :]
+
+
+def _blurred(image: Float[Tensor, "n 3 h w"], scale: int) -> Float[Tensor, "n 3 h w"]:
+    """Means of cells, interpolated."""
+    return F.interpolate(F.avg_pool2d(image, scale), scale_factor=scale, mode="bilinear")

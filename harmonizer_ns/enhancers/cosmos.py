@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.checkpoint import (
@@ -25,12 +23,22 @@ from harmonizer_ns.enhancers.checkpoint import (
 from harmonizer_ns.enhancers.cosmos_cuts import cut_network
 from harmonizer_ns.enhancers.cosmos_formats import RELEASES, convert, read_release
 from harmonizer_ns.enhancers.cosmos_network import ARCHITECTURE, CosmosNetwork
+from harmonizer_ns.enhancers.cosmos_tiles import tile_autoencoder
+from harmonizer_ns.enhancers.kept import KeptLatents
 from harmonizer_ns.enhancers.reading import fetch_repository
+from harmonizer_ns.enhancers.running import (
+    check_tile,
+    compile_mode,
+    default_dtype,
+    finished,
+    fully_trusted,
+    in_size_of,
+    prepared,
+    say_licence,
+)
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import Padding, resize
+from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
-
-logger = logging.getLogger(__name__)
 
 
 class CosmosEnhancer:
@@ -44,6 +52,7 @@ class CosmosEnhancer:
         cut: run a copy of the network with the exact cuts of `cosmos_cuts`, which is faster; what the network learns
             later does not reach it.
         compiled: compile what runs (in place), for every image size anew; with CUDA graphs on a GPU.
+        tile: side in pixels of the tiles in which the autoencoder works (set in what runs); 0: whole frames.
     """
 
     max_references = 0
@@ -54,12 +63,17 @@ class CosmosEnhancer:
         metadata: dict[str, Any] | None = None,
         cut: bool = False,
         compiled: bool = False,
+        tile: int = 0,
     ) -> None:
+        check_tile(tile)
         self.network = network
         self.metadata = metadata or {}
         self._running = _channels_last(cut_network(network)) if cut else network
-        self._latents = WeakTensorKeyDictionary()  # of previous outputs, for as long as somebody keeps those
+        self._kept = KeptLatents()
+        self._own_precision = True
         self._compiled = compiled
+        if tile:
+            tile_autoencoder(self._running, tile)
         if compiled:
             _compile(self._running)
 
@@ -71,6 +85,7 @@ class CosmosEnhancer:
         dtype: torch.dtype | None = None,
         cut: bool = True,
         compiled: bool = False,
+        tile: int = 0,
         revision: str | None = None,
     ) -> CosmosEnhancer:
         """Load one of our folders, a release's checkpoint file, or a release from the Hub.
@@ -78,9 +93,10 @@ class CosmosEnhancer:
         Args:
             folder_or_id: a folder, a ``.pkl`` or ``.pt`` file, ``"nvidia/Harmonizer"`` or ``"nvidia/Fixer"``.
             device: where to run.
-            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere.
+            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere, wherever it moves later.
             cut: see the class.
             compiled: see the class.
+            tile: see the class.
             revision: of the Hub's repository.
 
         Raises:
@@ -89,8 +105,10 @@ class CosmosEnhancer:
         """
         checkpoint = _read(folder_or_id, revision)
         network = build_network(checkpoint)
-        _say_licence(folder_or_id, checkpoint.metadata)
-        return cls(network, checkpoint.metadata, cut, compiled).to(device, dtype or _default_dtype(device))
+        say_licence(folder_or_id, checkpoint.metadata)
+        enhancer = cls(network, checkpoint.metadata, cut, compiled, tile)
+        enhancer._own_precision = False
+        return enhancer.to(device, dtype)
 
     @property
     def max_context(self) -> int:
@@ -103,9 +121,18 @@ class CosmosEnhancer:
         save_checkpoint(folder, Checkpoint(ARCHITECTURE, kwargs, self.network.state_dict(), self.metadata))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> CosmosEnhancer:
-        """Move what runs; returns itself."""
+        """Move what runs; returns itself.
+
+        Args:
+            device: where to.
+            dtype: precision to run in from now on. By default that of the network that the class was given, or the
+                device's own after `from_pretrained` without any.
+        """
+        self._own_precision = self._own_precision or dtype is not None
+        if not self._own_precision:
+            dtype = default_dtype(device)
         self._running.to(device, dtype)
-        self._latents.clear()
+        self._kept.clear()
         return self
 
     @torch.inference_mode()
@@ -120,35 +147,30 @@ class CosmosEnhancer:
         self._check_size(frames)
         image = self._prepared(frames.rgb, padding)
         history = context.history[: self.max_context]
-        previous = [_resized(output, frames) for output in history]
         if self._compiled:
             torch.compiler.cudagraph_mark_step_begin()
         if len(history) < self.max_context or not history:
             repaired = self._running(image)
         elif self.network.cached_context:
-            repaired = self._repair_with_kept(image, previous, padding)
+            repaired = self._repair_with_kept(image, frames, history, padding)
         else:
-            clip = torch.stack([self._prepared(rgb, padding) for rgb in previous], dim=1)
+            clip = torch.stack([self._prepared(in_size_of(frames, output), padding) for output in history], dim=1)
             repaired = self._running(image, context=clip)
-        rgb = (padding.undo(repaired).float() / 2 + 0.5).clamp(0, 1).to(frames.rgb.device)
-        return Repaired(rgb, torch.ones_like(rgb[:, :1]))
+        return fully_trusted(finished(repaired, padding, frames.rgb))
 
     def _repair_with_kept(
-        self, image: Float[Tensor, "b 3 hp wp"], previous: list[Float[Tensor, "b 3 h w"]], padding: Padding
+        self, image: Float[Tensor, "b 3 hp wp"], frames: Frames, history: tuple[Frames, ...], padding: Padding
     ) -> Float[Tensor, "b 3 hp wp"]:
         """As the network's own forward pass, but every previous output is encoded only once in its life."""
-        kept = [self._kept_latent(rgb, padding) for rgb in previous]
+        kept = [self._output_latents(frames, output, padding) for output in history]
         return self._running.repair(torch.stack([self._running.encode(image), *kept], dim=2))
 
-    def _kept_latent(self, rgb: Float[Tensor, "b 3 h w"], padding: Padding) -> Float[Tensor, "b c hl wl"]:
-        if rgb not in self._latents:
-            self._latents[rgb] = self._running.encode(self._prepared(rgb, padding)).clone()
-        return self._latents[rgb]
+    def _output_latents(self, frames: Frames, output: Frames, padding: Padding) -> Float[Tensor, "b c hl wl"]:
+        rgb = in_size_of(frames, output)
+        return self._kept.of(output.rgb, rgb.shape, lambda: self._running.encode(self._prepared(rgb, padding)))
 
     def _prepared(self, rgb: Float[Tensor, "b 3 h w"], padding: Padding) -> Float[Tensor, "b 3 hp wp"]:
-        """From [0, 1] to [-1, 1], padded, where and in which precision the network runs."""
-        weight = next(self._running.parameters())
-        return padding.apply(rgb.to(weight.device) * 2 - 1).to(weight.dtype)
+        return prepared(rgb, padding, next(self._running.parameters()))
 
     def _check_size(self, frames: Frames) -> None:
         height, width = frames.cameras.height, frames.cameras.width
@@ -199,15 +221,6 @@ def _download(repository: str, revision: str | None) -> Path:
     return found
 
 
-def _say_licence(source: str | Path, metadata: dict[str, Any]) -> None:
-    if "licence" in metadata:
-        logger.warning("%s: licence of the weights: %s", source, metadata["licence"])
-
-
-def _default_dtype(device: torch.device | str) -> torch.dtype:
-    return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-
-
 def _channels_last(network: CosmosNetwork) -> CosmosNetwork:
     """Convolutions read and write channels last, which is what fast kernels want: three times faster on a CPU too."""
     for module in network.vae.modules():
@@ -218,13 +231,5 @@ def _channels_last(network: CosmosNetwork) -> CosmosNetwork:
 
 def _compile(network: CosmosNetwork) -> None:
     """Compile the three steps that forward passes are made of, in place."""
-    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
     for name in ("encode", "encode_jointly", "repair"):
-        setattr(network, name, torch.compile(getattr(network, name), mode=mode, dynamic=False))
-
-
-def _resized(output: Frames, frames: Frames) -> Float[Tensor, "n 3 h w"]:
-    """A previous output in the frames' size; the very same tensor when it has that size already."""
-    if len(output) != len(frames):
-        raise ValueError(f"Context.history has {len(output)} frames for {len(frames)} frames")
-    return resize(output.rgb, frames.cameras.height, frames.cameras.width)
+        setattr(network, name, torch.compile(getattr(network, name), mode=compile_mode(), dynamic=False))

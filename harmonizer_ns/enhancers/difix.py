@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.enhancers.checkpoint import (
-    CONFIG,
-    Checkpoint,
-    CheckpointError,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
-from harmonizer_ns.enhancers.difix_formats import WEIGHTS, find_folder, read_checkpoint, read_folder, write_folder
+from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
+from harmonizer_ns.enhancers.difix_formats import find_folder, write_folder
+from harmonizer_ns.enhancers.difix_loading import load_network
 from harmonizer_ns.enhancers.difix_lora import merged
-from harmonizer_ns.enhancers.difix_network import ARCHITECTURE, PROMPT, DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.difix_tiles import ThriftyDifix
-from harmonizer_ns.enhancers.files import as_frames
-from harmonizer_ns.enhancers.reading import read_json, read_weights
+from harmonizer_ns.enhancers.difix_network import ARCHITECTURE, PROMPT, DifixNetwork
+from harmonizer_ns.enhancers.difix_thrifty import ThriftyDifix, check_tiny_decoder, read_tiny_decoder
+from harmonizer_ns.enhancers.kept import KeptLatents
+from harmonizer_ns.enhancers.running import (
+    check_tile,
+    compile_mode,
+    default_dtype,
+    finished,
+    fully_trusted,
+    in_size_of,
+    prepared,
+    say_licence,
+)
+from harmonizer_ns.enhancers.sequence import as_frames
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding, resize, to_float, to_uint8
 from harmonizer_ns.types import Frames
@@ -34,19 +38,12 @@ from harmonizer_ns.types import Frames
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-logger = logging.getLogger(__name__)
-
-LICENCE = "licence of where they come from (nvidia/difix, nvidia/difix_ref: NVIDIA License, non-commercial use only)"
-MIN_TILE = 64
-REFERENCES = {"nvidia/difix": 0, "nvidia/difix_ref": 1}
-"""Photos that the released networks were trained with."""
-
 
 class DifixEnhancer:
     """Repairs frames with a Difix network in one step.
 
     It makes no estimate of its own how right it is: the confidence is 1 everywhere, and whoever uses the result decides
-    with a gate of their own.
+    with a gate of their own. Reference photos and previous outputs that are shown again are not encoded again.
 
     Args:
         network: used as it is, on the device where it is.
@@ -68,16 +65,18 @@ class DifixEnhancer:
         tiny_decoder: Any = None,
         compiled: bool = False,
     ) -> None:
-        if batch < 1 or (tile and tile < MIN_TILE):
-            raise InputError(f"a batch has at least 1 frame and a tile {MIN_TILE} pixels: got {batch} and {tile}")
+        if batch < 1:
+            raise InputError(f"a batch has at least 1 frame, not {batch}")
+        check_tile(tile)
+        check_tiny_decoder(tiny_decoder, network)
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.metadata = metadata or {}
         self.batch, self.tiny_decoder = batch, tiny_decoder
-        self._repair = ThriftyDifix(network, tile, tiny_decoder) if tile or tiny_decoder else network
-        self._compiled = compiled
-        if compiled:
-            mode = "reduce-overhead" if torch.cuda.is_available() else "default"
-            self._repair = torch.compile(self._repair, mode=mode, dynamic=False)
+        self._own_precision = True
+        runs = ThriftyDifix(network, tile, tiny_decoder) if tile or tiny_decoder else network
+        ready: Any = partial(torch.compile, mode=compile_mode(), dynamic=False) if compiled else _as_it_is
+        self._encode, self._repair, self._compiled = ready(runs.latents), ready(runs.repair), compiled
+        self._kept = KeptLatents()
 
     @classmethod
     def from_pretrained(
@@ -92,7 +91,9 @@ class DifixEnhancer:
         prompt: str = PROMPT,
         merge: bool = True,
         tiny_decoder: str | Path | None = None,
-        **options: Any,
+        batch: int = 4,
+        tile: int = 0,
+        compiled: bool = False,
     ) -> DifixEnhancer:
         """Load one of our folders, a folder in the Hub's layout, or a repository of the Hub. No code in them is run.
 
@@ -101,35 +102,29 @@ class DifixEnhancer:
             revision: of the Hub's repository.
             checkpoint: a ``model_*.pkl`` of Difix's training code, whose weights take the place of the folder's.
             device: where to run.
-            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere.
+            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere, wherever it moves later.
             max_references: reference photos to look at; by default as many as the network was trained with, 1 when
                 that is not known.
             prompt: what the network is told (our own folders have its embedding already).
             merge: fold the autoencoder's adapters into its weights (in our own folders they are).
-            tiny_decoder: folder of an ``AutoencoderTiny``.
-            options: ``batch``, ``tile`` and ``compiled`` of the class.
+            tiny_decoder: folder or Hub repository of an ``AutoencoderTiny``, for example ``"madebyollin/taesd"``.
+            batch: see the class.
+            tile: see the class.
+            compiled: see the class.
 
         Raises:
             CheckpointError: on a folder or file that is not such a network, or is damaged, and on a pickle with more
                 than plain data in it.
             InputError: when the Hub cannot be reached or has no such repository.
         """
-        folder = find_folder(folder_or_id, revision)
-        if checkpoint is not None:
-            network, metadata = read_checkpoint(Path(checkpoint), folder, prompt, merge), _origin(checkpoint)
-        elif (folder / CONFIG).is_file():
-            network, metadata = _read_own(folder)
-        else:
-            trained_with = REFERENCES.get(str(folder_or_id), 1)
-            network = read_folder(folder, prompt, merge, max_references=trained_with)
-            metadata = _origin(folder_or_id)
+        network, metadata = load_network(folder_or_id, revision, checkpoint, prompt, merge)
         if max_references is not None:
             network.max_references = max_references
-        if "licence" in metadata:
-            logger.warning("%s: these weights are under the %s", folder_or_id, metadata["licence"])
-        tiny = None if tiny_decoder is None else _read_tiny_decoder(Path(tiny_decoder))
-        dtype = dtype or (torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32)
-        return cls(network, metadata, tiny_decoder=tiny, **options).to(device, dtype)
+        say_licence(folder_or_id, metadata)
+        tiny = None if tiny_decoder is None else read_tiny_decoder(tiny_decoder)
+        enhancer = cls(network, metadata, batch=batch, tile=tile, tiny_decoder=tiny, compiled=compiled)
+        enhancer._own_precision = False
+        return enhancer.to(device, dtype)
 
     @classmethod
     def from_pkl(cls, path: str | Path, base: str | Path, **arguments: Any) -> DifixEnhancer:
@@ -166,10 +161,20 @@ class DifixEnhancer:
         write_folder(self.network, Path(folder), find_folder(base))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> DifixEnhancer:
-        """Move what runs; returns itself."""
+        """Move what runs; returns itself.
+
+        Args:
+            device: where to.
+            dtype: precision to run in from now on. By default that of the network that the class was given, or the
+                device's own after `from_pretrained` without any.
+        """
+        self._own_precision = self._own_precision or dtype is not None
+        if not self._own_precision:
+            dtype = default_dtype(device)
         self.network.to(device, dtype)
         if self.tiny_decoder is not None:
-            self.tiny_decoder.to(device, dtype)
+            torch.nn.Module.to(self.tiny_decoder, device, dtype)  # diffusers' own warns about nothing
+        self._kept.clear()
         return self
 
     @torch.inference_mode()
@@ -182,19 +187,23 @@ class DifixEnhancer:
             ValueError: when the context holds another number of references or previous outputs than there are frames.
         """
         padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, self.network.multiple)
-        images = self._prepared(frames.rgb, padding)
-        photos = self._photos(frames, context.references, images)
-        outputs = context.history[: self.max_context]
-        previous = [self._prepared(_in_size_of(frames, output), padding) for output in outputs]
+        images = prepared(frames.rgb, padding, self.network.prompt_embedding)
+        if self._compiled:
+            torch.compiler.cudagraph_mark_step_begin()
+        photos = self._photo_latents(frames, context.references, images)
+        previous = [
+            self._output_latents(frames, output, padding, images) for output in context.history[: self.max_context]
+        ]
         history = torch.stack(previous, dim=1) if previous else None
         repaired = torch.empty_like(frames.rgb, dtype=torch.float32)
-        for chosen in _batches([len(found) for found in photos], self.batch):
+        for chosen in _batches([0 if found is None else len(found) for found in photos], self.batch):
             if self._compiled:
                 torch.compiler.cudagraph_mark_step_begin()
-            references = torch.stack([photos[i] for i in chosen])
+            shown = [found for i in chosen if (found := photos[i]) is not None]
+            references = torch.stack(shown) if shown else None
             output = self._repair(images[chosen], references, None if history is None else history[chosen])
-            repaired[chosen] = (padding.undo(output).float() / 2 + 0.5).clamp(0, 1).to(repaired.device)
-        return Repaired(repaired, torch.ones_like(repaired[:, :1]))
+            repaired[chosen] = finished(output, padding, repaired)
+        return fully_trusted(repaired)
 
     def __call__(
         self, image: Image | list[Image], ref_image: Image | list[Image | None] | None = None
@@ -214,33 +223,36 @@ class DifixEnhancer:
             raise InputError(f"there are {len(references)} reference images for {len(images)} images")
         if not self.max_references and any(reference is not None for reference in references):
             raise InputError("this network was not trained with references; load it with max_references=1 to try")
-        repaired = [self._repair_image(*pair) for pair in zip(images, references, strict=True)]
+        photos = {id(reference): None if reference is None else _as_frames(reference) for reference in references}
+        repaired = [
+            _picture(self.enhance(_as_frames(picture), Context(references=(photos[id(reference)],))).rgb[0])
+            for picture, reference in zip(images, references, strict=True)
+        ]
         return repaired if isinstance(image, list) else repaired[0]
 
-    def _repair_image(self, image: Image, reference: Image | None) -> Image:
-        photos = None if reference is None else as_frames(_pixels(reference))
-        repaired = self.enhance(as_frames(_pixels(image)), Context(references=(photos,)))
-        return _picture(repaired.rgb[0])
-
-    def _prepared(self, rgb: Float[Tensor, "n 3 h w"], padding: Padding) -> Float[Tensor, "n 3 hp wp"]:
-        """From [0, 1] to [-1, 1], padded, where and in which precision the network runs."""
-        weight = self.network.prompt_embedding
-        return padding.apply(rgb.to(weight.device) * 2 - 1).to(weight.dtype)
-
-    def _photos(
-        self, frames: Frames, references: tuple[Frames | None, ...], like: Float[Tensor, "n 3 hp wp"]
-    ) -> list[Float[Tensor, "r 3 hp wp"]]:
-        """The photos that the network looks at for each frame, prepared; frames may have differently many."""
+    def _photo_latents(
+        self, frames: Frames, references: tuple[Frames | None, ...], padded: Float[Tensor, "n 3 hp wp"]
+    ) -> list[Float[Tensor, "r c hl wl"] | None]:
+        """Latents of the photos that the network looks at, for each frame; frames may have differently many."""
         references = references or (None,) * len(frames)
         if len(references) != len(frames):
             raise ValueError(f"Context.references has {len(references)} entries for {len(frames)} frames")
-        height, width = frames.cameras.height, frames.cameras.width
+        size, count = (frames.cameras.height, frames.cameras.width), self.max_references
+
+        def encode(photos: Frames) -> Float[Tensor, "r c hl wl"]:
+            return self._encode(prepared(*fit(photos.rgb[:count], *size, padded), padded))
+
         return [
-            like[:0]
-            if found is None or not len(found) or not self.max_references
-            else self._prepared(*fit(found.rgb[: self.max_references], height, width, like))
+            None if not count or not found else self._kept.of(found.rgb, (size, count), partial(encode, found))
             for found in references
         ]
+
+    def _output_latents(
+        self, frames: Frames, output: Frames, padding: Padding, padded: Float[Tensor, "n 3 hp wp"]
+    ) -> Float[Tensor, "n c hl wl"]:
+        """Latents of a previous output of each frame."""
+        rgb = in_size_of(frames, output)
+        return self._kept.of(output.rgb, rgb.shape, lambda: self._encode(prepared(rgb, padding, padded)))
 
 
 def fit(
@@ -259,45 +271,18 @@ def fit(
     return resized, Padding(padded.shape[-1] - resized.shape[-1], padded.shape[-2] - resized.shape[-2])
 
 
+def _as_it_is(step: Any) -> Any:
+    return step
+
+
 def _batches(kinds: list[int], most: int) -> list[list[int]]:
     """Indices in groups of one kind, at most so many in each."""
     groups = [[i for i, other in enumerate(kinds) if other == kind] for kind in sorted(set(kinds))]
     return [group[start : start + most] for group in groups for start in range(0, len(group), most)]
 
 
-def _in_size_of(frames: Frames, output: Frames) -> Float[Tensor, "n 3 h w"]:
-    if len(output) != len(frames):
-        raise ValueError(f"Context.history has {len(output)} frames for {len(frames)} frames")
-    return resize(output.rgb, frames.cameras.height, frames.cameras.width)
-
-
-def _read_own(folder: Path) -> tuple[DifixNetwork, dict[str, Any]]:
-    """Network and metadata of a folder in our own format."""
-    stored = load_checkpoint(folder)
-    try:
-        with torch.device("meta"):
-            network = DifixNetwork.from_config({"architecture": stored.architecture, **stored.kwargs})
-    except InputError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    load_weights(network, stored.weights, assign=True)
-    return network, stored.metadata
-
-
-def _read_tiny_decoder(folder: Path) -> Any:
-    """A diffusers ``AutoencoderTiny``, from its folder."""
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-
-    tiny = AutoencoderTiny(**own_arguments(AutoencoderTiny, read_json(folder / CONFIG)))
-    load_weights(tiny, read_weights(folder, WEIGHTS))
-    return tiny.eval()
-
-
-def _origin(source: str | Path) -> dict[str, Any]:
-    return {"licence": LICENCE, "source": str(source)}
-
-
-def _pixels(image: Image) -> Float[Tensor, "3 h w"]:
-    return to_float(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+def _as_frames(image: Image) -> Frames:
+    return as_frames(to_float(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)))
 
 
 def _picture(rgb: Float[Tensor, "3 h w"]) -> Image:

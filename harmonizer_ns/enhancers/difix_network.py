@@ -163,8 +163,21 @@ class DifixNetwork(nn.Module):
             ValueError: on too much context, or a size that does not fit.
         """
         self._check_images(image, context)
+        return self.repair(image, self.encode_all(references), self.encode_all(context))
+
+    def repair(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        references: Float[Tensor, "b r c hl wl"] | None = None,
+        context: Float[Tensor, "b k c hl wl"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """As `forward`, for references and context of which only the latents are left."""
         latent, skips = self.encode(image)
-        return self.decode(self.denoise(latent, self.encode_all(references), self.encode_all(context)), skips)
+        return self.decode(self.denoise(latent, references, context), skips)
+
+    def latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
+        """Scaled latents, for `repair`."""
+        return self.encode(images)[0]
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c hl wl"], Skips]:
         """Scaled latents (the mode, not a sample), and what the decoder will see of the encoder."""
@@ -183,7 +196,7 @@ class DifixNetwork(nn.Module):
         """Scaled latents of several images for each view; None of none."""
         if images is None or not images.shape[1]:
             return None
-        return self.encode(images.flatten(0, 1))[0].unflatten(0, images.shape[:2])
+        return self.latents(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     def denoise(
         self,

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.sequence import FrameEnhancer, Item, References, as_frames
+from harmonizer_ns.enhancers.video_parts import VideoParts
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, save_image
-from harmonizer_ns.media import VideoWriter, check_video_output, image_files, media_kind, read_video
+from harmonizer_ns.media import check_video_output, image_files, media_kind, read_video
 from harmonizer_ns.types import Frames, cat_frames
 
 Progress = Callable[[int, int], None]
@@ -30,10 +33,12 @@ def enhance_path(
     overwrite: bool = False,
     fps: float | None = None,
     progress: Progress = lambda done, total: None,
+    repair: str = "",
 ) -> int:
     """Repair an image, a folder of images, or a video.
 
-    Images keep their names; those that are there already are not done again. A video appears when it is whole.
+    Images keep their names; those that are there already are not done again. A video appears when it is whole; an
+    interrupted run leaves its beginning in a hidden folder beside it, from which the next run goes on.
 
     Args:
         source: what to repair.
@@ -43,6 +48,7 @@ def enhance_path(
         overwrite: do again what is there already.
         fps: frames per second of a written video; by default the source's, or 24.
         progress: told about every frame.
+        repair: what the frames are repaired with, in words: a video that was begun with something else begins again.
 
     Returns:
         The number of frames that were repaired.
@@ -52,23 +58,49 @@ def enhance_path(
             not keep the others from being repaired, and is named at the end.
     """
     check_paths(source, target)
-    footage = open_footage(source)
-    compose = _beside if side_by_side else _alone
-    if media_kind(target) == "video":
-        if target.exists() and not overwrite:
-            return 0
-        with VideoWriter(target, fps or footage.fps, footage.sound) as writer:
-            done = _drain(footage.items, footage.total, frames, lambda _, x, y: writer.write(compose(x, y)), progress)
+    if fps is not None and not fps > 0:
+        raise InputError(f"a video needs a positive number of frames per second, not {fps}")
+    if media_kind(target) != "video":
+        done = _to_images(open_footage(source), target, frames, side_by_side, overwrite, progress)
+    elif target.exists() and not overwrite:
+        done = 0
     else:
-        folder = ImageFolder(target if media_kind(target) == "folder" else target.parent, side_by_side)
-        items = footage.items
-        if media_kind(target) == "image":
-            items = (replace(item, file=target.name) for item in items)
-        if not overwrite:
-            items = map(folder.mark, items)
-        done = _drain(items, footage.total, frames, lambda i, x, y: folder.write(i, compose(x, y)), progress)
-    if frames.failures:
-        raise InputError(f"{len(frames.failures)} of the frames were left out: " + "; ".join(frames.failures))
+        settings = {"source": _stamp(source), "repair": repair}
+        done = _to_video(open_footage(source), target, frames, side_by_side, fps, settings, progress)
+    failures = list(dict.fromkeys(frames.failures))  # those of an interrupted run may come twice
+    if failures:
+        count = "1 frame was" if len(failures) == 1 else f"{len(failures)} frames were"
+        raise InputError(f"{count} left out: " + "; ".join(failures))
+    return done
+
+
+def _to_images(
+    footage: Footage, target: Path, frames: FrameEnhancer, side_by_side: bool, overwrite: bool, progress: Progress
+) -> int:
+    folder = ImageFolder(target if media_kind(target) == "folder" else target.parent, side_by_side)
+    items = footage.items
+    if media_kind(target) == "image":
+        items = (replace(item, file=target.name) for item in items)
+    if not overwrite:
+        items = map(folder.mark, items)
+    return _drain(items, footage.total, frames, folder.write, side_by_side, progress)
+
+
+def _to_video(
+    footage: Footage,
+    target: Path,
+    frames: FrameEnhancer,
+    side_by_side: bool,
+    fps: float | None,
+    settings: dict[str, Any],
+    progress: Progress,
+) -> int:
+    fps = fps or footage.fps
+    settings = {**settings, "fps": fps, "side_by_side": side_by_side}
+    with VideoParts(target, fps, settings, frames.failures, side_by_side) as video:
+        items = video.remaining(footage.items)
+        done = _drain(items, footage.total, frames, video.write, side_by_side, progress)
+        video.join(footage.sound)
     return done
 
 
@@ -192,16 +224,24 @@ def load(path: Path) -> Float[Tensor, "3 h w"]:
         raise InputError(str(error)) from error
 
 
+def _stamp(source: Path) -> str:
+    """Another one when a video or a folder's images have changed."""
+    files = image_files(source) if source.is_dir() else [source]
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
 def _drain(
     items: Iterable[Item],
     total: int,
     frames: FrameEnhancer,
-    write: Callable[[Item, Tensor, Tensor], None],
+    write: Callable[[Item, Tensor], None],
+    side_by_side: bool,
     progress: Progress,
 ) -> int:
     done = 0
     for item, before, after in frames.run(items):
-        write(item, before, after)
+        write(item, torch.cat([before, after.to(before.device)], dim=-1) if side_by_side else after)
         done += 1
         progress(item.number + 1, total)
     return done
@@ -209,11 +249,3 @@ def _drain(
 
 def _identity(frame: Tensor) -> Tensor:
     return frame
-
-
-def _alone(before: Tensor, after: Tensor) -> Tensor:
-    return after
-
-
-def _beside(before: Tensor, after: Tensor) -> Tensor:
-    return torch.cat([before, after], dim=-1)

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,14 @@ def read_pickle(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     try:
-        with torch.serialization.safe_globals([io.BytesIO]):  # bytes in which Transformer Engine keeps its state
+        with torch.serialization.safe_globals([io.BytesIO]), warnings.catch_warnings():
+            # Transformer Engine keeps its state in BytesIO; whatever torch would warn about, it then refuses.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on to advise loading it without protection
-        raise CheckpointError(
-            f"{path} was refused, it holds more than plain data" + (f": {found[1]}" if found else "")
-        ) from error
+        what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
+        raise CheckpointError(f"{path} was refused, {what}") from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
 

@@ -54,6 +54,9 @@ class FrameEnhancer:
         references: finds the photos.
         batch: most frames at once, for enhancers that take each by itself.
         temporal: whether frames follow each other in time.
+
+    Raises:
+        InputError: on an empty batch.
     """
 
     enhancer: Enhancer
@@ -62,6 +65,10 @@ class FrameEnhancer:
     temporal: bool = True
     failures: list[str] = field(default_factory=list)
     """What was wrong with frames that were left out."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"a batch has at least 1 frame, not {self.batch}")
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]]:
         """Item, frame and repaired frame of everything that is still to be done and can be read, in order."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +21,8 @@ class EnhancerSpec:
     """Where an enhancer lives.
 
     Args:
-        target: ``"module:Class"``, or ``"module:Class.factory"``; called without arguments, or with ``repository`` and
-            ``device=``.
+        target: ``"module:Class"``, or ``"module:Class.factory"``; called with ``repository`` where there is one, and
+            with ``device=`` where it takes that.
         install: the command that installs what it needs.
         licence: licence of its weights.
         description: one line for ``--help``.
@@ -78,7 +80,7 @@ SPECS: dict[str, EnhancerSpec] = {
 }
 
 ARCHITECTURES: dict[str, str] = {
-    "choice": "harmonizer_ns.enhancers.builtin:BuiltinEnhancer",
+    "choice-smooth": "harmonizer_ns.enhancers.builtin:BuiltinEnhancer",
     "cosmos": "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
     "difix": "harmonizer_ns.enhancers.difix:DifixEnhancer",
 }
@@ -86,37 +88,55 @@ ARCHITECTURES: dict[str, str] = {
 _HUB_INDEX = "model_index.json"
 
 
-def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu") -> Enhancer:
+def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu", **options: Any) -> Enhancer:
     """The enhancer of that name or Hub repository, or the one in that folder or file, on ``device``.
 
+    Args:
+        name_or_path: what to load.
+        device: where to run.
+        options: of the enhancer's own ``from_pretrained``, for example ``dtype``, ``tile`` or ``compiled``.
+
     Raises:
-        InputError: when it is none of these; the message lists the names. Also when the Hub cannot be reached.
+        InputError: when it is none of these; the message lists the names. Also when the Hub cannot be reached, and on
+            an option that the enhancer has not.
         ImportError: when a package that it needs is missing; the message holds the install line.
         CheckpointError: when the folder or file is not a good checkpoint.
     """
+    factory, source = _find(name_or_path)
+    known = inspect.signature(factory).parameters
+    strange = sorted(options.keys() - known.keys())
+    if strange:
+        raise InputError(f"the enhancer {name_or_path} has no option {', '.join(strange)}")
+    return factory(*source, **({"device": device} if "device" in known else {}), **options)
+
+
+def options_of(name_or_path: str | Path) -> frozenset[str]:
+    """Which options `load_enhancer` takes for an enhancer. Raises what that raises, but weights are not read."""
+    return frozenset(inspect.signature(_find(name_or_path)[0]).parameters)
+
+
+def _find(name_or_path: str | Path) -> tuple[Callable[..., Enhancer], tuple[str | Path, ...]]:
+    """What loads it, and from where."""
     name, path = str(name_or_path), Path(name_or_path)
     if name in SPECS:
-        return _from_spec(SPECS[name], device)
+        return _of_spec(SPECS[name])
     if path.is_dir():
-        return _resolve(ARCHITECTURES[_architecture(path)]).from_pretrained(path, device=device)
+        return _resolve(ARCHITECTURES[_architecture(path)]).from_pretrained, (path,)
     if path.is_file():
-        return _from_file(path, device)
+        return _of_file(path)
     if "/" in name:
-        return _from_hub(name, device)
+        return _of_repository(name)
     raise InputError(
         f"unknown enhancer {name!r}: known names are {', '.join(SPECS)}; or give the folder of a checkpoint"
     )
 
 
-def _from_spec(spec: EnhancerSpec, device: torch.device | str) -> Enhancer:
+def _of_spec(spec: EnhancerSpec) -> tuple[Callable[..., Enhancer], tuple[str, ...]]:
     try:
         factory = _resolve(spec.target)
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}; install it with: {spec.install}") from error
-    if spec.repository:
-        return factory(spec.repository, device=device)
-    enhancer = factory()
-    return enhancer.to(device) if hasattr(enhancer, "to") else enhancer
+    return factory, (spec.repository,) if spec.repository else ()
 
 
 def _architecture(folder: Path) -> str:
@@ -135,25 +155,25 @@ def _architecture(folder: Path) -> str:
     return name
 
 
-def _from_file(path: Path, device: torch.device | str) -> Enhancer:
+def _of_file(path: Path) -> tuple[Callable[..., Enhancer], tuple[Path]]:
     """Only Cosmos releases are whole enhancers in one file."""
     from harmonizer_ns.enhancers.reading import read_pickle
 
     content = read_pickle(path)
     if isinstance(content, dict) and "rank_vae" in content:
         raise InputError(
-            f"{path} is a checkpoint of Difix without its frozen parts: load it with "
-            "DifixEnhancer.from_pkl(path, base=folder or Hub id), save() it, and give that folder"
+            f"{path} is a checkpoint of Difix without its frozen parts: make a folder of it with "
+            f"harmonizer convert {path} FOLDER --kind difix, and give that folder"
         )
-    return _resolve(ARCHITECTURES["cosmos"]).from_pretrained(path, device=device)
+    return _resolve(ARCHITECTURES["cosmos"]).from_pretrained, (path,)
 
 
-def _from_hub(repository: str, device: torch.device | str) -> Enhancer:
+def _of_repository(repository: str) -> tuple[Callable[..., Enhancer], tuple[str, ...]]:
     """Whatever is not in the table is taken for a folder in Difix's layout."""
     listed = next((spec for spec in SPECS.values() if spec.repository == repository), None)
     if listed is not None:
-        return _from_spec(listed, device)
-    return _resolve(ARCHITECTURES["difix"]).from_pretrained(repository, device=device)
+        return _of_spec(listed)
+    return _resolve(ARCHITECTURES["difix"]).from_pretrained, (repository,)
 
 
 def _resolve(target: str) -> Any:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from dataclasses import replace
+from typing import NamedTuple
 
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
+from harmonizer_ns.enhancers.steady import steady
 from harmonizer_ns.poses import rotation_angle
 from harmonizer_ns.types import Cameras, Frames
 
@@ -20,11 +23,19 @@ CUT_ZOOM = 1.25
 """Its focal length changed by this factor."""
 
 
-class EnhancerStream:
-    """Gives an enhancer its last outputs; the enhancer warps them and masks what they did not see.
+class _Memory(NamedTuple):
+    """Everything a stream remembers: outputs and renders, newest first, and the scene's version."""
 
-    The history is replaced in one assignment after an enhancement has succeeded, so a frame that fails or is
-    interrupted leaves it whole. Not for several threads at once: each client has its own stream.
+    outputs: tuple[Frames, ...] = ()
+    render: Frames | None = None
+    version: Hashable = None
+
+
+class EnhancerStream:
+    """Gives an enhancer its last outputs, which it may warp, and takes the flicker out of what it does (`steady`).
+
+    What a stream remembers is replaced in one assignment after an enhancement has succeeded, so a frame that fails or
+    is interrupted leaves it whole. Not for several threads at once: each client has its own stream.
 
     Args:
         enhancer: repairs.
@@ -35,17 +46,16 @@ class EnhancerStream:
         if length < 0:
             raise ValueError(f"a stream keeps 0 or more outputs, not {length}")
         self._enhancer, self._length = enhancer, length
-        self._history: tuple[Frames, ...] = ()
-        self._version: Hashable = None
+        self._memory = _Memory()
 
     @property
     def history(self) -> tuple[Frames, ...]:
         """The outputs that the next frame may see, newest first."""
-        return self._history
+        return self._memory.outputs
 
     def reset(self) -> None:
         """Forget all outputs."""
-        self._history = ()
+        self._memory = _Memory()
 
     def enhance(self, frame: Frames, references: Frames | None = None, version: Hashable = None) -> Repaired:
         """Repair the next frame.
@@ -60,13 +70,21 @@ class EnhancerStream:
         """
         if len(frame) != 1:
             raise ValueError(f"a stream takes one frame at a time, not {len(frame)}")
-        history = self._history if version == self._version else ()
-        if history and is_camera_cut(history[0], frame.cameras):
-            history = ()
-        repaired = self._enhancer.enhance(frame, Context(references=(references,), history=history))
+        memory = self._memory_for(frame, version)
+        repaired = self._enhancer.enhance(frame, Context(references=(references,), history=memory.outputs))
+        if memory.render is not None:
+            repaired = replace(repaired, rgb=steady(repaired.rgb, frame, memory.outputs[0].rgb, memory.render))
         output = Frames(repaired.rgb, frame.alpha, frame.depth, frame.cameras)
-        self._history, self._version = (output, *history)[: self._length], version
+        if self._length:
+            self._memory = _Memory((output, *memory.outputs)[: self._length], frame, version)
         return repaired
+
+    def _memory_for(self, frame: Frames, version: Hashable) -> _Memory:
+        """What is remembered, or nothing when this frame is of another shot or scene."""
+        memory = self._memory
+        if memory.render is None or version != memory.version or is_camera_cut(memory.render, frame.cameras):
+            return _Memory()
+        return memory
 
 
 def is_camera_cut(before: Frames, camera: Cameras) -> bool:

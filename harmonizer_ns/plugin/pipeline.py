@@ -24,8 +24,6 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from harmonizer_ns.distill.build import DistillSettings, build_distiller, photo_only_odds, round_steps
 from harmonizer_ns.distill.distiller import Distiller
 from harmonizer_ns.distill.references import ReferenceSelector
-from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.enhancers.consensus import ConsensusEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
@@ -160,11 +158,6 @@ class HarmonizePipeline(VanillaPipeline):
     def _enhance_view(self, camera: Any, outputs: dict[str, Any]) -> Tensor:
         return self.enhancement(camera, outputs)
 
-    def _repairer(self) -> Enhancer:
-        """What makes training targets; "none" stays the identity."""
-        use_photos = self.config.photo_consensus and self.config.enhancer != "none"
-        return ConsensusEnhancer(self.enhancer) if use_photos else self.enhancer
-
     def _build_distiller(self, last_step: int) -> Distiller:
         config = self.config
         train = self.photos.cameras
@@ -184,7 +177,7 @@ class HarmonizePipeline(VanillaPipeline):
             targets,
             ModelRenderer(self.model),
             self.references,
-            self._repairer(),
+            self.enhancer,
             round_steps(config, self.first_step, last_step),
             config.pseudo_loss_weight,
             photo_only_odds(config.real_odds),

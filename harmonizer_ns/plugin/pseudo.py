@@ -10,7 +10,9 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
+from torch.nn import functional as F
 
+from harmonizer_ns.distill.correction import correction_target, remaining_correction
 from harmonizer_ns.plugin.cameras import to_nerfstudio
 from harmonizer_ns.types import PseudoView
 
@@ -19,7 +21,7 @@ Losses = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
 
 
 def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
-    """The model's own image loss on a pseudo-view, each pixel counting by its weight, and the PSNR against it.
+    """The model's own image loss on what is left to correct in a view, pixels counting by their weight; and its PSNR.
 
     A splat's densification statistics come from the last render before the backward pass: render a photo afterwards.
 
@@ -30,25 +32,21 @@ def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: in
         camera_index: a training camera; per-camera tables of ray-based models are read there.
     """
     if isinstance(model, SplatfactoModel):
-        outputs, batch = _whole_image(model, view)
-        name, scale = "main_loss", 1.0
-    else:
-        outputs, batch, scale = _drawn_rays(model, view, rays, camera_index)
-        name = "rgb_loss"
-    metrics = model.get_metrics_dict(outputs, batch)
-    return scale * model.get_loss_dict(outputs, batch, metrics)[name], metrics["psnr"]
+        return _on_whole_image(model, view)
+    return _on_drawn_rays(model, view, rays, camera_index)
 
 
-def _whole_image(model: SplatfactoModel, view: PseudoView) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Splatfacto multiplies render and image by the batch's mask before its loss; the weight is such a mask."""
-    outputs = model(to_nerfstudio(view.camera.to(model.device))[0:1])
-    batch = {"image": view.rgb.permute(1, 2, 0), "mask": view.weight.permute(1, 2, 0)}
-    return outputs, {name: image.to(model.device) for name, image in batch.items()}
+def _on_whole_image(model: SplatfactoModel, view: PseudoView) -> tuple[Tensor, Tensor]:
+    """Splatfacto's loss, ``(1 - l) L1 + l (1 - SSIM)`` of images multiplied by a mask; the weight is such a mask."""
+    image = model(to_nerfstudio(view.camera.to(model.device))[0:1])["rgb"].permute(2, 0, 1)
+    target, weight = correction_target(image, view)
+    image, target = (image * weight)[None], (target * weight)[None]
+    share = model.config.ssim_lambda
+    loss = (1 - share) * F.l1_loss(image, target) + share * (1 - model.ssim(target, image))
+    return loss, model.psnr(image, target)
 
 
-def _drawn_rays(
-    model: Model, view: PseudoView, rays: int, camera_index: int
-) -> tuple[dict[str, Any], dict[str, Tensor], float]:
+def _on_drawn_rays(model: Model, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
     """Rays drawn in proportion to their pixel's weight w: the loss times mean(w) is then the weighted loss.
 
     ``E_{p ~ w}[l(p)] * mean(w) = mean(w l)`` over all pixels.
@@ -56,9 +54,11 @@ def _drawn_rays(
     weight = view.weight[0]
     chosen = torch.multinomial(weight.reshape(-1), rays, replacement=True)
     rows, columns = chosen // weight.shape[1], chosen % weight.shape[1]
-    bundle = _ray_bundle(model, view, rows, columns, camera_index)
-    image = view.rgb[:, rows, columns].T.to(model.device)
-    return model(bundle), {"image": image}, float(weight.mean())
+    outputs = model(_ray_bundle(model, view, rows, columns, camera_index))
+    render, repaired = (image[:, rows, columns].to(model.device) for image in (view.render, view.rgb))
+    batch = {"image": remaining_correction(outputs["rgb"].T, render, repaired).T}
+    metrics = model.get_metrics_dict(outputs, batch)
+    return weight.mean().item() * model.get_loss_dict(outputs, batch, metrics)["rgb_loss"], metrics["psnr"]
 
 
 def _ray_bundle(model: Model, view: PseudoView, rows: Tensor, columns: Tensor, camera_index: int) -> RayBundle:

@@ -26,13 +26,13 @@ from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.compose import compose
 from harmonizer_ns.viewing.gui import HarmonizerPanel
 from harmonizer_ns.viewing.session import EnhancedFrame, ViewSession
-from harmonizer_ns.viewing.settings import ViewSettings, limited
+from harmonizer_ns.viewing.settings import REST_SHARE, ViewSettings, limited
 from harmonizer_ns.viewing.worker import LatestWorker
 
 STEPS_PER_VERSION = 100
 """Training for so many steps changes the scene enough for the history to be forgotten."""
 REFRESH = 5.0
-"""Seconds between enhanced frames for a client that does not move while the model trains."""
+"""Least seconds between enhanced frames for a client that does not move while the model trains."""
 SLOW = 0.25
 """An enhancer that takes more seconds than this shows the plain render first."""
 LEAP = 1.5
@@ -190,7 +190,8 @@ class ViewerClient:
     def _is_fresh(self, settings: ViewSettings) -> bool:
         """Whether this very view was enhanced a moment ago: training goes on while nobody moves."""
         key, when = self._last
-        return key == self._key(settings) and time.monotonic() - when < REFRESH
+        pause = max(REFRESH, self._seconds * len(self._control.viewer.render_statemachines) / REST_SHARE)
+        return key == self._key(settings) and time.monotonic() - when < pause
 
     def _enhance(self, camera: Any, outputs: dict[str, Any], settings: ViewSettings) -> EnhancedFrame:
         control = self._control

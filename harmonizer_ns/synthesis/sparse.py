@@ -40,7 +40,7 @@ from harmonizer_ns.captures import Capture, load_capture
 from harmonizer_ns.synthesis.held_out import SparseFit, Split, every_nth, fit_sparse, select_references, spread
 from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
 from harmonizer_ns.types import Frames, cat_cameras, cat_frames
-from harmonizer_ns.warp import backward_warp
+from harmonizer_ns.warp import REFERENCE_TOLERANCE, SURFACE_TOLERANCE, backward_warp
 
 _FLOAT16_MAX = 65504.0
 
@@ -77,13 +77,13 @@ class SparseConfig:
     """Where to write; settings that are already there are skipped."""
     width: int | None = 240
     """Width of photos and renders in pixels."""
-    settings: int = 3
+    settings: int = 4
     """Random settings per scene."""
     steps: tuple[int, int] = (150, 1200)
     """Range of the optimisation steps (log-uniform)."""
     every: tuple[int, int] = (2, 6)
     """Range of n: every n-th photo is fitted (1 to 2 in the near-clean settings, every third one)."""
-    views: int = 16
+    views: int = 12
     """Held-out views written per setting."""
     near_clean: int = 4
     """Views at fitted photos written per setting; twice as many where all photos are fitted."""
@@ -155,8 +155,8 @@ def build_sample(fit: SparseFit, view: int) -> dict[str, Tensor]:
     photo = fit.capture.photos[view]
     render = fit.renderer.render(photo.cameras)
     references = select_references(fit, render.cameras, exclude=(view,))
-    warps, valid = _warp_all(references, render)
-    previous, previous_valid = _warp_all(neighbour_frames(fit, view), render)
+    warps, valid = _warp_all(references, render, REFERENCE_TOLERANCE)
+    previous, previous_valid = _warp_all(neighbour_frames(fit, view), render, SURFACE_TOLERANCE)
     cameras = cat_cameras([render.cameras, *([references.cameras] if references is not None else [])])
     return {
         "render": _bytes(render.rgb[0]),
@@ -193,12 +193,14 @@ def write_sample(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     os.replace(partial, path)
 
 
-def _warp_all(sources: Frames | None, render: Frames) -> tuple[Float[Tensor, "r 3 h w"], Float[Tensor, "r 1 h w"]]:
+def _warp_all(
+    sources: Frames | None, render: Frames, tolerance: float
+) -> tuple[Float[Tensor, "r 3 h w"], Float[Tensor, "r 1 h w"]]:
     """Warp every source into the one rendered view."""
     if sources is None:
         return render.rgb[:0], render.alpha[:0]
     view = [0] * len(sources)
-    warped = backward_warp(sources, render.depth[view], render.cameras[view])
+    warped = backward_warp(sources, render.depth[view], render.cameras[view], tolerance)
     return warped.rgb, warped.valid
 
 

@@ -25,9 +25,9 @@ class AugmentConfig:
     """Share of crops that see only a random number (0 to all) of their references, instead of all."""
     show_previous: float = 0.4
     """Share of crops that see a previous output: a random mixture of the neighbouring frame's truth and render."""
-    clean: float = 0.03
+    clean: float = 0.05
     """Share of crops whose render is replaced by the truth: nothing is to be done."""
-    near_clean: float = 0.08
+    near_clean: float = 0.12
     """Share of crops whose render is moved up to 80% of the way toward the truth."""
     jitter: float = 0.15
     """Relative range of the random gain of each colour and of the gamma, the same for all images of a crop."""

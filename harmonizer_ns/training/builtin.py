@@ -40,11 +40,9 @@ class BuiltinTrainingConfig:
     """Continue an interrupted run from its newest checkpoint in ``output/run``."""
     initial: Path | None = None
     """Checkpoint folder to start from; None starts as the identity."""
-    residual: float = 0.0
-    """Bound of the residual that the network may add to its choice."""
     tolerated_loss: float = 0.05
     """How many dB the better half of the held-out pixels may lose when eagerness is calibrated after training."""
-    steps: int = 4000
+    steps: int = 5000
     """Optimizer steps."""
     batch: int = 12
     """Crops in a step."""
@@ -60,7 +58,7 @@ class BuiltinTrainingConfig:
     """Decay of the moving average of the weights, which is what is validated and saved."""
     validate_every: int = 500
     """Steps between validations."""
-    validation_views: int = 4
+    validation_views: int = 2
     """Views of each held-out scene and recipe that are validated on during training."""
     bfloat16: bool = False
     """Compute convolutions in bfloat16."""
@@ -152,31 +150,40 @@ def thinned(samples: list[Sample], views: int) -> list[Sample]:
 
 
 _CURVES = {"loss": "loss", "test/output": "output, held-out PSNR in dB", "test/good_output": "good half, PSNR in dB"}
-EAGERNESS = tuple(b / 4 for b in range(-4, 9))
+EAGERNESS = tuple(b / 4 for b in range(-8, 7))
 """What calibration tries."""
 
 
-def calibrate(folder: Path, samples: list[Sample], tolerated_loss: float) -> float:
-    """Choose the eagerness that gains most while the good half loses at most so many dB; save it with the weights.
+def calibrate(folder: Path, samples: list[Sample], tolerated_loss: float) -> tuple[float, float]:
+    """Choose how eager to be, looked at and learned from (see `ChoiceNetwork`); save both with the weights.
 
-    The good half is chosen by the truth, so that errors of the render which happened to be small count as skill: even a
-    perfect enhancer has to trade here, and training cannot weigh that exactly.
+    Looked at: what gains most while the good half loses at most so many dB. That half is chosen by the truth, so that
+    errors of the render which happened to be small count as skill: even a perfect enhancer has to trade here, and
+    training cannot weigh that exactly. Learned from: what gains most.
+
+    Returns:
+        eagerness and boldness.
     """
     enhancer = BuiltinEnhancer.from_pretrained(folder)
-    gains = {}
+    gains, losses = {}, {}
     for eagerness in EAGERNESS:
         enhancer.network.eagerness = eagerness
         figures = validate(enhancer.network, samples)["mean"]
         gains[eagerness] = figures["output"] - figures["render"]
-        loss = figures["good_render"] - figures["good_output"]
-        print(f"eagerness {eagerness:+.2f}: gain {gains[eagerness]:+.3f} dB, good half {-loss:+.3f} dB", flush=True)
-        if loss > tolerated_loss:
-            del gains[eagerness]
-    best = max(gains, key=gains.__getitem__, default=EAGERNESS[0])
-    enhancer.network.eagerness = best
-    enhancer.kwargs = enhancer.kwargs | {"eagerness": best}
+        losses[eagerness] = figures["good_render"] - figures["good_output"]
+        print(
+            f"eagerness {eagerness:+.2f}: gain {gains[eagerness]:+.3f} dB, good half {-losses[eagerness]:+.3f} dB",
+            flush=True,
+        )
+    harmless = [eagerness for eagerness in EAGERNESS if losses[eagerness] <= tolerated_loss]
+    chosen = {
+        "eagerness": max(harmless, key=gains.__getitem__, default=EAGERNESS[0]),
+        "boldness": max(gains, key=gains.__getitem__),
+    }
+    enhancer.network.eagerness, enhancer.network.boldness = chosen["eagerness"], chosen["boldness"]
+    enhancer.kwargs = enhancer.kwargs | chosen
     enhancer.save(folder)
-    return best
+    return chosen["eagerness"], chosen["boldness"]
 
 
 def export(
@@ -190,6 +197,8 @@ def export(
         "parameters": sum(p.numel() for p in enhancer.network.parameters()),
         "training_views": len(training),
         "held_out_views": len(held_out),
+        "eagerness": enhancer.network.eagerness,
+        "boldness": enhancer.network.boldness,
         "figures": figures,
         "curves": curves(read_log(config.output / RUN), tuple(_CURVES)),
     }

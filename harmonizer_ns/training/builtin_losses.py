@@ -15,7 +15,6 @@ from harmonizer_ns.training.samples import Batch
 
 _FLOOR = 3e-5  # squared error of 45 dB: much below it nothing is worth gaining or fearing
 _TELLING = 0.01  # root mean squared errors that differ by about this much make a choice clear
-_CAUTION = 3.0  # log odds of the render over each candidate when their errors are equal
 CONFIDENT = 0.05
 """A pixel counts as right when its absolute error, averaged over the colours, is below this."""
 
@@ -26,17 +25,18 @@ class LossConfig:
 
     error: float = 1.0
     """log(MSE of the output / MSE of the render): a tenth of it is 0.43 dB."""
-    preserve: float = 0.2
-    """The same over the render's better half of the pixels, where it got worse: at 0.2, losing 0.5 dB there costs
-    as much as gaining 0.1 dB overall. Eagerness, calibrated afterwards, does the rest."""
-    detail: float = 0.3
+    preserve: float = 0.02
+    """The same over the render's better half of the pixels, where it got worse. Little, since that half is known only
+    to who knows the truth: errors which happen to be small count as skill. Eagerness, calibrated afterwards, does the
+    rest."""
+    detail: float = 0.1
     """Absolute error of image gradients, relative to the render's."""
     confidence: float = 0.1
     """Cross-entropy of the confidence."""
     choice: float = 1.0
     """Cross-entropy of the weights with what would have been right, at the start. The other terms alone drive all
     weights to 0, where they have no gradient, before the network can tell good candidates from bad ones."""
-    choice_kept: float = 0.1
+    choice_kept: float = 0.02
     """Share of it that is left half way through, after falling linearly, and stays."""
 
 
@@ -108,18 +108,18 @@ def choice_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the weights with what would have been right.
 
-    That is ``softmax(p - e / 2s^2)`` over the render and the candidates, with their local mean squared errors ``e`` and
-    a prior ``p`` in favour of the render.
+    That is ``softmax(-e / 2s^2)`` over the render, the candidates and the smoother versions, with their local mean
+    squared errors ``e``.
     """
     missing = render - target
     own = missing[:, None].square().mean(2)
     direct = (missing[:, None] + choice.offset).square().mean(2)
     detail = (missing[:, None] + choice.offset - choice.low).square().mean(2)
-    errors = torch.cat([own, torch.stack([direct, detail], dim=2).flatten(1, 2)], dim=1)
+    smooth = (missing[:, None] + choice.smoothing).square().mean(2)
+    errors = torch.cat([own, torch.stack([direct, detail], dim=2).flatten(1, 2), smooth], dim=1)
     errors = F.avg_pool2d(errors, 5, 1, 2, count_include_pad=False)
-    scores = F.pad(choice.scores.flatten(1, 2), (0, 0, 0, 0, 1, 0)).float()
+    scores = torch.cat([torch.zeros_like(own), choice.scores.flatten(1, 2), choice.smooth_scores], dim=1).float()
     invalid = scores.isinf()
     belief = -errors / (2 * _TELLING**2)
-    belief[:, 0] += _CAUTION
     truth = torch.softmax(belief.masked_fill(invalid, -torch.inf), dim=1)
     return -(truth * torch.log_softmax(scores, dim=1).masked_fill(invalid, 0.0)).sum(1).mean()

@@ -13,8 +13,9 @@ library_name: harmonizer-ns
 ---
 # Built-in enhancer
 
-Repairs frames rendered from a 3D reconstruction (Gaussian splats, NeRF): for each pixel it chooses among the render, up
-to three real photos warped into the view through the rendered depth, and the previous output; it invents nothing.
+Repairs frames rendered from a 3D reconstruction (Gaussian splats, NeRF): for each pixel it mixes the render, smoother
+versions of it, up to three real photos warped into the view through the rendered depth, and the previous output; it
+invents nothing.
 {parameters:,} parameters; runs on a CPU. Architecture: `harmonizer_ns/enhancers/builtin_network.py`.
 
 - Weights: Apache-2.0, this project's own training; no pre-trained part.
@@ -22,6 +23,8 @@ to three real photos warped into the view through the rendered depth, and the pr
 - Training: {steps} steps in {stage_count} stages, at the end of {batch} crops of {crop} pixels, on a CPU or GPU, by
   `harmonizer_ns.training.builtin`; the configuration of every stage is in `training.json`.
 - Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
+- Two calibrations: pictures that are looked at change only as far as good pixels bear it (eagerness {eagerness:+.2f});
+  repairs that a reconstruction learns from change where it gains most (boldness {boldness:+.2f}).
 
 ## Measured on held-out scenes
 {held_out_views} views, PSNR in dB, mean over scenes of means over views. "Good half": pixels where the render is
@@ -34,7 +37,7 @@ By scene, with all references:
 {scenes}
 {curves}
 ## Limits
-It cannot invent what no photo shows: without references it changes little. It trusts the rendered depth: where that is
+It cannot invent what no photo shows: without references it can only smooth. It trusts the rendered depth: where that is
 wrong, photos arrive displaced, and it should then keep the render. The figures above are on scenes of the kind it was
 trained on; real captures gain differently.
 """
@@ -53,6 +56,8 @@ def model_card(report: dict[str, Any]) -> str:
         stage_count=len(stages),
         batch=config["batch"],
         crop=config["augment"]["crop"],
+        eagerness=report["eagerness"],
+        boldness=report["boldness"],
         held_out_views=report["held_out_views"],
         figures=_table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
         curves=f"\n![Loss and held-out PSNR over the steps of the last stage]({CURVES})\n"

@@ -107,7 +107,7 @@ def _to_device(batch: Batch, device: torch.device | str) -> Batch:
 
 def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict, list[dict]]:
     """The network to train, its arguments, and the training that it has had."""
-    kwargs: dict[str, Any] = {"residual": config.residual, "eagerness": 0.0}
+    kwargs: dict[str, Any] = {"eagerness": 0.0, "boldness": 0.0}
     network, stages = ChoiceNetwork(**kwargs), []
     if config.initial is not None:
         checkpoint = load_checkpoint(config.initial)

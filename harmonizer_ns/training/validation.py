@@ -94,9 +94,9 @@ def _mean(figures: list[Figures]) -> Figures:
 
 
 def score(figures: Figures) -> float:
-    """What checkpoints are chosen by: gain in dB, less ten times what the good half loses beyond 0.05 dB."""
+    """What checkpoints are chosen by: gain in dB, less a tenth of what the good half loses beyond 0.05 dB."""
     loss = figures["good_render"] - figures["good_output"]
-    return figures["output"] - figures["render"] - 10 * max(0.0, loss - 0.05)
+    return figures["output"] - figures["render"] - 0.1 * max(0.0, loss - 0.05)
 
 
 def table(figures: dict[str, Figures]) -> str:

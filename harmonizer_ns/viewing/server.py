@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -20,12 +22,15 @@ from harmonizer_ns.types import Cameras, Frames, Renderer
 from harmonizer_ns.viewing.compose import compose
 from harmonizer_ns.viewing.gui import HarmonizerPanel
 from harmonizer_ns.viewing.session import EnhancedFrame, SelectPhotos, ViewSession
-from harmonizer_ns.viewing.settings import ViewSettings, limited
+from harmonizer_ns.viewing.settings import REST_SHARE, ViewSettings, limited
 from harmonizer_ns.viewing.worker import LatestWorker
 
 LOCALHOST = "127.0.0.1"
 REST = 0.25
 """Seconds without motion after which the full resolution is rendered."""
+_GLANCE = 64  # longest side of a render that only tells depth
+REFRESH = 5.0
+"""Least seconds between two frames for a client at rest while the scene changes."""
 
 
 class Shown(NamedTuple):
@@ -72,6 +77,8 @@ class SceneViewer:
 
         self._renderer, self._photos, self._start = renderer, photos, start
         self._guard, self._version, self._max_side = guard, version, max_side
+        self._distance = self._start_distance()
+        self._seconds, self._refreshed = 0.0, time.monotonic()
         self.session = ViewSession(load)
         self.worker = LatestWorker(self._failed)
         self.server = viser.ViserServer(host=host, port=port)
@@ -92,19 +99,40 @@ class SceneViewer:
         for client in self.server.get_clients().values():
             self._rest(client, delay=0.0)
 
+    def scene_changed(self) -> None:
+        """Training has moved on: show it to clients at rest when the last time is long ago."""
+        clients = self.server.get_clients().values()
+        pause = max(REFRESH, self._seconds * len(clients) / REST_SHARE)
+        if time.monotonic() - self._refreshed >= pause:
+            self._refreshed = time.monotonic()
+            for client in clients:
+                self._rest(client, delay=0.0, replace=False)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self.server.get_clients())
+
     def close(self) -> None:
         """Stop the worker, then the server."""
         self.worker.close()
         self.server.stop()
 
     def _connected(self, client: Any) -> None:
-        place(client.camera, self._start)
+        place(client.camera, self._start, self._distance)
         client.camera.on_update(lambda _: self._move(client))
         self._rest(client, delay=0.0)
 
     def _disconnected(self, client: Any) -> None:
         self.worker.forget(client.client_id)
         self.session.forget(client.client_id)
+
+    def _start_distance(self) -> float:
+        """Median depth of the first view: the mouse turns the scene around that point."""
+        width, height = limited(self._start.width, self._start.height, _GLANCE)
+        with self._guard():
+            depth = self._renderer.render(self._start.resized(width, height)).depth
+        return depth[depth > 0].median().item() if (depth > 0).any() else 1.0
 
     def _move(self, client: Any) -> None:
         limit = min(self.panel.settings.moving_limit, self._max_side)
@@ -125,7 +153,14 @@ class SceneViewer:
         )
 
     def _frame(self, client: Any, limit: int) -> Shown:
-        """Render where the client is now. An enhancer's error is shown beside the plain render."""
+        """Render and enhance where the client is now, and note how long that takes."""
+        started = time.monotonic()
+        shown = self._rendered(client, limit)
+        self._seconds = time.monotonic() - started
+        return shown
+
+    def _rendered(self, client: Any, limit: int) -> Shown:
+        """An enhancer's error is shown beside the plain render."""
         settings = self.panel.settings
         with self._guard():
             frame = self._renderer.render(client_camera(client.camera, limit))
@@ -144,7 +179,9 @@ class SceneViewer:
     def _send(self, client: Any, shown: Shown) -> None:
         picture = to_uint8(shown.picture[0].cpu()).permute(1, 2, 0).numpy()
         client.scene.set_background_image(picture, format="jpeg", jpeg_quality=85)
-        if shown.error is not None:
+        if not self.panel.enabled.value:  # switched off meanwhile
+            self.panel.show_off()
+        elif shown.error is not None:
             self.panel.show_error(shown.error)
         elif shown.enhanced is not None:
             height, width = picture.shape[:2]
@@ -152,6 +189,12 @@ class SceneViewer:
 
     def _failed(self, client: Hashable, error: Exception) -> None:
         self.panel.show_error(error)
+
+
+def warn_if_reachable(host: str) -> None:
+    """Say so when other machines can look at what is served at an address."""
+    if host not in (LOCALHOST, "localhost", "::1"):
+        print(f"warning: listening on {host}: whoever reaches this machine can look at the scene", file=sys.stderr)
 
 
 def client_camera(camera: Any, limit: int) -> Cameras:
@@ -167,10 +210,11 @@ def client_camera(camera: Any, limit: int) -> Cameras:
     return Cameras(pose[None], intrinsics[None], width, height)
 
 
-def place(camera: Any, start: Cameras) -> None:
-    """Move a client's camera (viser) to a view, and let "up" be that view's."""
+def place(camera: Any, start: Cameras, distance: float) -> None:
+    """Move a client's camera (viser) to a view, let "up" be that view's, and turn around the point so far ahead."""
     pose = start.camera_to_world[0].cpu()
     camera.up_direction = (-pose[:3, 1]).numpy()
     camera.position = pose[:3, 3].numpy()
     camera.wxyz = rotation_to_quaternion(pose[:3, :3]).numpy()
+    camera.look_at = (pose[:3, 3] + distance * pose[:3, 2]).numpy()
     camera.fov = 2 * math.atan(start.height / 2 / start.intrinsics[0, 1, 1].item())

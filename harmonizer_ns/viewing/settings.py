@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REST_SHARE = 0.01
+"""Share of the time that frames for clients at rest may take while a model trains: it should not feel who watches."""
+
 
 @dataclass(frozen=True)
 class ViewSettings:

@@ -4,11 +4,15 @@ import json
 import pytest
 import tiny_cosmos
 import torch
+from tiny_difix import write_tiny_difix
 
 from harmonizer_ns.cli import convert, enhancers
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
 from harmonizer_ns.enhancers.cosmos_formats import upstream_names
-from harmonizer_ns.enhancers.specs import SPECS
+from harmonizer_ns.enhancers.difix import DifixEnhancer
+from harmonizer_ns.enhancers.difix_formats import write_checkpoint
+from harmonizer_ns.enhancers.sequence import as_frames
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 
 
@@ -34,6 +38,19 @@ def test_a_release_becomes_a_folder(tmp_path, capsys):
         convert.main([str(tmp_path / "release.pkl"), str(tmp_path / "other"), "--config", str(tmp_path / "tiny.json")])
 
 
+def test_a_checkpoint_of_difix_becomes_a_folder(tmp_path):
+    base = write_tiny_difix(tmp_path / "base")
+    unmerged = DifixEnhancer.from_pretrained(base, merge=False)
+    write_checkpoint(unmerged.network, tmp_path / "model_1.pkl")
+    names = str(tmp_path / "model_1.pkl"), str(tmp_path / "folder")
+    convert.main([*names, "--kind", "difix", "--base", str(base)])
+    again = load_enhancer(tmp_path / "folder")
+    assert isinstance(again, DifixEnhancer)
+    frames = as_frames(torch.rand(3, 32, 40))
+    torch.testing.assert_close(again.enhance(frames).rgb, unmerged.enhance(frames).rgb, atol=1e-4, rtol=0)
+    assert "non-commercial" in again.metadata["licence"]
+
+
 def test_every_enhancer_is_listed(capsys):
     enhancers.main([])
     printed = capsys.readouterr().out
@@ -41,3 +58,13 @@ def test_every_enhancer_is_listed(capsys):
         assert f"{name}: " in printed
         assert spec.licence in printed
         assert spec.install in printed
+
+
+def test_weights_on_this_machine_are_told_from_those_on_the_hub(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--nvidia--difix_ref" / "snapshots").mkdir(parents=True)
+    enhancers.main([])
+    printed = capsys.readouterr().out
+    assert "weights: nvidia/difix, downloaded from the Hugging Face Hub when first used" in printed
+    assert f"weights: nvidia/difix_ref, on this machine: {tmp_path / 'models--nvidia--difix_ref'}" in printed
+    assert printed.count("weights: part of the project") == 2

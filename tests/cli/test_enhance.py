@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """``harmonizer enhance`` end to end, with enhancers whose effect can be told from the files."""
 
+import numpy as np
 import pytest
 import tiny_cosmos
 import torch
+from PIL import Image
+from tiny_difix import write_tiny_difix
 from torch.nn import functional as F
 
 from harmonizer_ns.cli import enhance as command
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.difix import DifixEnhancer
 from harmonizer_ns.enhancers.files import enhance_path, find_references
 from harmonizer_ns.enhancers.sequence import FrameEnhancer, as_frames
 from harmonizer_ns.errors import InputError
@@ -39,7 +43,7 @@ def picture(seed, height=24, width=32):
 @pytest.fixture
 def negative(monkeypatch):
     enhancer = Negative()
-    monkeypatch.setattr(command, "load_enhancer", lambda name, device: enhancer)
+    monkeypatch.setattr(command, "load_enhancer", lambda name, device, **options: enhancer)
     return enhancer
 
 
@@ -185,7 +189,7 @@ def test_references_by_order(folder, negative, tmp_path):
 def test_a_broken_image_is_named_and_the_others_are_repaired(folder, negative, tmp_path):
     (folder / "frame_1.png").write_bytes(b"not a picture")
     (folder / "frame_4.png").write_bytes((folder / "frame_4.png").read_bytes()[:60])
-    with pytest.raises(InputError, match=r"2 of the frames.*frame_1\.png.*frame_4\.png"):
+    with pytest.raises(InputError, match=r"2 frames were left out.*frame_1\.png.*frame_4\.png"):
         run(folder, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"frame_{i}.png" for i in (0, 2, 3, 5)]
 
@@ -204,6 +208,10 @@ def test_bad_paths_give_one_clear_error(folder, video, negative, tmp_path, monke
         ((video, tmp_path / "file" / "out.mp4"), "cannot be written"),
         ((folder, tmp_path / "out", "--ref", tmp_path / "absent.png"), r"absent\.png"),
         ((folder, tmp_path / "out", "--device", "cuda:77"), "no GPU here"),
+        ((folder, tmp_path / "out", "--batch", 0), "at least 1 frame, not 0"),
+        ((folder, tmp_path / "out.mp4", "--fps", 0), "frames per second, not 0"),
+        ((folder, tmp_path / "out", "--tile", 64), "the enhancer builtin has no --tile"),
+        ((folder, tmp_path / "out", "--precision", "fp16"), "the enhancer builtin has no --precision"),
     ]:
         with pytest.raises(InputError, match=message):
             run(*arguments)
@@ -214,4 +222,35 @@ def test_warnings(folder, tmp_path, capsys):
     assert "none uses no reference photos" in capsys.readouterr().err
     run(folder / "frame_0.png", tmp_path / "b.png", "--enhancer", "builtin")
     assert "builtin warps photos by depth" in capsys.readouterr().err
-    assert torch.equal(load_image(tmp_path / "b.png"), load_image(folder / "frame_0.png"))
+    assert (load_image(tmp_path / "b.png") - load_image(folder / "frame_0.png")).abs().mean() < 0.05
+
+
+@pytest.fixture(scope="module")
+def difix(tmp_path_factory):
+    return write_tiny_difix(tmp_path_factory.mktemp("difix") / "tiny")
+
+
+def test_images_folders_and_videos_through_a_difix_folder(folder, video, difix, tmp_path, caplog):
+    save_image(folder / "one_pixel.png", torch.rand(3, 1, 1))
+    photo, enhancer = folder / "frame_5.png", DifixEnhancer.from_pretrained(difix)
+    caplog.clear()
+    for source, target in ((folder / "frame_0.png", "0.png"), (folder, "images"), (video, "clip.mp4")):
+        run(source, tmp_path / target, "--enhancer", difix, "--ref", photo, "--tile", 64)
+    assert caplog.text.count("NVIDIA License, non-commercial use only") == 3
+    expected = [enhancer(Image.open(folder / f"frame_{i}.png"), ref_image=Image.open(photo)) for i in range(6)]
+    expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in expected])
+    repaired = torch.stack([load_image(tmp_path / "images" / f"frame_{i}.png") for i in range(6)])
+    assert (repaired - expected).abs().max() < 1.5 / 255
+    assert torch.equal(load_image(tmp_path / "0.png"), repaired[0])
+    assert load_image(tmp_path / "images" / "one_pixel.png").shape == (3, 1, 1)
+    assert (torch.stack(list(read_video(tmp_path / "clip.mp4")[1])) - expected).abs().mean() < 0.1
+
+
+def test_precision_reaches_the_network(folder, difix, tmp_path, monkeypatch):
+    seen = []
+    enhance = DifixEnhancer.enhance
+    monkeypatch.setattr(
+        DifixEnhancer, "enhance", lambda self, *a: seen.append(self.network.prompt_embedding.dtype) or enhance(self, *a)
+    )
+    run(folder / "frame_0.png", tmp_path / "0.png", "--enhancer", difix, "--precision", "bf16", "--device", "cpu")
+    assert seen == [torch.bfloat16]

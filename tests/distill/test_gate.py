@@ -113,20 +113,3 @@ def test_settings_are_checked():
         GateConfig(window=4)
     with pytest.raises(ValueError, match="alpha_low < alpha_high"):
         GateConfig(alpha_low=0.9)
-
-
-def test_untrusted_pixels_are_held_to_the_render_with_little_weight():
-    repair = 1 - RENDER.rgb
-    weight = torch.zeros_like(RENDER.alpha)
-    weight[..., :20] = 0.7
-    rgb, anchored = Gate(GateConfig(inertia=0.1)).anchor(RENDER, repair, weight)
-    assert torch.equal(rgb[..., :20], repair[..., :20])
-    assert torch.equal(rgb[..., 20:], RENDER.rgb[..., 20:])
-    assert torch.allclose(anchored[..., :20], torch.tensor(0.7))
-    assert torch.allclose(anchored[..., 20:], torch.tensor(0.1))
-
-
-def test_nothing_holds_pixels_that_show_nothing():
-    empty = Frames(RENDER.rgb, torch.zeros_like(RENDER.alpha), RENDER.depth, VIEW)
-    _, anchored = GATE.anchor(empty, RENDER.rgb, torch.zeros_like(RENDER.alpha))
-    assert anchored.max() == 0

@@ -18,7 +18,7 @@ TARGETS = [
 
 
 def schedule(train=None, targets=None, **settings):
-    defaults = {"steps_per_fix": 100, "start_step": 200, "stop_step": 3000, "always_arrive": False}
+    defaults = {"steps_per_fix": 100, "start_step": 200, "stop_step": 3000}
     train = row_of_cameras() if train is None else train
     return ProgressiveSchedule(train, TARGETS if targets is None else targets, **{**defaults, **settings})
 
@@ -139,13 +139,6 @@ def test_cameras_without_spacing(count):
     assert all(torch.isfinite(c.camera_to_world).all() for round_ in history for c in round_)
     assert plan.positions == [1.0, 1.0, 1.0]
     assert history[1][0].centers[0, 0].item() == pytest.approx(1.5)
-
-
-def test_far_targets_arrive_by_the_last_round():
-    far = [look_at((60.0, 0, 0), (60, 0, 4))]
-    assert max(rounds(schedule(targets=far), 29)[-1][0].centers[0]).item() < 10
-    last = rounds(schedule(targets=far, always_arrive=True), 29)[-1]
-    assert same(last[0], far[0])
 
 
 def test_a_target_on_a_training_camera():

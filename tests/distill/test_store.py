@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 from plane_scene import look_at
@@ -11,8 +13,8 @@ from harmonizer_ns.types import PseudoView
 def view(step=0, target=0, trust=1.0, width=12, height=8, seed=0):
     generator = torch.Generator().manual_seed(seed + 1000 * step + target)
     camera = look_at((0.1 * target, 0, 0), (0, 0, 4), width=width, height=height)
-    rgb = torch.rand(3, height, width, generator=generator)
-    return PseudoView(rgb, torch.full((1, height, width), trust), camera, step, target)
+    rgb, render = torch.rand(2, 3, height, width, generator=generator)
+    return PseudoView(rgb, render, torch.full((1, height, width), trust), camera, step, target)
 
 
 def kept(store):
@@ -30,6 +32,7 @@ def test_views_come_back_to_8_bits():
     store.add([original])
     (back,) = store
     assert (back.rgb - original.rgb).abs().max() <= 0.5 / 255 + 1e-6
+    assert (back.render - original.render).abs().max() <= 0.5 / 255 + 1e-6
     assert (back.weight - 0.4).abs().max() <= 0.5 / 255 + 1e-6
     assert (back.step, back.target) == (7, 3)
     assert torch.equal(back.camera.camera_to_world, original.camera.camera_to_world)
@@ -108,10 +111,11 @@ def test_state_is_cheap_and_not_disturbed_by_later_rounds():
 
 def test_wrong_shapes_leave_the_store_as_it_was():
     store = PseudoViewStore()
-    bad = PseudoView(torch.zeros(3, 8, 11), torch.zeros(1, 8, 11), view().camera, 0, 0)
-    with pytest.raises(ValueError, match=r"\(3, 8, 12\)"):
-        store.add([view(), bad])
-    assert len(store) == 0
+    for name, channels in (("rgb", 3), ("render", 3), ("weight", 1)):
+        bad = replace(view(), **{name: torch.zeros(channels, 8, 11)})
+        with pytest.raises(ValueError, match=rf"{name} .* \({channels}, 8, 11\), wanted \({channels}, 8, 12\)"):
+            store.add([view(), bad])
+        assert len(store) == 0
 
 
 # --- sampler

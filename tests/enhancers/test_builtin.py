@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from harmonizer_ns import assets
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, gather_inputs
 from harmonizer_ns.enhancers.builtin_inputs import BuiltinInputs, ray_cues, relative_inverse_depth
-from harmonizer_ns.enhancers.builtin_network import Choice, ChoiceNetwork
+from harmonizer_ns.enhancers.builtin_network import SCALES, Choice, ChoiceNetwork
 from harmonizer_ns.types import Cameras, Frames
 
 
@@ -62,7 +63,29 @@ def test_it_starts_almost_as_the_identity(plane_frames):
     repaired = BuiltinEnhancer(ChoiceNetwork()).enhance(frames, context)
     assert (repaired.rgb - frames.rgb).square().mean().sqrt() < 0.01
     without = BuiltinEnhancer(ChoiceNetwork()).enhance(frames)
-    assert torch.equal(without.rgb, frames.rgb)
+    assert (without.rgb - frames.rgb).square().mean().sqrt() < 0.01
+
+
+def test_boldness_counts_only_where_one_learns_from_the_repair(plane_frames):
+    network = _stirred()
+    network.boldness = 4.0
+    enhancer, frames = BuiltinEnhancer(network), plane_frames(1, 48, 64)
+    photos = (plane_frames(3, 48, 64, shift=0.1, seed=1),)
+    looked_at = enhancer.enhance(frames, Context(photos)).rgb
+    learned_from = enhancer.enhance(frames, Context(photos, learning=True)).rgb
+    assert (learned_from - frames.rgb).abs().mean() > 1.2 * (looked_at - frames.rgb).abs().mean()
+    network.boldness = network.eagerness
+    assert torch.equal(enhancer.enhance(frames, Context(photos, learning=True)).rgb, looked_at)
+
+
+@torch.no_grad()
+def test_a_smoother_version_is_the_mean_of_cells():
+    """With all weight on cells of 4 pixels the output has their means, and the same brightness as the render."""
+    network, inputs = ChoiceNetwork().eval(), _inputs(n=1, k=1)
+    network.base_head.bias[4 * SCALES.index(4) :][:4] = 100.0  # a block of four: the pixel shuffle's order
+    out = network(inputs).rgb
+    expected = F.interpolate(F.avg_pool2d(inputs.render, 4), scale_factor=4, mode="bilinear")
+    assert torch.allclose(out, expected, atol=1e-4)
 
 
 def test_it_is_small():

@@ -21,7 +21,7 @@ from harmonizer_ns.enhancers.checkpoint import (
 
 def _checkpoint(value: float = 1.0) -> Checkpoint:
     weights = {"a": torch.full((3, 4), value), "b": torch.arange(5)}
-    return Checkpoint("choice", {"width": 7}, weights, {"licence": "Apache-2.0"})
+    return Checkpoint("choice-smooth", {"width": 7}, weights, {"licence": "Apache-2.0"})
 
 
 def _edit_config(folder, **changes) -> None:
@@ -37,7 +37,8 @@ def folder(tmp_path):
 
 def test_round_trip(folder):
     loaded = load_checkpoint(folder)
-    assert (loaded.architecture, loaded.kwargs, loaded.metadata) == ("choice", {"width": 7}, {"licence": "Apache-2.0"})
+    assert (loaded.architecture, loaded.kwargs) == ("choice-smooth", {"width": 7})
+    assert loaded.metadata == {"licence": "Apache-2.0"}
     assert loaded.weights.keys() == {"a", "b"}
     assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in _checkpoint().weights.items())
 

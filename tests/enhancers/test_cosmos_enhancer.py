@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import gc
 import logging
+from types import SimpleNamespace
 
 import pytest
 import tiny_cosmos
@@ -9,6 +11,7 @@ import torch
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.cosmos_tiles import tile_autoencoder
 from harmonizer_ns.errors import InputError
 
 
@@ -68,7 +71,7 @@ def test_kept_latents_change_nothing_and_save_encoding(plane_frames, monkeypatch
         outputs.insert(0, plane_frames(1, 37, 50, seed=40 + step))
     del outputs
     gc.collect()
-    assert len(enhancer._latents) == 0
+    assert len(enhancer._kept) == 0
 
 
 def test_half_precision_stays_close(network, plane_frames):
@@ -77,6 +80,47 @@ def test_half_precision_stays_close(network, plane_frames):
     half = CosmosEnhancer(network, cut=True).to("cpu", torch.bfloat16).enhance(frames, context).rgb
     assert half.dtype == torch.float32
     assert (half - exact).abs().mean() < 0.02
+
+
+def test_a_tile_as_large_as_the_frame_changes_nothing(network, plane_frames):
+    frames, context = plane_frames(1, 60, 64), Context(history=history(plane_frames, 60, 64, count=1))
+    for cut in (False, True):
+        plain, tiled = (CosmosEnhancer(copy.deepcopy(network), cut=cut, tile=tile) for tile in (0, 64))
+        torch.testing.assert_close(tiled.enhance(frames, context).rgb, plain.enhance(frames, context).rgb)
+
+
+def test_large_frames_are_decoded_in_tiles(network, plane_frames, monkeypatch):
+    network, sizes = copy.deepcopy(network), []
+    decode = network.decode
+    monkeypatch.setattr(network, "decode", lambda latent: sizes.append(latent.shape[-2:]) or decode(latent))
+    frames, context = plane_frames(1, 96, 150), Context(history=history(plane_frames, 96, 150, count=1))
+    repaired = CosmosEnhancer(network, tile=64).enhance(frames, context).rgb
+    assert sizes == [(8, 8)] * 6
+    assert repaired.shape == frames.rgb.shape
+    assert repaired.isfinite().all()
+    with pytest.raises(InputError, match="at least 64 pixels"):
+        CosmosEnhancer(network, tile=32)
+
+
+def test_tiles_put_together_are_the_whole():
+    """Exactly so for an autoencoder that looks at nothing beyond a latent's pixel."""
+
+    def encode_jointly(image, context):
+        clip = torch.cat([image[:, None], context], dim=1).transpose(1, 2)
+        return torch.nn.functional.avg_pool3d(clip, (5, 8, 8))
+
+    functions = {
+        "encode": lambda image: torch.nn.functional.avg_pool2d(image, 8),
+        "encode_jointly": encode_jointly,
+        "decode": lambda latent: torch.nn.functional.interpolate(latent, scale_factor=8),
+    }
+    transformer = SimpleNamespace(config={"patch_size": (1, 2, 2)})
+    network = SimpleNamespace(multiple=16, transformer=transformer, **functions)
+    tile_autoencoder(network, 64)
+    image, context = tiny_cosmos.images(2, 3, 96, 144), tiny_cosmos.images(2, 4, 3, 96, 144, seed=1)
+    for name, inputs in (("encode", (image,)), ("encode_jointly", (image, context)), ("decode", (image,))):
+        assert getattr(network, name) is not functions[name]
+        torch.testing.assert_close(getattr(network, name)(*inputs), functions[name](*inputs))
 
 
 @pytest.mark.gpu

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-from itertools import pairwise
+import copy
+import gc
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from PIL import Image
+from tiny_difix import write_tiny_decoder
 
+from harmonizer_ns.enhancers import difix
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix import DifixEnhancer, fit
-from harmonizer_ns.enhancers.difix_tiles import ThriftyDifix, blend, cover
+from harmonizer_ns.enhancers.running import default_dtype
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
 
@@ -119,20 +121,6 @@ def test_references_that_nothing_looks_at_are_refused(tiny_difix):
         blind(picture(8, 8), ref_image=picture(8, 8))
 
 
-@pytest.mark.parametrize("length", [5, 16, 17, 23, 100])
-def test_tiles_cover_everything_and_overlap(length):
-    windows = cover(length, 16)
-    assert (windows[0].start, windows[-1].stop) == (0, length)
-    assert all(window.stop - window.start == min(16, length) for window in windows)
-    assert all(b.start <= a.stop - 4 for a, b in pairwise(windows))
-
-
-def test_blending_tiles_of_one_whole_gives_the_whole():
-    whole = torch.rand(2, 3, 74, 46)
-    blended = blend(lambda w: whole[..., 2 * w[0].start : 2 * w[0].stop, 2 * w[1].start : 2 * w[1].stop], 37, 23, 9, 2)
-    torch.testing.assert_close(blended, whole)
-
-
 def test_a_tile_as_large_as_the_frame_changes_nothing(enhancer, plane_frames):
     frames, context = plane_frames(1, 60, 64), Context((plane_frames(1, 30, 30, seed=1),))
     tiled = DifixEnhancer(enhancer.network, tile=64)
@@ -141,28 +129,48 @@ def test_a_tile_as_large_as_the_frame_changes_nothing(enhancer, plane_frames):
     )
 
 
-class Local:
-    """In the network's place: encodes a mean of 8x8 pixels, passes the image on, and decodes their sum."""
-
-    multiple = 8
-
-    def encode(self, image):
-        return torch.nn.functional.avg_pool2d(image, 8), [image]
-
-    def denoise(self, latent, references, context):
-        return latent + (0 if references is None else references.mean(1)) + (0 if context is None else context.sum(1))
-
-    def decode(self, latent, skips):
-        return torch.nn.functional.interpolate(latent, scale_factor=8) + skips[0]
+def counted(network, monkeypatch):
+    """A copy of a network, and a list of how many images it encodes at a time."""
+    network, encoded = copy.deepcopy(network), []
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    return network, encoded
 
 
-def test_tiles_put_together_are_the_whole():
-    """Exactly so for an autoencoder that looks at nothing beyond a latent's pixel."""
-    image, photos, previous = torch.rand(2, 3, 200, 136), torch.rand(2, 2, 3, 200, 136), torch.rand(2, 1, 3, 200, 136)
-    whole = ThriftyDifix(Local())  # type: ignore[arg-type]
-    tiled = ThriftyDifix(Local(), side=64)  # type: ignore[arg-type]
-    torch.testing.assert_close(tiled(image, photos, previous), whole(image, photos, previous))
-    torch.testing.assert_close(tiled(image), whole(image))
+def test_photos_and_outputs_that_are_shown_again_are_not_encoded_again(enhancer, plane_frames, monkeypatch):
+    torch.manual_seed(0)
+    temporal = enhancer.network.with_context(4)
+    for name, parameter in temporal.named_parameters():
+        if ".temporal." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    network, encoded = counted(temporal, monkeypatch)
+    kept, photos = DifixEnhancer(network), plane_frames(2, 30, 30, seed=9)
+    outputs = [plane_frames(1, seed=i + 1) for i in range(4)]
+    for step in range(3):
+        frames, context = plane_frames(1, seed=20 + step), Context((photos,), history=tuple(outputs))
+        encoded.clear()
+        rgb = kept.enhance(frames, context).rgb
+        assert sum(encoded) == (1 + 2 + 4 if step == 0 else 1 + 1)
+        torch.testing.assert_close(rgb, DifixEnhancer(network).enhance(frames, context).rgb)
+        outputs.insert(0, plane_frames(1, seed=40 + step))
+
+
+def test_what_has_changed_is_encoded_again(enhancer, plane_frames, monkeypatch):
+    network, encoded = counted(enhancer.network, monkeypatch)
+    kept, frames, photos = DifixEnhancer(network), plane_frames(1), plane_frames(1, seed=1)
+    for change in (lambda: None, lambda: photos.rgb.mul_(0.5), lambda: kept.to("cpu"), lambda: None):
+        change()
+        encoded.clear()
+        rgb = kept.enhance(frames, Context((photos,))).rgb
+        count = len(encoded)
+        assert torch.equal(rgb, DifixEnhancer(network).enhance(frames, Context((photos,))).rgb)
+    assert count == 1
+    larger = plane_frames(1, 48, 48)
+    expected = DifixEnhancer(network).enhance(larger, Context((photos,))).rgb
+    assert torch.equal(kept.enhance(larger, Context((photos,))).rgb, expected)
+    del photos
+    gc.collect()
+    assert len(kept._kept) == 0
 
 
 def test_frames_larger_than_a_tile_are_repaired(enhancer, plane_frames):
@@ -173,16 +181,13 @@ def test_frames_larger_than_a_tile_are_repaired(enhancer, plane_frames):
 
 
 def test_options_that_make_no_sense_are_refused(enhancer):
-    for options in ({"batch": 0}, {"tile": 8}):
-        with pytest.raises(InputError, match="at least 1 frame and a tile 64 pixels"):
+    for options, message in (({"batch": 0}, "at least 1 frame, not 0"), ({"tile": 8}, r"at least 64 pixels.*not 8")):
+        with pytest.raises(InputError, match=message):
             DifixEnhancer(enhancer.network, **options)
 
 
 def test_a_tiny_decoder_takes_the_decoders_place(tiny_difix, enhancer, plane_frames, tmp_path):
-    channels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
-    torch.manual_seed(0)
-    tiny = AutoencoderTiny(**channels, num_decoder_blocks=(1, 1, 1, 1), num_encoder_blocks=(1, 1, 1, 1)).eval()
-    tiny.save_pretrained(tmp_path)
+    tiny = write_tiny_decoder(tmp_path)
     frames = plane_frames(1, 32, 40)
     repaired = DifixEnhancer.from_pretrained(tiny_difix, tiny_decoder=tmp_path).enhance(frames).rgb
     with torch.no_grad():
@@ -192,7 +197,72 @@ def test_a_tiny_decoder_takes_the_decoders_place(tiny_difix, enhancer, plane_fra
     torch.testing.assert_close(repaired, expected, atol=1e-4, rtol=0)
 
 
+def test_what_is_no_tiny_decoder_for_it_is_refused(tiny_difix, tmp_path):
+    write_tiny_decoder(tmp_path / "other", latent_channels=32)
+    for folder, message in (
+        (tmp_path / "other", "32 channels, this network's have 4"),
+        (tiny_difix / "vae", "another model: AutoencoderKL, not AutoencoderTiny"),
+        (tmp_path / "absent", "neither a folder nor a repository"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DifixEnhancer.from_pretrained(tiny_difix, tiny_decoder=folder)
+
+
 def test_it_moves_as_a_whole(tiny_difix):
     enhancer = DifixEnhancer.from_pretrained(tiny_difix)
     assert enhancer.to("meta") is enhancer
     assert {tensor.device.type for tensor in enhancer.network.state_dict().values()} == {"meta"}
+
+
+def dtypes(enhancer):
+    return {tensor.dtype for tensor in enhancer.network.state_dict().values()}
+
+
+def test_a_gpu_computes_in_half_precision_unless_told_otherwise(tiny_difix, monkeypatch):
+    assert (default_dtype("cuda:1"), default_dtype("cpu")) == (torch.bfloat16, torch.float32)
+    as_gpu = {"meta": "cuda"}
+    monkeypatch.setattr(difix, "default_dtype", lambda device: default_dtype(as_gpu.get(device, device)))
+    enhancer = DifixEnhancer.from_pretrained(tiny_difix)
+    assert dtypes(enhancer) == {torch.float32}
+    assert dtypes(enhancer.to("meta")) == {torch.bfloat16}
+    told = DifixEnhancer.from_pretrained(tiny_difix, dtype=torch.float32)
+    assert dtypes(told.to("meta")) == {torch.float32}
+    assert dtypes(DifixEnhancer(told.network.to(torch.float16)).to("meta")) == {torch.float16}
+
+
+def test_compiled_and_not_compiled_agree(tiny_difix, plane_frames, monkeypatch):
+    """Without a GPU and a C++ compiler, as far as the graph goes."""
+    compile_graph = torch.compile
+    monkeypatch.setattr("torch.compile", lambda model, **_: compile_graph(model, backend="eager", dynamic=False))
+    plain, compiled = (DifixEnhancer.from_pretrained(tiny_difix, compiled=c, tile=64) for c in (False, True))
+    for seed in (0, 1):
+        frames = plane_frames(1, 72, 40, seed=seed)
+        torch.testing.assert_close(compiled.enhance(frames).rgb, plain.enhance(frames).rgb)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_gpu(tiny_difix, enhancer, plane_frames, compiled, dtype):
+    on_gpu = DifixEnhancer.from_pretrained(tiny_difix, device="cuda", dtype=dtype, compiled=compiled, max_references=2)
+    for step in range(4):  # with CUDA graphs the first calls record, the later ones replay
+        frames = plane_frames(2, 64, 96, seed=step)
+        photos = plane_frames(2, 64, 96, seed=step + 10)
+        for references in (None, photos[[0]], photos):
+            context = Context((references,) * 2)
+            repaired = on_gpu.enhance(frames.to("cuda"), context).rgb
+            assert repaired.is_cuda
+            assert (repaired.cpu() - enhancer.enhance(frames, context).rgb).abs().mean() < 0.03
+
+
+@pytest.mark.gpu
+def test_a_compiled_one_leaves_the_gpu_and_comes_back(tiny_difix, plane_frames):
+    on_gpu = DifixEnhancer.from_pretrained(tiny_difix, device="cuda", compiled=True)
+    frames = plane_frames(1, 64, 96).to("cuda")
+    for _ in range(3):
+        before = on_gpu.enhance(frames).rgb.clone()
+    on_gpu.to("cpu")
+    torch.cuda.empty_cache()
+    on_gpu.to("cuda")
+    for _ in range(3):
+        torch.testing.assert_close(on_gpu.enhance(frames).rgb, before, atol=0.02, rtol=0)

@@ -10,7 +10,7 @@ from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
 from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, load_enhancer
+from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 
 
@@ -60,17 +60,26 @@ def test_a_folder_tells_which_enhancer_it_holds(tiny_difix, tmp_path):
     assert isinstance(load_enhancer(tmp_path / "difix"), DifixEnhancer)
 
 
+def test_options_reach_the_enhancer_and_unknown_ones_are_refused(tiny_difix):
+    enhancer = load_enhancer(tiny_difix, dtype=torch.bfloat16, batch=2)
+    assert (enhancer.network.prompt_embedding.dtype, enhancer.batch) == (torch.bfloat16, 2)
+    assert {"dtype", "tile", "compiled", "tiny_decoder"} <= options_of(tiny_difix)
+    assert "tile" not in options_of("builtin")
+    with pytest.raises(InputError, match="builtin has no option tile"):
+        load_enhancer("builtin", tile=64)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"neither config\.json nor model_index\.json"):
         load_enhancer(tmp_path)
     (tmp_path / "config.json").write_text('{"architecture": "resnet"}')
-    with pytest.raises(CheckpointError, match="'resnet', known are choice, cosmos, difix"):
+    with pytest.raises(CheckpointError, match="'resnet', known are choice-smooth, cosmos, difix"):
         load_enhancer(tmp_path)
 
 
 def test_a_file_of_difix_needs_its_folder(tmp_path):
     torch.save({"rank_vae": 4}, tmp_path / "model_1.pkl")
-    with pytest.raises(InputError, match=r"from_pkl\(path, base="):
+    with pytest.raises(InputError, match="FOLDER --kind difix"):
         load_enhancer(tmp_path / "model_1.pkl")
 
 

@@ -7,10 +7,10 @@ from harmonizer_ns.plugin.pseudo import pseudo_view_loss
 from harmonizer_ns.types import PseudoView
 
 
-def grey_view(trainer, weight):
+def brighter_view(trainer, weight):
     camera = trainer.pipeline.photos.cameras[0]
     size = (camera.height, camera.width)
-    return PseudoView(torch.full((3, *size), 0.25), torch.full((1, *size), weight), camera, 0, 0)
+    return PseudoView(torch.ones(3, *size), torch.zeros(3, *size), torch.full((1, *size), weight), camera, 0, 0)
 
 
 def loss(trainer, weight):
@@ -18,7 +18,7 @@ def loss(trainer, weight):
     trainer.pipeline.train()
     for callback in trainer.callbacks[:1]:
         callback.run_callback(0)
-    return pseudo_view_loss(trainer.pipeline.model, grey_view(trainer, weight), rays=256, camera_index=0)[0]
+    return pseudo_view_loss(trainer.pipeline.model, brighter_view(trainer, weight), rays=256, camera_index=0)[0]
 
 
 @pytest.mark.parametrize("nerf", [False, True])
@@ -36,7 +36,7 @@ def test_a_pseudo_view_comes_on_top_of_a_photo_and_has_no_say_in_densification(c
     photo = pipeline.datamanager.next_train(0)
     monkeypatch.setattr(pipeline.datamanager, "next_train", lambda step: photo)
     statistics = []
-    for view in (None, grey_view(trainer, 1.0)):
+    for view in (None, brighter_view(trainer, 1.0)):
         monkeypatch.setattr(pipeline._distiller, "draw", lambda step, view=view: view)
         model.zero_grad()
         _, losses, metrics = pipeline.get_train_loss_dict(0)

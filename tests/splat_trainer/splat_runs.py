@@ -85,7 +85,6 @@ def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **
         save_steps=[],
         fix_start=10,
         steps_per_fix=10,
-        pseudo_until=1.0,
         num_targets=3,
         real_odds=0.6,
         sh_degree=1,

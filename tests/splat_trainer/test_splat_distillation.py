@@ -36,7 +36,7 @@ def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp
     theirs, ours = Mixer(), Mixer()
     monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name: theirs)
     monkeypatch.setattr(pseudo, "load_enhancer", lambda name: ours)
-    config = tiny_config(capture, tmp_path / "n", pipeline__pseudo_until=1.0)
+    config = tiny_config(capture, tmp_path / "n")
     parser = config.pipeline.datamanager.dataparser
     parser.orientation_method, parser.center_method, parser.auto_scale_poses = "none", "none", False
     config.pipeline.model.background_color = "black"

@@ -93,7 +93,7 @@ def test_density_control_listens_to_photos_only(colmap, tmp_path, mixer, monkeyp
     for weight in (None, 1.0):
         trainer = trainer_of(colmap, tmp_path)
         camera = trainer.scene.cameras[0]
-        view = PseudoView(torch.rand(3, 48, 64), torch.ones(1, 48, 64), camera, 0, 0)
+        view = PseudoView(*torch.rand(2, 3, 48, 64), torch.ones(1, 48, 64), camera, 0, 0)
         monkeypatch.setattr(trainer.repairs, "draw", lambda step, w=weight, v=view: None if w is None else v)
         losses = trainer._learn(1)
         assert ("pseudo" in losses) == (weight is not None)
@@ -107,7 +107,8 @@ def test_pseudo_view_counts_by_its_weight(colmap, tmp_path, mixer):
     target = torch.full((3, 48, 64), 0.9)
     values = []
     for weight in (0.0, 0.5, 1.0):
-        view = PseudoView(target, torch.full((1, 48, 64), weight), trainer.scene.cameras[0], 0, 0)
+        before = torch.zeros_like(target)
+        view = PseudoView(target, before, torch.full((1, 48, 64), weight), trainer.scene.cameras[0], 0, 0)
         values.append(trainer.objective.pseudo_view(trainer.splats, 0, view)[1]["pseudo"].item())
     assert values[0] == pytest.approx(0, abs=1e-6)
     assert values[0] < values[1] < values[2]
@@ -172,7 +173,6 @@ def test_bad_settings_are_named(colmap, tmp_path, options, match):
         ({"camera_model": "fisheye"}, "fisheye"),
         ({"sparse_grad": True}, "packed"),
         ({"batch_size": 0}, "batch_size"),
-        ({"disable_viewer": False}, "viewer"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, options, match):

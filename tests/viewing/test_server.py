@@ -2,6 +2,7 @@
 """The plain viewer without a browser: cameras, two clients, photos, errors."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
+from harmonizer_ns.viewing import server
 from harmonizer_ns.viewing.server import SceneViewer, client_camera, place
 from harmonizer_ns.viewing.settings import ViewSettings
 
@@ -117,14 +119,45 @@ def test_an_error_is_shown_and_the_plain_render_stays(viewer):
     wait_for(lambda: "ms per frame" in viewer.panel.status)
 
 
+def test_a_frame_that_was_under_way_does_not_hide_that_enhancement_is_off(viewer):
+    client = join(viewer, 1)
+    shown = viewer._frame(client, 32)
+    viewer.panel.enabled.value = False
+    viewer.refresh()
+    viewer._send(client, shown)
+    assert viewer.panel.status == "off"
+
+
+def test_the_mouse_turns_the_scene_around_a_point_at_its_own_depth(viewer):
+    client = join(viewer, 1)
+    start = arc_cameras(1, 64, 32)
+    offset = torch.tensor(client.camera.look_at) - start.centers[0]
+    torch.testing.assert_close(offset, 2 * start.camera_to_world[0, :3, 2])
+
+
+def test_clients_at_rest_see_the_scene_change_but_seldom(viewer, monkeypatch):
+    client = join(viewer, 1)
+    time.sleep(0.5)
+    monkeypatch.setattr(viewer.server, "get_clients", lambda: {1: client})
+    monkeypatch.setattr(server, "REFRESH", 0.2)
+    viewer._seconds, count = 0.0, len(client.pictures)
+    wait_for(lambda: viewer.scene_changed() or len(client.pictures) > count, 5)
+    viewer._seconds, viewer._refreshed, count = 1.0, time.monotonic(), len(client.pictures)
+    for _ in range(5):
+        time.sleep(0.1)
+        viewer.scene_changed()
+    assert len(client.pictures) == count
+
+
 def test_a_client_that_is_placed_at_a_view_has_that_view():
     start = arc_cameras(3, 64, 48)[2]
     camera = SimpleNamespace(aspect=64 / 48)
-    place(camera, start)
+    place(camera, start, 4.0)
     seen = client_camera(camera, 64)
     assert (seen.width, seen.height) == (64, 48)
     torch.testing.assert_close(seen.camera_to_world, start.camera_to_world, atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.intrinsics, start.intrinsics, atol=1e-3, rtol=0)
+    assert np.linalg.norm(camera.look_at) < 0.5  # the arc's centre
     assert math.isclose(np.linalg.norm(camera.up_direction), 1, rel_tol=1e-5)
 
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Autoencoders tile by tile: large frames on small cards.
+
+Tiles overlap and are blended linearly. Normalisation and attention then see a tile instead of the whole frame, so the
+result is close to the whole frame's, not the same; a frame that fits in one tile gives exactly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Window = tuple[slice, slice]
+"""Rows and columns."""
+
+
+def blend(
+    tile: Callable[[Window], Float[Tensor, "*batch th tw"]], height: int, width: int, side: int | None, scale: int = 1
+) -> Float[Tensor, "*batch h w"]:
+    """Put a whole together from overlapping tiles.
+
+    Args:
+        tile: gives the piece of a window, ``scale`` times as large.
+        height: of the whole, in the windows' pixels.
+        width: likewise.
+        side: most that a window may be high or wide; None: no limit.
+        scale: pixels of a piece for a pixel of its window.
+    """
+    windows = [(rows, columns) for rows in cover(height, side) for columns in cover(width, side)]
+    if len(windows) == 1:
+        return tile(windows[0])
+    piece = tile(windows[0])
+    whole = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale, dtype=torch.float32)
+    weights = whole.new_zeros(*whole.shape[-2:])
+    for window in windows:
+        piece = piece if window is windows[0] else tile(window)
+        weight = _ramp(piece.shape[-2], whole)[:, None] * _ramp(piece.shape[-1], whole)
+        place = (..., *scaled(window, scale))
+        whole[place] += piece * weight
+        weights[place] += weight
+    return (whole / weights).to(piece.dtype)
+
+
+def cover(length: int, side: int | None) -> list[slice]:
+    """Windows of equal length that cover a line, each overlapping the next by a quarter of a side or more."""
+    if side is None or length <= side:
+        return [slice(0, length)]
+    count = -(-(length - side) // max(1, side * 3 // 4)) + 1
+    starts = [round(i * (length - side) / (count - 1)) for i in range(count)]
+    return [slice(start, start + side) for start in starts]
+
+
+def _ramp(length: int, like: Tensor) -> Float[Tensor, " length"]:
+    """Rises from the ends to the middle; positive everywhere."""
+    steps = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
+    return torch.minimum(steps, steps.flip(0)) / length
+
+
+def scaled(window: Window, scale: int) -> Window:
+    """The same window of an image that is ``scale`` times as large."""
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in window)
+    return rows, columns

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+import torch
+
+from gsplat_trainer.viewer_benchmark import ViewerBench, measure
+
+
+def test_steps_are_counted_with_and_without_a_client(capture, tmp_path):
+    bench = ViewerBench(data=capture, rounds=2, seconds=0.4)
+    stopwatch = measure(bench, tmp_path, torch.device("cpu"))
+    alone, watched = stopwatch.rates
+    assert len(alone) == len(watched) == len(stopwatch.pictures) == 2
+    assert min(*alone, *watched) > 1
