@@ -16,8 +16,8 @@ from harmonizer_ns.types import PseudoView
 
 
 def remaining_correction(
-    current: Float[Tensor, 3 * p], render: Float[Tensor, 3 * p], repaired: Float[Tensor, 3 * p]
-) -> Float[Tensor, 3 * p]:
+    current: Float[Tensor, "3 ..."], render: Float[Tensor, "3 ..."], repaired: Float[Tensor, "3 ..."]
+) -> Float[Tensor, "3 ..."]:
     """Training target for the present render ``c`` of a view whose earlier render ``r`` was repaired to ``t``.
 
     With ``d = t - r``: ``c + (1 - s) d``, and ``s = clamp(<c - r, d> / |d|^2, 0, 1)`` for each pixel over its colours,

@@ -40,7 +40,7 @@ class BuiltinTrainingConfig:
     """Continue an interrupted run from its newest checkpoint in ``output/run``."""
     initial: Path | None = None
     """Checkpoint folder to start from; None starts as the identity."""
-    tolerated_loss: float = 0.05
+    tolerated_loss: float = 0.1
     """How many dB the better half of the held-out pixels may lose when eagerness is calibrated after training."""
     steps: int = 5000
     """Optimizer steps."""
