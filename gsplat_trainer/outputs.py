@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
@@ -26,7 +25,6 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.metrics import psnr, ssim
 from harmonizer_ns.images import save_image, to_float
 from harmonizer_ns.media import VideoWriter
-from harmonizer_ns.types import Frames
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,8 +32,6 @@ _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight"
 """Folders of a round's pictures, as in Difix3D+."""
 _SSIM_SIDE = 11
 _FPS = 30
-_HISTORY = 4
-"""Enhanced frames that the next one of a video may look at."""
 
 
 class Outputs:
@@ -128,7 +124,7 @@ class Outputs:
             seconds += time.perf_counter() - start
             images = {"": frames.rgb}
             if self.config.enhancer != "none":
-                images["_enhanced"] = repairs.enhance(frames).rgb
+                images["_enhanced"] = repairs.enhance(frames)
             target = to_float(scene.photo(index).to(frames.rgb.device))[None]
             rows.append(self._metrics(images, target, scene.mask(index)))
             strip = torch.cat([target, *images.values()], dim=-1)
@@ -175,16 +171,15 @@ class Outputs:
         path = self.folder / "videos" / f"traj_{step}.mp4"
         with ExitStack() as stack:
             raw = stack.enter_context(VideoWriter(path, _FPS))
-            enhanced = None
+            enhanced, stream = None, None
             if self.config.enhancer != "none":
                 enhanced = stack.enter_context(VideoWriter(path.with_stem(f"{path.stem}_enhanced"), _FPS))
-            history: deque[Frames] = deque(maxlen=_HISTORY)
+                stream = repairs.stream()
             for camera in cameras:
                 frames = repairs.renderer.render(camera)
                 raw.write(frames.rgb[0])
                 if enhanced is not None:
-                    history.appendleft(repairs.enhance(frames, tuple(history)))
-                    enhanced.write(history[0].rgb[0])
+                    enhanced.write(repairs.enhance(frames, stream)[0])
 
     def close(self) -> None:
         """Flush tensorboard."""

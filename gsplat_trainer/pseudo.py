@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
@@ -21,10 +22,11 @@ from harmonizer_ns.distill.choice import choose_targets
 from harmonizer_ns.distill.distiller import Distiller, Progress
 from harmonizer_ns.distill.references import ReferenceSelector
 from harmonizer_ns.distill.report import RoundReport
-from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
 
@@ -139,11 +141,14 @@ class Repairs:
         return None if self.distiller is None else self.distiller.draw(step)
 
     @torch.no_grad()
-    def enhance(self, frames: Frames, history: tuple[Frames, ...] = ()) -> Frames:
-        """A render (one frame) as the enhancer would show it, given photos and its last outputs, newest first."""
-        photos = self.references.select(frames.cameras, self.renderer)
-        repaired = self.enhancer.enhance(frames, Context(references=(photos,), history=history))
-        return Frames(repaired.rgb.clamp(0, 1), frames.alpha, frames.depth, frames.cameras)
+    def enhance(self, frames: Frames, stream: EnhancerStream | None = None) -> Float[Tensor, "1 3 h w"]:
+        """A render (one frame) as the enhancer would show it, given photos; by itself, or as the next of a stream."""
+        stream = stream or self.stream(length=0)
+        return stream.enhance(frames, self.references.select(frames.cameras, self.renderer)).rgb.clamp(0, 1)
+
+    def stream(self, length: int = HISTORY) -> EnhancerStream:
+        """For frames in order."""
+        return EnhancerStream(self.enhancer, length)
 
     def state_dict(self) -> dict[str, Any] | None:
         """The distiller's state."""
