@@ -21,14 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import reproject
+from harmonizer_ns.warp import SURFACE_TOLERANCE, reproject
 
 KEPT = 0.75
 """At most this share of the last change stays: then the newest of four outputs weighs a quarter."""
 AGREEMENT = 0.05
 """Mean difference of two renders' colours at which little stays."""
-TOLERANCE = 0.03
-"""Relative difference of depths that still counts as the same surface, as in `harmonizer_ns.warp.backward_warp`."""
 
 
 def steady(
@@ -67,6 +65,6 @@ def _look_up(
     )
     # A share of pixels without depth (0) must not pull a surface's rim nearer.
     depth, known = seen[:, 6] / seen[:, 7].clamp(min=1e-6), seen[:, 7] > 0
-    gap = (z - depth) / (TOLERANCE * torch.where(inside, z, 1.0))
+    gap = (z - depth) / (SURFACE_TOLERANCE * torch.where(inside, z, 1.0))
     valid = gap.square_().neg_().exp_() * (inside & known)
     return seen[:, :3], seen[:, 3:6], valid[:, None]
