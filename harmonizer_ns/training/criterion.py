@@ -11,7 +11,7 @@ from harmonizer_ns.features import load_features, load_lpips
 from harmonizer_ns.flow import load_raft
 from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.config import LossConfig
-from harmonizer_ns.training.losses.gram import VGG16_WEIGHTS, gram_loss
+from harmonizer_ns.training.losses.gram import SQUEEZENET_WEIGHTS, VGG16_WEIGHTS, gram_loss
 from harmonizer_ns.training.losses.perceptual import lpips_loss, patch_loss
 from harmonizer_ns.training.losses.pixel import l1_loss, l2_loss
 from harmonizer_ns.training.losses.preserve import preservation_loss
@@ -22,7 +22,6 @@ from harmonizer_ns.training.trainee import Parts
 Images = Float[Tensor, "b 3 h w"]
 
 _SPAN = 2  # of the colours in [-1, 1] that the weights are meant for
-_SQUEEZENET_WEIGHTS = (1.0,) * 7
 
 
 class Criterion:
@@ -90,7 +89,7 @@ class Criterion:
         if self._lpips is not None:
             terms["lpips"] = lpips_loss(output, target, self._lpips)
         if config.gram and self._features is not None and step > config.gram_after:
-            layers = VGG16_WEIGHTS if config.net == "vgg" else _SQUEEZENET_WEIGHTS
+            layers = VGG16_WEIGHTS if config.net == "vgg" else SQUEEZENET_WEIGHTS
             terms["gram"] = gram_loss(output, target, self._features, batch.seeds, config.gram_crop, layers)
         if config.patches and self._features is not None:
             terms["patches"] = patch_loss(output, target, self._features, batch.seeds)
