@@ -90,9 +90,10 @@ class Objective:
         """
         drawn = rasterize(splats, view.camera.to(self.device), degree, self.options)
         rgb = self._over_background(drawn)
-        target, weight = correction_target(rgb[0], view)
-        if not self.scene.train:
-            target = view.rgb.to(self.device)
+        if self.scene.train:
+            target, weight = correction_target(rgb[0], view)
+        else:
+            target, weight = view.rgb.to(self.device), view.weight.to(self.device)
         return drawn, {"pseudo": image_loss(rgb, target[None], weight[None], self.config.ssim_lambda)}
 
     def regularization(self, splats: Mapping[str, Tensor]) -> Losses:

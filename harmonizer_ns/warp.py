@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,17 +127,33 @@ def backward_warp(
             f"backward_warp needs one source per target: {len(source)} sources, {depth.shape[0]} depths, "
             f"{len(cameras)} cameras"
         )
+    rgb, agreement, inside, known = look_up(source.rgb, source, depth, cameras, tolerance)
+    return Warped(rgb=rgb * inside, valid=torch.where(known, agreement, 1.0) * inside)
+
+
+def look_up(
+    images: Float[Tensor, "n c hs ws"],
+    source: Frames,
+    depth: Float[Tensor, "n 1 h w"],
+    cameras: Cameras,
+    tolerance: float = SURFACE_TOLERANCE,
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n 1 h w"], Bool[Tensor, "n 1 h w"], Bool[Tensor, "n 1 h w"]]:
+    """Images of the source views, of any meaning, seen from ``cameras``; the arguments are `backward_warp`'s.
+
+    Returns:
+        the images' values, meaningless outside; how far the depths agree, meaningless where the source has none;
+        whether the source shows the point; whether it has depth there.
+    """
     pixels, z = reproject(depth, cameras, source.cameras)
     x, y = pixels.unbind(-1)
     inside = (x >= 0) & (x <= source.cameras.width) & (y >= 0) & (y <= source.cameras.height)
     inside &= (z > 0) & (depth[:, 0] > 0)
     pixels = torch.where(inside[..., None], pixels, 0.0)
-    seen = _sample(torch.cat([source.rgb, source.depth, (source.depth > 0).to(source.depth.dtype)], dim=1), pixels)
-    source_depth = _known(seen[:, 3], seen[:, 4])
+    seen = _sample(torch.cat([images, source.depth, (source.depth > 0).to(source.depth.dtype)], dim=1), pixels)
+    source_depth = _known(seen[:, -2], seen[:, -1])
     z = torch.where(inside, z, 1.0)
     agreement = ((z - source_depth) / (tolerance * z)).square_().neg_().exp_()
-    valid = torch.where(source_depth > 0, agreement, 1.0) * inside
-    return Warped(rgb=seen[:, :3] * inside[:, None], valid=valid[:, None])
+    return seen[:, :-2], agreement[:, None], inside[:, None], (source_depth > 0)[:, None]
 
 
 def _known(depth: Float[Tensor, "n h w"], known: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:

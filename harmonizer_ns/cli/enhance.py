@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.files import check_paths, enhance_path, find_references
-from harmonizer_ns.enhancers.running import DTYPES, Precision
+from harmonizer_ns.enhancers.running import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.sequence import FrameEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
@@ -58,20 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     config = tyro.cli(EnhanceConfig, args=arguments, prog="harmonizer enhance", description=EnhanceConfig.__doc__)
     check_paths(config.input, config.output)
     references = find_references(config.ref)
-    enhancer = load_enhancer(config.enhancer, _device(config.device), **_options(config))
+    enhancer = load_enhancer(config.enhancer, choose_device(config.device), **_options(config))
     _warn(config, enhancer)
     frames = FrameEnhancer(enhancer, references, config.batch, config.temporal)
     done = _with_progress_bar(config, frames)
     count = "1 frame" if done == 1 else f"{done} frames"
     print(f"{count} repaired: {config.output}" if done else f"nothing to do: {config.output} is there already")
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
-    return name
 
 
 def _options(config: EnhanceConfig) -> dict[str, Any]:

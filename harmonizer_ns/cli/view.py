@@ -13,6 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from harmonizer_ns.enhancers.running import choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, Renderer
@@ -76,7 +77,7 @@ def serve(config: ViewConfig) -> SceneViewer:
     Raises:
         InputError: on a scene or capture that cannot be opened.
     """
-    device = _device(config.device)
+    device = choose_device(config.device)
     warn_if_reachable(config.host)
     scene = open_scene(config, device)
     viewer = SceneViewer(
@@ -144,14 +145,6 @@ def overview(means: Tensor) -> Cameras:
     pose[:3, 3] = center - torch.tensor([0.0, 0.0, 2.0 * max(radius, 1e-6)])
     intrinsics = torch.tensor([[[800.0, 0.0, 400.0], [0.0, 800.0, 300.0], [0.0, 0.0, 1.0]]])
     return Cameras(pose[None], intrinsics, 800, 600)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
-    return name
 
 
 if __name__ == "__main__":

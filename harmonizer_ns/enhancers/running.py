@@ -23,6 +23,19 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16,
 MIN_TILE = 64
 
 
+def choose_device(name: str) -> str:
+    """The device that an option names; "auto" is the GPU when there is one.
+
+    Raises:
+        InputError: when there is no GPU to use.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
+    return name
+
+
 def default_dtype(device: torch.device | str) -> torch.dtype:
     """What networks run in when nothing else is asked for: bfloat16 on a GPU, float32 elsewhere."""
     return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32

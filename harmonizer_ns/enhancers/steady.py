@@ -18,10 +18,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import SURFACE_TOLERANCE, reproject
+from harmonizer_ns.warp import look_up
 
 KEPT = 0.75
 """At most this share of the last change stays: then the newest of four outputs weighs a quarter."""
@@ -41,30 +40,13 @@ def steady(
         frame_before: the last render, of the same size.
     """
     change = enhanced - frame.rgb
-    change_before, render_before, valid = _look_up(shown_before - frame_before.rgb, frame_before, frame)
+    images = torch.cat([shown_before - frame_before.rgb, frame_before.rgb], dim=1)
+    seen, same_surface, inside, known = look_up(images, frame_before, frame.depth, frame.cameras)
+    change_before, render_before = seen.split(3, dim=1)
+    valid = same_surface * (inside & known)
     render_moved, change_moved = frame.rgb - render_before, change - change_before
     agreement = (render_moved.abs().mean(dim=1, keepdim=True) / AGREEMENT).square_().neg_().exp_()
     against = (render_moved * change_moved).sum(dim=1, keepdim=True)
     steadiest = 1 + against / change_moved.square().sum(dim=1, keepdim=True).clamp_(min=1e-8)
     stays = torch.minimum(steadiest.clamp_(min=0), KEPT * valid * agreement)
     return torch.addcmul(enhanced, stays, change_moved, value=-1).clamp_(0, 1)
-
-
-def _look_up(
-    change: Float[Tensor, "1 3 h w"], before: Frames, frame: Frames
-) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 3 h w"], Float[Tensor, "1 1 h w"]]:
-    """The last change and render in this frame's view, and how far both show the same surface, in [0, 1]."""
-    pixels, z = reproject(frame.depth, frame.cameras, before.cameras)
-    x, y = pixels.unbind(-1)
-    inside = (x >= 0) & (x <= before.cameras.width) & (y >= 0) & (y <= before.cameras.height) & (z > 0)
-    inside &= frame.depth[:, 0] > 0
-    grid = torch.where(inside[..., None], pixels / pixels.new_tensor([change.shape[-1], change.shape[-2]]) * 2 - 1, 0.0)
-    known = (before.depth > 0).to(change.dtype)
-    seen = F.grid_sample(
-        torch.cat([change, before.rgb, before.depth, known], dim=1), grid, padding_mode="border", align_corners=False
-    )
-    # A share of pixels without depth (0) must not pull a surface's rim nearer.
-    depth, known = seen[:, 6] / seen[:, 7].clamp(min=1e-6), seen[:, 7] > 0
-    gap = (z - depth) / (SURFACE_TOLERANCE * torch.where(inside, z, 1.0))
-    valid = gap.square_().neg_().exp_() * (inside & known)
-    return seen[:, :3], seen[:, 3:6], valid[:, None]
