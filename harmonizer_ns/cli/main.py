@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),
     "enhance": Command("harmonizer_ns.cli.enhance", "repair an image, a folder or a video"),
     "enhancers": Command("harmonizer_ns.cli.enhancers", "list the enhancers, how to install them, and their licences"),
+    "synthesize": Command("harmonizer_ns.cli.synthesize", "make training pairs from a recipe"),
     "train": Command("harmonizer_ns.cli.train", "train an enhancer from a pairs file"),
     "view": Command("harmonizer_ns.cli.view", "look at a reconstruction in the browser, enhanced or not"),
 }

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What streams take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import load_image, resize, to_float, to_uint8
+from harmonizer_ns.types import Cameras, Frames
+
+Source = Literal["clip", "capture", "nothing"]
+"""What a stream damages: a `Clip` of photos, a whole `harmonizer_ns.captures.Capture`, or nothing: it makes its own."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Neighbouring frames of one scene, of one size; a photo is a clip of one.
+
+    Args:
+        files: where they came from.
+        frames: their colours in [0, 1], multiples of 1/255: what is left alone stays the same in a PNG.
+        cameras: one for each frame, where the scene has ``transforms.json``.
+    """
+
+    files: tuple[Path, ...]
+    frames: Float[Tensor, "n 3 h w"]
+    cameras: Cameras | None = None
+
+
+@dataclass(frozen=True)
+class References:
+    """Photos of the scene that an enhancer may look at, best first.
+
+    Args:
+        names: one for each, the same wherever the same photo is shown (a file's stem).
+        frames: the photos, with rendered depth, of the damaged image's size.
+    """
+
+    names: tuple[str, ...]
+    frames: Frames
+
+
+@dataclass(frozen=True)
+class Made:
+    """A damaged frame with what it should look like.
+
+    Args:
+        image: damaged colours in [0, 1].
+        target: what it should look like.
+        parameters: all that was drawn, JSON.
+        mask: how far each pixel was changed, in [0, 1]; None where damage is everywhere.
+        geometry: opacity, z-depth and camera of the damaged image (a batch of one), where they are known.
+        references: photos with depth and cameras in the frame of ``geometry``.
+        clip: number of its clip among those that one call makes; frames of a clip follow each other.
+        source: the target's file, or "" when it was rendered.
+    """
+
+    image: Float[Tensor, "3 h w"]
+    target: Float[Tensor, "3 h w"]
+    parameters: dict[str, Any]
+    mask: Float[Tensor, "1 h w"] | None = None
+    geometry: Frames | None = None
+    references: References | None = None
+    clip: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One way to make pairs.
+
+    Args:
+        settings: its dataclass, frozen; ``__post_init__`` refuses bad values by name.
+        make: ``(source, settings, seed) -> frames``: the same input gives the same frames bit by bit; raises
+            `InputError` when the source cannot be used.
+        source: what it takes.
+    """
+
+    settings: type
+    make: Callable[[Any, Any, int], Iterable[Made]]
+    source: Source
+
+
+def load_clip(files: tuple[Path, ...], width: int | None) -> Clip:
+    """Read frames, by choice resized.
+
+    Raises:
+        InputError: naming a file that is missing, unreadable or of another size than the first.
+    """
+    import torch
+
+    frames: list[Tensor] = []
+    for file in files:
+        try:
+            frame = load_image(file)[None]
+        except (FileNotFoundError, ValueError) as error:
+            raise InputError(str(error)) from error
+        if width is not None:
+            frame = resize(frame, max(1, round(frame.shape[-2] * width / frame.shape[-1])), width)
+        if frames and frame.shape != frames[0].shape:
+            raise InputError(f"{file} has another size than {files[0]}: frames of one clip have one size")
+        frames.append(to_float(to_uint8(frame)))
+    return Clip(files, torch.cat(frames))

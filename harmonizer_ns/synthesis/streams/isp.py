@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ISP modification (DiffusionHarmonizer): a foreground developed otherwise than its background.
+
+``I = M I_isp + (1 - M) I``, with ``I_isp`` made in linear light: exposure, white balance, vignetting, tone curve.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.synthesis.streams.base import Clip, Made
+from harmonizer_ns.synthesis.streams.masks import feather, read_labels, segments
+
+_LUMINANCE = (0.2126, 0.7152, 0.0722)
+
+
+@dataclass(frozen=True)
+class Isp:
+    """One development; the defaults change nothing."""
+
+    exposure: float = 0.0
+    """EV: linear light is multiplied by ``2 ** exposure``."""
+    red: float = 0.0
+    """log2 of the red gain over green; gains keep a grey's luminance."""
+    blue: float = 0.0
+    """log2 of the blue gain over green."""
+    vignetting: float = 0.0
+    """Share of the light that is lost in the corners."""
+    gamma: float = 1.0
+    """Exponent in linear light."""
+    toe: float = 0.0
+    """Darkening of the shadows: ``y^2 (1 + toe) / (y + toe)``, which keeps 0 and 1."""
+    shoulder: float = 0.0
+    """Compression above 0.5: ``0.5 + t / (1 + shoulder t / 0.5)`` with ``t = y - 0.5``, of slope 1 at 0.5."""
+
+
+@dataclass(frozen=True)
+class IspSettings:
+    """Ranges from which each clip's one development is drawn, evenly."""
+
+    exposure: tuple[float, float] = (-1.2, 1.0)
+    white_balance: tuple[float, float] = (-0.35, 0.35)
+    vignetting: tuple[float, float] = (0.0, 0.3)
+    gamma: tuple[float, float] = (0.8, 1.25)
+    toe: tuple[float, float] = (0.0, 0.08)
+    shoulder: tuple[float, float] = (0.0, 0.8)
+    feather: int = 2
+    """Pixels over which the mask's edge softens, inward."""
+    masks: str = ""
+    """Folder of mask images (not 0: foreground), relative to the scene; empty: a segment by colour and place."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("exposure", -10), ("white_balance", -4), ("vignetting", 0), ("gamma", 0.1), ("toe", 0),
+                          ("shoulder", 0)):  # fmt: skip
+            first, last = getattr(self, name)
+            if not low <= first <= last < 100:
+                raise ValueError(f"{name} should be a range from at least {low}, got {(first, last)}")
+        if self.vignetting[1] > 1 or not 0 <= self.feather < 100:
+            raise ValueError(f"need vignetting <= 1 and 0 <= feather < 100, got {self.vignetting}, {self.feather}")
+
+
+def draw_isp(settings: IspSettings, seed: int) -> Isp:
+    """The development of a clip."""
+    draw = random.Random(seed)
+    s = settings
+    ranges = (s.exposure, s.white_balance, s.white_balance, s.vignetting, s.gamma, s.toe, s.shoulder)
+    return Isp(*(round(draw.uniform(*interval), 4) for interval in ranges))
+
+
+def make_isp(clip: Clip, settings: IspSettings, seed: int) -> list[Made]:
+    """Develop the foreground of each frame alike.
+
+    Raises:
+        InputError: when a mask cannot be read or is empty in all frames.
+    """
+    isp = draw_isp(settings, seed)
+    masks = feather(_masks(clip, settings, seed), settings.feather)
+    if not masks.any():
+        raise InputError(
+            f"the mask of {clip.files[0]} is empty within its feathered edge: smaller feather, larger masks"
+        )
+    images = torch.lerp(clip.frames, develop(clip.frames, isp), masks)
+    return [Made(image, mask, asdict(isp)) for image, mask in zip(images, masks, strict=True)]
+
+
+def develop(image: Float[Tensor, "n 3 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
+    """The image as another camera would have given it."""
+    light = _decode(image) * 2**isp.exposure * _gains(isp) * _falloff(image, isp.vignetting)
+    return _encode(_tone(light, isp))
+
+
+def _decode(image: Tensor) -> Tensor:
+    """IEC 61966-2-1."""
+    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
+
+
+def _encode(light: Tensor) -> Tensor:
+    light = light.clamp(0, 1)
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+
+
+def _gains(isp: Isp) -> Float[Tensor, "3 1 1"]:
+    gains = torch.tensor([2**isp.red, 1.0, 2**isp.blue])
+    return (gains / (gains * torch.tensor(_LUMINANCE)).sum() * sum(_LUMINANCE))[:, None, None]
+
+
+def _falloff(image: Tensor, vignetting: float) -> Float[Tensor, "h w"]:
+    ys, xs = (torch.linspace(-1, 1, side) for side in image.shape[-2:])
+    return 1 - vignetting * ((xs[None] ** 2 + ys[:, None] ** 2) / 2) ** 2
+
+
+def _tone(light: Tensor, isp: Isp) -> Tensor:
+    y = light.clamp(min=0) ** isp.gamma
+    y = y * y * (1 + isp.toe) / (y + isp.toe).clamp(min=1e-12)
+    above = (y - 0.5).clamp(min=0)
+    return torch.where(y > 0.5, 0.5 + above / (1 + isp.shoulder * above / 0.5), y)
+
+
+def _masks(clip: Clip, settings: IspSettings, seed: int) -> Float[Tensor, "n 1 h w"]:
+    height, width = clip.frames.shape[-2:]
+    if settings.masks:
+        maps = torch.stack([read_labels(settings.masks, file, height, width) for file in clip.files])
+        if not maps.any():
+            raise InputError(f"the masks of {clip.files[0]} in {settings.masks} are empty: mark a foreground, not 0")
+        return (maps > 0)[:, None].float()
+    labels = segments(clip, 6, seed)
+    chosen = random.Random(f"{seed}-segment").choice(sorted(labels[0].unique().tolist()))
+    return (labels == chosen)[:, None].float()
