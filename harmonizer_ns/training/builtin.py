@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the built-in enhancer: ``python -m harmonizer_ns.training.builtin --samples DIR --output DIR``."""
+"""Train the built-in enhancer: ``python -m harmonizer_ns.training.builtin --output DIR --samples DIR --pairs FILE...``.
+
+Samples come from ``harmonizer_ns.synthesis.sparse``, pairs from ``harmonizer synthesize``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingCon
 from harmonizer_ns.training.journal import curves, read_log
 from harmonizer_ns.training.loop import Run
 from harmonizer_ns.training.model_card import CURVES, model_card
+from harmonizer_ns.training.pair_samples import load_pair_samples
 from harmonizer_ns.training.rates import ScheduleConfig
 from harmonizer_ns.training.sample_trainee import RUN, SampleData, SampleTrainee
 from harmonizer_ns.training.samples import Sample, load_samples
@@ -30,10 +34,12 @@ from harmonizer_ns.training.validation import CONDITIONS, Figures, table, valida
 class BuiltinTrainingConfig:
     """Training of the built-in enhancer."""
 
-    samples: Path
-    """Folder of the samples: ``<scene>/<recipe>_<view>.safetensors``."""
     output: Path
     """Checkpoint folder; receives the best checkpoint so far, ``training.json`` and the model card."""
+    samples: Path | None = None
+    """Folder of samples: ``<scene>/<recipe>_<view>.safetensors``."""
+    pairs: tuple[Path, ...] = ()
+    """Pairs files."""
     held_out: tuple[str, ...] = ()
     """Scenes that are only validated on. Empty: the samples whose split is not ``train``."""
     resume: bool = False
@@ -85,7 +91,7 @@ def train(config: BuiltinTrainingConfig) -> dict[str, dict[str, Figures]]:
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    training, held_out = split(load_samples(config.samples), config.held_out)
+    training, held_out = split(_load(config), config.held_out)
     options = loop_options(config)
     accelerator = start_processes(options)
     trainee = SampleTrainee(config, training, thinned(held_out, config.validation_views))
@@ -95,6 +101,13 @@ def train(config: BuiltinTrainingConfig) -> dict[str, dict[str, Figures]]:
         raise InputError(f"interrupted after step {outcome.step}; continue with --resume")
     calibrate(config.output, trainee.held_out, config.tolerated_loss)
     return export(config, held_out, training)
+
+
+def _load(config: BuiltinTrainingConfig) -> list[Sample]:
+    if config.samples is None and not config.pairs:
+        raise InputError("nothing to train on: give --samples DIR, --pairs FILE... or both")
+    samples = [] if config.samples is None else load_samples(config.samples)
+    return [*samples, *(sample for path in config.pairs for sample in load_pair_samples(path))]
 
 
 def loop_options(config: BuiltinTrainingConfig) -> TrainingConfig:

@@ -119,6 +119,6 @@ def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict
 def _plain(config: BuiltinTrainingConfig) -> dict:
     """The configuration as JSON values; local paths stay out of the checkpoint."""
     values = asdict(config)
-    for name in ("samples", "output", "initial", "resume"):
+    for name in ("samples", "pairs", "output", "initial", "resume"):
         del values[name]
     return values

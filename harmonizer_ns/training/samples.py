@@ -89,12 +89,17 @@ def load_sample(path: str | Path) -> Sample:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = file.metadata() or {}
-        return _sample(tensors, metadata)
+        return make_sample(tensors, metadata)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a training sample: {error!r}") from error
 
 
-def _sample(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Sample:
+def make_sample(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Sample:
+    """A sample from what its file holds.
+
+    Raises:
+        KeyError: naming a tensor that is not there.
+    """
     render, target, depth = tensors["render"], tensors["target"], tensors["depth"].float()
     height, width = render.shape[-2:]
     previous = tensors.get("previous", torch.zeros(2, 3, height, width, dtype=torch.uint8))

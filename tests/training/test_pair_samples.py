@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+import torch
+from pair_toys import truncate, write_pair
+
+from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.builtin import gather_inputs
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import to_float
+from harmonizer_ns.pairs import write_pairs
+from harmonizer_ns.training.builtin import BuiltinTrainingConfig, train
+from harmonizer_ns.training.pair_samples import _frames, _references, load_pair_samples
+from harmonizer_ns.training.samples import whole
+
+
+def _pairs(folder: Path) -> Path:
+    """A clip of two frames of one scene to train on, a single photo without geometry to test on."""
+    source = {"scene": "data/room", "stream": "sparse"}
+    clip = [write_pair(folder, f"f{i}", 2, geometry=True, clip="c", frame=i, source=source) for i in range(2)]
+    write_pairs(folder / "pairs.json", clip, [write_pair(folder, "photo", source="made by hand")])
+    return folder / "pairs.json"
+
+
+def test_the_network_sees_what_the_enhancer_would_show_it(tmp_path):
+    """Photos of a pair warped for training are those that the enhancer warps when it runs."""
+    path = _pairs(tmp_path)
+    pair = write_pair(tmp_path, "f1", 2, geometry=True)
+    sample = load_pair_samples(path)[1]
+    assert (sample.scene, sample.recipe, sample.split) == ("room", "sparse", "train")
+    wanted = gather_inputs(_frames(pair), Context((_references(pair),)), 2)
+    inputs = whole(sample, 16).inputs
+    valid = wanted.valid[0].expand(-1, 3, -1, -1) > 0.01
+    assert 0.2 < valid.float().mean() < 1
+    torch.testing.assert_close(inputs.warps[0, :2][valid], wanted.warps[0][valid], atol=3e-3, rtol=0)
+    torch.testing.assert_close(inputs.valid[:, :2], wanted.valid, atol=3e-3, rtol=0)
+    torch.testing.assert_close(inputs.cues[:, :2], wanted.cues, atol=3e-3, rtol=0)
+
+
+def test_the_neighbour_of_a_clip_is_shown_as_truth_and_as_render(tmp_path):
+    """Both frames have one camera, so the neighbour arrives where it was: blue tells truth (0.8) and render (0.2)."""
+    sample = load_pair_samples(_pairs(tmp_path))[0]
+    seen = to_float(sample.previous_valid) > 0.9
+    assert seen.all()
+    torch.testing.assert_close(to_float(sample.previous)[0, 2], torch.full((32, 48), 0.8), atol=3e-3, rtol=0)
+    torch.testing.assert_close(to_float(sample.previous)[1, 2], torch.full((32, 48), 0.2), atol=3e-3, rtol=0)
+
+
+def test_a_pair_without_geometry_has_no_candidates(tmp_path):
+    sample = load_pair_samples(_pairs(tmp_path))[2]
+    assert (sample.scene, sample.split) == ("photo", "test")
+    assert len(sample.warps) == 0
+    assert not sample.previous_valid.any()
+    assert not sample.inverse_depth.any()
+
+
+def test_training_takes_pairs(tmp_path):
+    from harmonizer_ns.training.augment import AugmentConfig
+
+    config = BuiltinTrainingConfig(
+        tmp_path / "out", pairs=(_pairs(tmp_path),), steps=2, batch=2, augment=AugmentConfig(crop=32)
+    )
+    assert set(train(config)["references"]) == {"photo", "mean"}
+
+
+def test_bad_input_is_named(tmp_path):
+    path = _pairs(tmp_path)
+    truncate(tmp_path / "f0_target.png")
+    with pytest.raises(InputError, match=r"f0_target\.png"):
+        load_pair_samples(path)
+    with pytest.raises(InputError, match="--samples DIR, --pairs FILE"):
+        train(BuiltinTrainingConfig(tmp_path / "out"))
