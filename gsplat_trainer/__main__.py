@@ -15,6 +15,7 @@ from gsplat_trainer.distributed import World
 from gsplat_trainer.splat_files import read_gsplat
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
+from harmonizer_ns.enhancers.running import choose_device
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
@@ -38,9 +39,7 @@ def launch(config: Config) -> None:
     """Run on one device, or on all GPUs through gsplat's distributed mode."""
     config = scaled(config)
     check(config)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config.device)
     if device != "cuda" or torch.cuda.device_count() < 2:
         run(config, torch.device(device), World())
         return

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
 
+from gsplat_trainer.compressed_files import require_gsply
 from harmonizer_ns.distill.build import DistillSettings
 from harmonizer_ns.errors import InputError
 
 Trajectory = Literal["interp", "ellipse", "spiral", "none"]
+SplatFormat = Literal["ply", "ply_compressed", "spz"]
 
 
 @dataclass
@@ -131,7 +133,11 @@ class Config(DistillSettings):
     lpips_net: Literal["alex", "vgg", "squeeze", "none"] = "alex"
     """Network of the LPIPS metric; left out where its weights cannot be had."""
     save_ply: bool = True
-    """Write a PLY with every checkpoint."""
+    """Write the splats with every checkpoint, in the formats below."""
+    export_formats: list[SplatFormat] = field(default_factory=lambda: ["ply"])
+    """Formats of the splats, one or several: "ply" is exact; "ply_compressed" (.compressed.ply, for PlayCanvas and
+    SuperSplat) and "spz" (Niantic) are four to five times smaller and lose a little; pip install
+    'harmonizer-ns[splats]'."""
     tb_every: int = 100
     """Steps between tensorboard entries."""
     disable_viewer: bool = True
@@ -170,7 +176,7 @@ class McmcConfig(Config):
 
 @dataclass
 class HarmonizeConfig(DefaultConfig):
-    """Repair splats that exist already: a PLY, a gsplat .pt or a splatfacto .ckpt goes in, a PLY comes out.
+    """Repair splats that exist already: a PLY, .spz, gsplat .pt or splatfacto .ckpt goes in, a PLY comes out.
 
     With photos (data_dir) every step learns from one, and repairs are checked against them. Without photos
     (targets "path" and camera_path only) the splats learn from repairs of their own renders: floaters and noise that
@@ -179,7 +185,7 @@ class HarmonizeConfig(DefaultConfig):
     """
 
     ply: Path | None = None
-    """The splats: .ply, gsplat's .pt or splatfacto's .ckpt."""
+    """The splats: .ply (also compressed), .spz, gsplat's .pt or splatfacto's .ckpt."""
     ply_transform: str = "none"
     """The frame the splats live in: "none" is the capture's; "gsplat" is gsplat's normalised one; a
     dataparser_transforms.json (beside config.yml of the run) is nerfstudio's, where ns-export leaves its PLYs."""
@@ -226,6 +232,10 @@ def check(config: Config) -> None:
     Raises:
         InputError: naming the flag and its value.
     """
+    if not config.export_formats:
+        raise InputError("export_formats names no format; to write none, use --no-save_ply")
+    for name in set(config.export_formats) - {"ply"}:
+        require_gsply(f"--export_formats {name}")
     if config.camera_model != "pinhole":
         raise InputError(f"camera_model {config.camera_model}: photos are undistorted, so only pinhole is trained")
     if config.sparse_grad and not config.packed:

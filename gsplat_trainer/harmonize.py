@@ -32,7 +32,7 @@ def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Scene, Mapping[st
         InputError: on splats or a capture that cannot be used, or that do not fit together.
     """
     if config.ply is None:
-        raise InputError("give the splats with --ply (.ply, .pt or .ckpt)")
+        raise InputError("give the splats with --ply (.ply, .spz, .pt or .ckpt)")
     if config.camera_path_transform is not None:
         raise InputError("harmonize reads camera paths in the splats' own frame, without --camera_path_transform")
     splats = read_splats(config.ply)

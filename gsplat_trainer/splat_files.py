@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats in files: the PLY layout of Kerbl et al., gsplat's .pt, splatfacto's .ckpt."""
+"""Splats in files: the PLY layout of Kerbl et al., compressed PLY, .spz, gsplat's .pt, splatfacto's .ckpt."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gsplat_trainer.compressed_files import read_compressed_ply, read_spz, write_compressed_ply, write_spz
+from gsplat_trainer.config import SplatFormat
 from gsplat_trainer.splats import NAMES, SH_C0
 from harmonizer_ns.errors import InputError
 
+SUFFIXES: dict[SplatFormat, str] = {"ply": ".ply", "ply_compressed": ".compressed.ply", "spz": ".spz"}
 _SPLATFACTO = {
     "means": "means",
     "scales": "scales",
@@ -33,9 +36,9 @@ def read_splats(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: when the file is missing, cannot be read, or holds something else; the message says what.
     """
-    readers = {".ply": read_ply, ".pt": read_gsplat, ".ckpt": read_splatfacto}
+    readers = {".ply": read_ply, ".spz": read_spz, ".pt": read_gsplat, ".ckpt": read_splatfacto}
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: splats are read from .ply, .pt (gsplat) and .ckpt (splatfacto)")
+        raise InputError(f"{path}: splats are read from .ply, .spz, .pt (gsplat) and .ckpt (splatfacto)")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     return _checked(readers[path.suffix.lower()](path), path)
@@ -49,30 +52,53 @@ def _checked(splats: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     rest = splats["shN"].shape[1]
     if math.isqrt(rest + 1) ** 2 != rest + 1 or rest > 15:
         raise InputError(f"{path}: {rest} view-dependent colour coefficients, expected 0, 3, 8 or 15")
-    finite = torch.stack(
-        [
-            torch.isfinite(value).flatten(1).all(1) if value.dim() > 1 else torch.isfinite(value)
-            for value in splats.values()
-        ]
-    ).all(0)
+    return _finite(splats, path)
+
+
+def _finite(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The Gaussians whose numbers all are."""
+    finite = torch.stack([torch.isfinite(value[..., None]).flatten(1).all(1) for value in splats.values()]).all(0)
     if not finite.any():
         raise InputError(f"{path} holds no Gaussian with finite values")
     return {name: value[finite].contiguous() for name, value in splats.items()}
+
+
+def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat) -> None:
+    """Write a file that viewers read; it appears when it is whole.
+
+    Raises:
+        InputError: when it cannot be written, or needs a codec that is not installed.
+    """
+    values = {name: splats[name].detach().float().cpu() for name in NAMES}
+    if kind != "ply":
+        values = _finite(values, path)  # one broken Gaussian would spoil the range of its whole chunk
+    write = {"ply": _write_rows, "ply_compressed": write_compressed_ply, "spz": write_spz}[kind]
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial, values)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error}") from error
 
 
 # --- PLY --------------------------------------------------------------------------------------------------------------
 
 
 def read_ply(path: Path) -> dict[str, Tensor]:
-    """A PLY of splats; without spherical harmonics its plain colours give a degree of 0."""
+    """A PLY of splats, compressed or not; without spherical harmonics its plain colours give a degree of 0."""
     from plyfile import PlyData, PlyParseError
 
     try:
-        vertex = PlyData.read(str(path))["vertex"]
+        data = PlyData.read(str(path))
+        vertex = data["vertex"]
         names = {item.name for item in vertex.properties}
         columns: dict[str, np.ndarray] = {name: np.asarray(vertex[name]) for name in names}
     except (OSError, PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a PLY: {error}") from error
+    if "chunk" in data:
+        return read_compressed_ply(path)
     needed = ("x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4)))
     missing = [name for name in needed if name not in names]
     if missing:
@@ -112,14 +138,13 @@ def _rest(columns: dict[str, np.ndarray], path: Path) -> Tensor:
 
 
 def write_ply(path: Path, splats: Mapping[str, Tensor]) -> None:
-    """Write the layout that 3DGS viewers read; the file appears when it is whole.
+    """Write the layout that 3DGS viewers read; see `write_splats`."""
+    write_splats(path, splats, "ply")
 
-    Raises:
-        InputError: when it cannot be written.
-    """
+
+def _write_rows(path: Path, values: Mapping[str, Tensor]) -> None:
     from plyfile import PlyData, PlyElement
 
-    values = {name: splats[name].detach().float().cpu() for name in NAMES}
     rest = values["shN"].transpose(1, 2).flatten(1)
     columns = {
         **_named(["x", "y", "z"], values["means"]),
@@ -133,14 +158,7 @@ def write_ply(path: Path, splats: Mapping[str, Tensor]) -> None:
     rows = np.empty(len(values["means"]), dtype=[(name, "f4") for name in columns])
     for name, column in columns.items():
         rows[name] = column.numpy()
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PlyData([PlyElement.describe(rows, "vertex")]).write(str(partial))
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error}") from error
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
 
 
 def _named(names: list[str], values: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from gsplat_trainer.objective import Objective, make_extras
 from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.pseudo import Repairs
 from gsplat_trainer.rendering import Rasterized, RasterOptions, SplatRenderer
-from gsplat_trainer.splat_files import write_ply
+from gsplat_trainer.splat_files import SUFFIXES, write_splats
 from gsplat_trainer.splats import (
     NAMES,
     VisibleAdam,
@@ -220,7 +220,7 @@ class Trainer:
         self.viewer.after_step(step, config.batch_size * camera.width * camera.height)
 
     def save(self, step: int, seconds: float = 0.0) -> None:
-        """Write both kinds of checkpoint, statistics, and a PLY. All ranks must call it."""
+        """Write both kinds of checkpoint, statistics, and the splats. All ranks must call it."""
         folder, rank = self.outputs.checkpoints, self.world.rank
         checkpoint.save_full(checkpoint.full_path(folder, step, rank), self.state_dict())
         checkpoint.save_gsplat(checkpoint.gsplat_path(folder, step, rank), step, self.splats)
@@ -234,10 +234,11 @@ class Trainer:
             self.export(self.outputs.ply(step))
 
     def export(self, path: Path) -> None:
-        """Write the scene of all ranks as a PLY. All ranks must call it."""
+        """Write the scene of all ranks in every format asked for, each with its suffix. All ranks must call it."""
         whole = self.world.gather(self.splats)
         if whole is not None:
-            write_ply(path, whole)
+            for kind in self.config.export_formats:
+                write_splats(path.with_suffix(SUFFIXES[kind]), whole, kind)
 
     def evaluate(self, step: int, stage: str = "val") -> dict[str, float] | None:
         """Measure the held-out photos (first rank; None elsewhere). All ranks must call it."""

@@ -20,6 +20,7 @@ from gsplat_trainer.data import load_scene
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns import assets
+from harmonizer_ns.enhancers.running import choose_device
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.viewing.client import Watcher
 
@@ -107,7 +108,7 @@ class _Stopwatch:
 
 def run(bench: ViewerBench) -> None:
     """Train, and print both rates."""
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if bench.device == "auto" else bench.device)
+    device = torch.device(choose_device(bench.device))
     if device.type == "cpu":
         give_cores_to_the_rasterizer()
     with tempfile.TemporaryDirectory() as folder:

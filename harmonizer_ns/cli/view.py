@@ -28,7 +28,8 @@ class ViewConfig:
     """Look at a reconstruction in the browser, and switch the enhancer on and off."""
 
     scene: Annotated[Path, tyro.conf.Positional]
-    """A nerfstudio run (config.yml; it can run code, like in every ns command), or splats: .ply, .pt, .ckpt."""
+    """A nerfstudio run (config.yml; it can run code, like in every ns command), or splats: .ply, .spz, .pt,
+    .ckpt."""
     data: Path | None = None
     """For splats: the capture (transforms.json, images) in the splats' own frame; its photos guide the enhancer."""
     enhancer: str = "builtin"

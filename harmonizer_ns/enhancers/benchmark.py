@@ -26,7 +26,7 @@ from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.enhancers.benchmark_frames import parse_size, sample_frames
 from harmonizer_ns.enhancers.kept import NothingKept
 from harmonizer_ns.enhancers.reading import read_json
-from harmonizer_ns.enhancers.running import DTYPES, Precision
+from harmonizer_ns.enhancers.running import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
@@ -98,7 +98,7 @@ def run(bench: EnhancersBench) -> None:
     Raises:
         InputError: on options that make no sense.
     """
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if bench.device == "auto" else bench.device)
+    device = torch.device(choose_device(bench.device))
     if bench.tiny_decoder and bench.images is None:
         raise InputError("--tiny-decoder wants --images: what a decoder loses cannot be told from noise")
     sizes = {size: parse_size(size) for size in bench.sizes}

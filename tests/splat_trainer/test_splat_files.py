@@ -66,6 +66,12 @@ def test_gaussians_that_are_not_finite_are_dropped(tmp_path):
     assert len(read_splats(tmp_path / "s.ply")["means"]) == 6
 
 
+def test_a_ply_of_nothing_is_refused(tmp_path):
+    write_ply(tmp_path / "s.ply", {name: value[:0] for name, value in some_splats().items()})
+    with pytest.raises(InputError, match="no Gaussian"):
+        read_splats(tmp_path / "s.ply")
+
+
 def test_gsplat_and_splatfacto_checkpoints(tmp_path):
     splats = some_splats()
     checkpoint.save_gsplat(tmp_path / "g.pt", 7, splats)
@@ -100,7 +106,8 @@ def test_bad_files_give_one_clear_error(tmp_path):
         ("hostile.pt", "cannot be read"),
         ("cut.pt", "cannot be read"),
         ("missing.ply", "there is no file"),
-        ("splats.spz", r"read from \.ply"),
+        ("missing.spz", "there is no file"),
+        ("splats.obj", r"read from \.ply"),
     ):
         with pytest.raises(InputError, match=match):
             read_splats(tmp_path / name)
