@@ -40,6 +40,7 @@ class Capture:
         colors: their colours in [0, 1].
         train: indices of ``train_filenames``; empty when the capture names none.
         test: indices of ``test_filenames`` (or ``val_filenames``); empty when the capture names none.
+        folder: where it was loaded from; what lies beside it, such as masks, is found there.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Capture:
     colors: Float[Tensor, "p 3"]
     train: tuple[int, ...] = ()
     test: tuple[int, ...] = ()
+    folder: Path = Path()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -75,16 +77,36 @@ def load_capture(folder: Path | str, width: int | None = None) -> Capture:
     if width is not None and width < 1:
         raise ValueError(f"width must be positive, got {width}")
     meta = _read_meta(folder)
-    frames = sorted(meta["frames"], key=lambda frame: natural_key(frame["file_path"]))
-    filenames = tuple(frame["file_path"] for frame in frames)
-    poses = _read_poses(frames)
-    cameras = [_camera(meta, frame, pose) for frame, pose in zip(frames, poses, strict=True)]
+    filenames, cameras = _read_cameras(meta)
     photos = _read_photos(folder, filenames, cameras, width)
     points, colors = _read_seed_points(folder, meta.get("ply_file_path"))
     train, test = (
         _indices(filenames, meta, keys) for keys in (("train_filenames",), ("test_filenames", "val_filenames"))
     )
-    return Capture(folder.resolve().name, filenames, photos, points, colors, train, test)
+    return Capture(folder.resolve().name, filenames, photos, points, colors, train, test, folder.resolve())
+
+
+def load_cameras(folder: Path | str) -> dict[str, Cameras]:
+    """The cameras of a capture by file name, in capture order; its images are not opened.
+
+    Raises:
+        FileNotFoundError: without ``transforms.json``.
+        ValueError: as `load_capture`, but for what is wrong with images.
+    """
+    return dict(zip(*_read_cameras(_read_meta(Path(folder))), strict=True))
+
+
+def capture_files(folder: Path | str) -> tuple[str, ...]:
+    """All that `load_capture` reads, relative to the folder: ``transforms.json``, the images, seed points if any.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_cameras`.
+    """
+    meta = _read_meta(Path(folder))
+    declared = meta.get("ply_file_path")
+    points = declared or "sparse_pc.ply"
+    has_points = declared or (Path(folder) / points).is_file()
+    return ("transforms.json", *_read_cameras(meta)[0], *([points] if has_points else []))
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -103,6 +125,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if model not in _PINHOLE_MODELS:
         raise ValueError(f"{path}: camera_model {model} is not supported, undistort to one of {_PINHOLE_MODELS}")
     return meta
+
+
+def _read_cameras(meta: dict[str, Any]) -> tuple[tuple[str, ...], list[Cameras]]:
+    """File names in natural order, and for each a batch of one."""
+    frames = sorted(meta["frames"], key=lambda frame: natural_key(frame["file_path"]))
+    cameras = [_camera(meta, frame, pose) for frame, pose in zip(frames, _read_poses(frames), strict=True)]
+    return tuple(frame["file_path"] for frame in frames), cameras
 
 
 def _read_poses(frames: list[dict[str, Any]]) -> Float[Tensor, "n 4 4"]:

@@ -1,37 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make training pairs: ``harmonizer synthesize RECIPE.yaml --output DIR``. A second run continues the first."""
+"""Make training pairs: harmonizer synthesize RECIPE --output DIR [--scenes DIR ...] [--photos DIR ...].
+
+The recipe mixes streams of damage. OUTPUT receives images, pairs.json for "harmonizer train --pairs" (and
+pairs_STREAM.json, for weights of their own), summary.json, and a contact sheet for each stream, sheet_STREAM.png. The
+same command again continues a run that ended early, remakes what has changed and leaves the rest alone.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from harmonizer_ns.errors import InputError
 
 if TYPE_CHECKING:
-    from harmonizer_ns.synthesis.recipes.items import Place
+    from harmonizer_ns.synthesis.recipes.items import Outcome
+    from harmonizer_ns.synthesis.recipes.plan import Plan
+
+_LOG = "errors.log"  # of the last run
+_Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR ...]")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
-    """Make training pairs from a recipe."""
+    """What to make, of what, and where."""
 
-    recipe: tyro.conf.Positional[Path]
-    """YAML file: streams, counts, seeds, scenes."""
+    recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    """YAML file of streams, counts and settings, or a shipped one's name: mix, shadows. Not needed with --rebuild."""
     output: Path
-    """Folder that receives images, pairs.json and contact sheets."""
+    """Folder that receives everything."""
+    scenes: _Folders = ()
+    """Captures for the streams that name none: folders of one scene each, with transforms.json or images alone."""
+    photos: _Folders = ()
+    """Likewise folders of single photos, which have nothing to do with each other."""
     workers: int = 1
     """Processes on this machine."""
     ray: bool = False
-    """Hand the items to Ray; all machines see the same folders."""
+    """Give the work to a Ray cluster (or start Ray here) instead; all machines see the same folders."""
     rebuild: str = ""
-    """Make the clip of this one pair anew, from its provenance in ``pairs``."""
-    pairs: Path | None = None
-    """With rebuild: the pairs file that holds it."""
+    """Name of a pair: make it and its clip anew, from nothing but its provenance in OUTPUT/pairs.json."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"--workers should be at least 1, got {self.workers}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,43 +60,81 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         args=sys.argv[1:] if arguments is None else arguments,
     )
-    if config.workers < 1:
-        raise InputError(f"--workers should be at least 1, got {config.workers}")
-    from harmonizer_ns.synthesis.recipes.items import Place
+    from harmonizer_ns.synthesis.recipes.items import raise_if_full, remove_leftovers
+    from harmonizer_ns.synthesis.recipes.lock import locked
 
-    place = Place(config.recipe.resolve().parent, config.output.resolve())
-    problems = _rebuild(config, place) if config.rebuild else _synthesize(config, place)
+    output = config.output.resolve()
+    with locked(output):
+        remove_leftovers(output)
+        (output / _LOG).unlink(missing_ok=True)
+        try:
+            problems = _rebuild(config.rebuild, output) if config.rebuild else _synthesize(config, output)
+        except OSError as error:
+            raise_if_full(error, output)
+            raise
     if problems:
-        raise InputError("\n  ".join([f"{len(problems)} problems, everything else was made:", *problems]))
+        raise InputError("\n  ".join([f"{len(problems)} problems, everything else is done:", *problems]))
 
 
-def _synthesize(config: SynthesizeConfig, place: Place) -> list[str]:
+def _synthesize(config: SynthesizeConfig, output: Path) -> list[str]:
     from harmonizer_ns.synthesis.recipes.collect import collect
-    from harmonizer_ns.synthesis.recipes.items import is_made
     from harmonizer_ns.synthesis.recipes.plan import make_plan
-    from harmonizer_ns.synthesis.recipes.recipe import read_recipe
+    from harmonizer_ns.synthesis.recipes.recipe import read_recipe, with_folders
+
+    if config.recipe is None:
+        raise InputError("name a recipe, such as mix, or a pair with --rebuild")
+    plan = make_plan(with_folders(read_recipe(config.recipe), config.scenes, config.photos))
+    for note in plan.notes:
+        print(note)
+    try:
+        problems = [outcome.problem for outcome in _made(plan, config, output) if outcome.problem]
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is finished stays: run the same command again to continue")
+    for line in collect(plan, output):
+        print(line)
+    return [*plan.problems, *sorted(problems)]
+
+
+def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[Outcome]:
+    """Make what is missing, and tell about each item with the time that is left."""
+    from harmonizer_ns.synthesis.recipes.items import is_made
     from harmonizer_ns.synthesis.recipes.running import run_items
 
-    plan = make_plan(read_recipe(config.recipe))
-    missing = [item for item in plan.items if not is_made(item, place.output)]
-    print(f"{len(plan.items)} items, {len(missing)} to be made")
-    found = [problem for problem in run_items(missing, place, config.workers, config.ray) if problem]
-    print("\n".join(collect(plan, place.output)))
-    return [*plan.problems, *sorted(found)]
+    missing = [item for item in plan.items if not is_made(item, output)]
+    changed = sum((output / item.name).exists() for item in missing)
+    print(f"{len(plan.items)} items, {len(missing)} to make{f', {changed} of them anew' if changed else ''}")
+    start = time.monotonic()
+    with closing(run_items(missing, output, config.workers, config.ray)) as outcomes:
+        for number, outcome in enumerate(outcomes, start=1):
+            left = (time.monotonic() - start) / number * (len(missing) - number)
+            state = "failed" if outcome.problem else "made"
+            print(f"[{number}/{len(missing)}] {outcome.name} {state}, about {_time(left)} left", flush=True)
+            _log(outcome, output)
+            yield outcome
 
 
-def _rebuild(config: SynthesizeConfig, place: Place) -> list[str]:
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _log(outcome: Outcome, output: Path) -> None:
+    """Keep the traceback of what should not have happened."""
+    if outcome.log:
+        with (output / _LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{outcome.log}\n")
+
+
+def _rebuild(name: str, output: Path) -> list[str]:
     from harmonizer_ns.pairs import read_pairs
-    from harmonizer_ns.synthesis.recipes.items import rebuild
+    from harmonizer_ns.synthesis.recipes.items import item_of, make_item
 
-    if config.pairs is None:
-        raise InputError("--rebuild needs --pairs FILE")
-    pairs = read_pairs(config.pairs)
-    named = [pair for pair in (*pairs.train, *pairs.test) if pair.name == config.rebuild]
+    pairs = read_pairs(output / "pairs.json")
+    named = [pair for pair in (*pairs.train, *pairs.test) if pair.name == name]
     if not named:
-        raise InputError(f"{config.pairs} has no pair {config.rebuild!r}")
-    print(f"rebuilt in {rebuild(named[0], place)}")
-    return []
+        raise InputError(f"{output / 'pairs.json'} has no pair {name!r}")
+    outcome = make_item(item_of(named[0], output), output)
+    _log(outcome, output)
+    return [outcome.problem] if outcome.problem else []
 
 
 if __name__ == "__main__":

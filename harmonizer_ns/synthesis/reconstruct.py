@@ -20,7 +20,7 @@ from harmonizer_ns.raster import rasterization
 from harmonizer_ns.synthesis.ssim import ssim_map
 from harmonizer_ns.types import Cameras, Frames, cat_frames
 
-_SH_C0 = 0.28209479177387814
+SH_C0 = 0.28209479177387814
 """The constant spherical harmonic, ``1 / (2 sqrt(pi))``."""
 
 Splats = torch.nn.ParameterDict
@@ -108,22 +108,39 @@ class SplatReconstructor:
     def __init__(self, config: SplatConfig | None = None) -> None:
         self.config = config or SplatConfig()
 
-    def fit(self, photos: list[Frames], points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"]) -> SplatRenderer:
+    def fit(
+        self,
+        photos: list[Frames],
+        points: Float[Tensor, "p 3"],
+        colors: Float[Tensor, "p 3"],
+        weights: list[Float[Tensor, "1 1 h w"]] | None = None,
+    ) -> SplatRenderer:
         """Fit to photos (batches of one; sizes may differ) from seed points with colours in [0, 1].
 
+        Args:
+            photos: what the renders should look like.
+            points: seed points.
+            colors: their colours.
+            weights: for each photo, how much its pixels count, in [0, 1]; all count fully without.
+
         Raises:
-            ValueError: without photos, with fewer than 4 points, or with points and colours of different shapes.
+            ValueError: without photos, with fewer than 4 points, or with points and colours of different shapes,
+                or when weights do not fit the photos.
         """
         if not photos or len(points) < 4 or points.shape != colors.shape:
             raise ValueError(
                 f"a splat needs photos and at least 4 coloured seed points, got {len(photos)} photos, "
                 f"points {tuple(points.shape)} and colours {tuple(colors.shape)}"
             )
+        if weights is not None and [w.shape for w in weights] != [photo.alpha.shape for photo in photos]:
+            raise ValueError(
+                f"weights need one map 1 1 h w per photo, of its size, got {[tuple(w.shape) for w in weights]}"
+            )
         device = photos[0].rgb.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.config.seed)
             splats = seed_splats(points.to(device), colors.to(device), self.config)
-            splats = _optimize(splats, photos, self.config)
+            splats = _optimize(splats, photos, weights, self.config)
         fixed = {name: value.detach() for name, value in splats.items()}
         return SplatRenderer(fixed, self.config.sh_degree, self.config.min_alpha)
 
@@ -140,7 +157,7 @@ def seed_splats(points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], conf
         "scales": spacing.log()[:, None].repeat(1, 3),
         "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
         "opacities": torch.logit(points.new_full((n,), 0.1)),
-        "sh0": ((colors - 0.5) / _SH_C0)[:, None],
+        "sh0": ((colors - 0.5) / SH_C0)[:, None],
         "sh_rest": points.new_zeros(n, rest, 3),
     }
     return Splats({name: torch.nn.Parameter(value.clone().float()) for name, value in values.items()})
@@ -164,7 +181,7 @@ def rasterize(splats: Any, camera: Cameras, sh_degree: int, mode: str) -> tuple[
     )
 
 
-def _optimize(splats: Splats, photos: list[Frames], config: SplatConfig) -> Splats:
+def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None, config: SplatConfig) -> Splats:
     """The optimisation loop of Kerbl et al.; returns the splats with their Gaussians as density control left them."""
     scale = _scene_scale(photos)
     optimizers = _optimizers(splats, config.rates, scale)
@@ -175,11 +192,15 @@ def _optimize(splats: Splats, photos: list[Frames], config: SplatConfig) -> Spla
     order: list[int] = []
     for step in range(1, config.steps + 1):  # from 1: gsplat 1.4 resets all opacities at step 0
         order = order or torch.randperm(len(photos)).tolist()
-        photo = (halves if step <= config.coarse_fraction * config.steps else photos)[order.pop()]
+        index = order.pop()
+        photo = (halves if step <= config.coarse_fraction * config.steps else photos)[index]
         degree = config.sh_degree if step > config.steps // 3 else 0
         image, _, info = rasterize(splats, photo.cameras, degree, "RGB")
         strategy.step_pre_backward(splats, optimizers, state, step, info)
-        _loss(image.permute(0, 3, 1, 2), photo.rgb, config.ssim_weight).backward()
+        image = image.permute(0, 3, 1, 2)
+        if weights is not None:  # what does not count is as it should be
+            image = torch.lerp(photo.rgb, image, F.interpolate(weights[index], image.shape[-2:], mode="area"))
+        _loss(image, photo.rgb, config.ssim_weight).backward()
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

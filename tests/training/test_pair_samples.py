@@ -71,3 +71,24 @@ def test_bad_input_is_named(tmp_path):
         load_pair_samples(path)
     with pytest.raises(InputError, match="--samples DIR, --pairs FILE"):
         train(BuiltinTrainingConfig(tmp_path / "out"))
+
+
+def test_checkpoints_are_compared_by_damage(tmp_path, write_samples):
+    """A checkpoint that changes nothing gains nothing; its own samples count as sparse damage."""
+    from harmonizer_ns.enhancers.builtin import ARCHITECTURE
+    from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+    from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
+    from harmonizer_ns.training.compare import CompareConfig, compare, table
+
+    kwargs = {"eagerness": 0.0, "boldness": 0.0}
+    fresh = ChoiceNetwork(**kwargs)
+    save_checkpoint(tmp_path / "fresh", Checkpoint(ARCHITECTURE, kwargs, fresh.state_dict(), {}))
+    path = _pairs(tmp_path)
+    config = CompareConfig((tmp_path / "fresh",), ("room",), pairs=(path,))
+    figures = compare(config)
+    assert set(figures) == {"sparse", "all"}
+    assert figures["all"][0]["render"] == pytest.approx(-20 * torch.log10(torch.tensor(0.6 / 3**0.5)).item(), abs=0.05)
+    assert figures["all"][0]["output"] == pytest.approx(figures["all"][0]["render"], abs=0.2)
+    assert table(["fresh"], figures).splitlines()[-1].startswith("| all | 9.2")
+    with pytest.raises(InputError, match="no samples of elsewhere"):
+        compare(CompareConfig((tmp_path / "fresh",), ("elsewhere",), pairs=(path,)))

@@ -4,110 +4,177 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
-import math
 import os
 import shutil
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harmonizer_ns.captures import load_cameras, load_capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import save_image, to_float, to_uint8
 from harmonizer_ns.pairs import Pair
+from harmonizer_ns.synthesis.recipes.frames import FrameWriter, Record, as_pairs
+from harmonizer_ns.synthesis.recipes.plain import build
 from harmonizer_ns.synthesis.recipes.plan import Item
-from harmonizer_ns.synthesis.recipes.recipe import settings_of
+from harmonizer_ns.synthesis.recipes.sources import Contents, source_files
 from harmonizer_ns.synthesis.streams.base import load_clip
 from harmonizer_ns.synthesis.streams.table import STREAMS
+from harmonizer_ns.types import Cameras, cat_cameras
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where items come from and go to: the recipe's folder, the output folder."""
+class Outcome:
+    """How the making of an item ended.
 
-    root: Path
-    output: Path
+    Args:
+        name: of the item.
+        problem: one line, "" when it was made.
+        log: the traceback of what should not have happened.
+    """
+
+    name: str
+    problem: str = ""
+    log: str = ""
 
 
-def is_made(item: Item, output: Path) -> bool:
-    """Whether the very same item is there."""
-    path = output / item.name / "item.json"
-    return path.is_file() and json.loads(path.read_text())["digest"] == item.digest
+def make_item(item: Item, output: Path) -> Outcome:
+    """Make an item below ``output``, in place of what is there.
 
-
-def make_item(item: Item, place: Place) -> str | None:
-    """Make an item, unless it is there; returns what is wrong with its input, or None."""
-    torch.set_num_threads(1)
-    if is_made(item, place.output):
-        return None
-    folder = place.output / item.name
+    Raises:
+        InputError: when the disk is full: nothing else can be made either.
+    """
+    folder = output / item.name
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums do not depend on the machine's cores
     try:
-        _write(item, place.root, partial)
-        shutil.rmtree(folder, ignore_errors=True)
+        _write(item, partial)
+        if folder.exists():
+            shutil.rmtree(folder)
         os.replace(partial, folder)
     except InputError as error:
-        return f"{item.name}: {error}"
+        return Outcome(item.name, f"{item.name}: {error}")
+    except Exception as error:
+        raise_if_full(error, output)
+        problem = f"{item.name}: {type(error).__name__}: {error} (traceback in errors.log)"
+        return Outcome(item.name, problem, f"{item.name}\n{traceback.format_exc()}")
     finally:
+        torch.set_num_threads(threads)
         shutil.rmtree(partial, ignore_errors=True)
-    return None
+    return Outcome(item.name)
 
 
-def _write(item: Item, root: Path, folder: Path) -> None:
+def raise_if_full(error: Exception, output: Path) -> None:
+    """Turn the error of a full disk into one that says what to do.
+
+    Raises:
+        InputError: when it is one.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        raise InputError(
+            f"the disk of {output} is full; what is finished stays: make room, then run the same command again"
+        ) from error
+
+
+def remove_leftovers(output: Path) -> None:
+    """Delete what a run that was killed had begun."""
+    for partial in output.glob("*/.*.partial"):
+        shutil.rmtree(partial)
+
+
+def _write(item: Item, folder: Path) -> None:
     folder.mkdir(parents=True)
-    clip = load_clip(tuple(root / file for file in item.files), item.width)
-    settings = settings_of(item.kind, item.settings, item.name)
-    frames = []
-    for number, made in enumerate(STREAMS[item.kind].make(clip, settings, item.seed)):
-        target, image = clip.frames[number], to_float(to_uint8(made.image))
-        save_image(folder / f"{number:03d}_image.png", image)
-        save_image(folder / f"{number:03d}_target.png", target)
-        save_image(folder / f"{number:03d}_mask.png", made.mask.expand(3, -1, -1))
-        frames.append({"parameters": made.parameters, "psnr": _psnr(image, target)})
-    document = {"digest": item.digest, "item": dataclasses.asdict(item), "frames": frames}
+    settings = build(STREAMS[item.kind].settings, item.settings, f"{item.name}: settings")
+    writer = FrameWriter(folder, item.folder)
+    for made in STREAMS[item.kind].make(_source(item), settings, item.seed):
+        writer.write(made)
+    if not writer.records:
+        raise InputError(f"{item.kind} made nothing of {item.folder or 'its settings'}")
+    document = {"digest": item.digest, "frames": writer.records}
     (folder / "item.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _psnr(image: torch.Tensor, target: torch.Tensor) -> float | None:
-    """In dB; None for equal images."""
-    error = (image - target).square().mean().item()
-    return round(-10 * math.log10(error), 3) if error else None
+def _source(item: Item) -> Any:
+    """What the item's stream takes."""
+    source = STREAMS[item.kind].source
+    if source == "nothing":
+        return None
+    if source == "clip":
+        folder = Path(item.folder)
+        clip = load_clip(tuple(folder / file for file in item.files), item.width)
+        return dataclasses.replace(clip, cameras=_cameras(folder, item.files, *clip.frames.shape[-2:]))
+    try:
+        return load_capture(item.folder, item.width)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> Cameras | None:
+    """Cameras of a clip, where the scene has good ones; the plan tells of the others."""
+    if not (folder / "transforms.json").is_file():
+        return None
+    try:
+        cameras = load_cameras(folder)
+    except (ValueError, KeyError, TypeError):
+        return None
+    found = [cameras[file].resized(width, height) for file in files if file in cameras]
+    return cat_cameras(found) if len(found) == len(files) else None
+
+
+def is_made(item: Item, output: Path) -> bool:
+    """Whether the very same item is there, with all of its files."""
+    try:
+        found = json.loads((output / item.name / "item.json").read_text(encoding="utf-8"))
+        same = found["digest"] == item.digest
+        pairs = as_pairs(found["frames"], output / item.name, item.name, {}) if same else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and all(file.is_file() for pair in pairs for file in _files(pair))
+
+
+def _files(pair: Pair) -> list[Path]:
+    optional = [file for file in (pair.mask, pair.depth) if file]
+    return [pair.image, pair.target_image, *pair.references, *optional]
 
 
 def read_item(item: Item, output: Path) -> list[tuple[Pair, float | None]]:
     """The pairs of an item that is there, with their PSNR."""
     folder = output / item.name
-    frames = json.loads((folder / "item.json").read_text())["frames"]
-    return [(_pair(item, folder, number, frame), frame["psnr"]) for number, frame in enumerate(frames)]
+    records: list[Record] = json.loads((folder / "item.json").read_text(encoding="utf-8"))["frames"]
+    pairs = as_pairs(records, folder, item.name, provenance(item, output))
+    return list(zip(pairs, (record["psnr"] for record in records), strict=True))
 
 
-def _pair(item: Item, folder: Path, number: int, frame: dict[str, Any]) -> Pair:
-    return Pair(
-        f"{item.name}/{number:03d}",
-        folder / f"{number:03d}_image.png",
-        folder / f"{number:03d}_target.png",
-        mask=folder / f"{number:03d}_mask.png",
-        clip=item.name if len(item.files) > 1 else None,
-        frame=number if len(item.files) > 1 else None,
-        source={**dataclasses.asdict(item), "file": item.files[number], "parameters": frame["parameters"]},
-    )
+def provenance(item: Item, output: Path) -> dict[str, Any]:
+    """All that makes the item again; the scene's folder is relative to the output folder."""
+    folder = Path(os.path.relpath(item.folder, output)).as_posix() if item.folder else ""
+    return {**dataclasses.asdict(item), "files": list(item.files), "folder": folder}
 
 
-def rebuild(pair: Pair, place: Place) -> Path:
-    """Make a pair's clip anew from its provenance alone; returns the clip's folder below ``place.output``.
+def item_of(pair: Pair, output: Path) -> Item:
+    """The item that a pair was part of, from its provenance alone.
 
     Raises:
-        InputError: when the provenance is incomplete, or the clip cannot be made.
+        InputError: when the provenance is incomplete, or the source files have changed since.
     """
     source = pair.source if isinstance(pair.source, dict) else {}
     names = [field.name for field in dataclasses.fields(Item)]
     if missing := [name for name in names if name not in source]:
         raise InputError(f"{pair.name} has no provenance to rebuild it from: {', '.join(missing)} missing")
-    item = Item(**{**{name: source[name] for name in names}, "files": tuple(source["files"])})
-    if item.kind not in STREAMS or (place.output / item.name).resolve().parent.parent != place.output.resolve():
-        raise InputError(f"{pair.name} has no good provenance: kind {item.kind!r}, stream {item.stream!r}")
-    if problem := make_item(item, place):
-        raise InputError(problem)
-    return place.output / item.name
+    item = build(Item, {name: source[name] for name in names}, f"{pair.name}: provenance")
+    if item.kind not in STREAMS or (output / item.name).resolve().parent.parent != output.resolve():
+        raise InputError(f"{pair.name} has no good provenance: kind {item.kind!r}, name {item.name!r}")
+    if not item.folder:
+        return item
+    folder = (output / item.folder).resolve()
+    files = source_files(STREAMS[item.kind].source, folder, item.files, item.settings)
+    if Contents().of_all(folder, files) != item.content:
+        raise InputError(f"{pair.name} cannot be rebuilt: files of {folder} have changed since it was made")
+    return dataclasses.replace(item, folder=str(folder))

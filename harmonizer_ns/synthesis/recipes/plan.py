@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task list of a recipe: one item is one clip. Everything follows from the recipe and the files' names."""
+"""The task list of a recipe. Everything in it follows from the recipe and from what its files hold."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ import dataclasses
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.media import image_files
 from harmonizer_ns.synthesis.recipes.recipe import Recipe, StreamRecipe
-
-_HEAD = 65536
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Frames that belong together, in order.
-
-    Args:
-        name: of the scene.
-        files: relative to the recipe's folder where they were given so.
-    """
-
-    name: str
-    files: tuple[str, ...]
+from harmonizer_ns.synthesis.recipes.sources import (
+    Contents,
+    Scene,
+    capture_scene,
+    folder_scene,
+    named_apart,
+    photo_scenes,
+    source_files,
+)
+from harmonizer_ns.synthesis.recipes.split import held_out, scene_groups
+from harmonizer_ns.synthesis.streams.table import STREAMS
 
 
 @dataclass(frozen=True)
 class Item:
-    """One clip to be made; plain data, which is also its provenance.
+    """One call of a stream; plain data, which is also the provenance of its pairs.
 
     Args:
+        name: of its folder below the output folder, ``STREAM/PART``.
         recipe, stream, kind, scene: where it belongs.
         seed: of all that is random in it.
-        width: of its frames, or None.
+        width: of photos, or None.
         settings: of the stream, as plain data.
-        files: its frames, relative to the recipe's folder.
-        index: its number in the stream.
+        folder: of the scene, "" where there is none.
+        files: the images of a clip, relative to the folder; empty for captures, which are taken whole.
+        content: digest of all source files, "" where there are none.
     """
 
+    name: str
     recipe: str
     stream: str
     kind: str
@@ -51,104 +52,158 @@ class Item:
     seed: int
     width: int | None
     settings: dict[str, Any]
-    files: tuple[str, ...]
-    index: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder and clip."""
-        return f"{self.stream}/{self.index:05d}"
+    folder: str = ""
+    files: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def digest(self) -> str:
-        """Equal for items that make equal pairs."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        """Equal for items that make equal pairs, wherever the scene's folder is and whatever the recipe is called."""
+        plain = {**dataclasses.asdict(self), "folder": "", "recipe": ""}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What is to be made, what cannot be, and which scenes are kept for testing."""
+    """What is to be made, what cannot be, what is worth knowing, and which scenes are kept for testing."""
 
-    items: tuple[Item, ...]
-    problems: tuple[str, ...]
-    test_scenes: frozenset[str]
+    recipe: Recipe
+    items: list[Item] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    test_scenes: frozenset[str] = frozenset()
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Within, an `InputError` is one more problem."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.append(str(error))
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """List the items of every stream; a scene that cannot be used is one problem, and the other scenes go on."""
-    problems: list[str] = []
-    items, scenes = [], {}
+    """List the items of every stream; a scene that cannot be used is one problem, and the others go on."""
+    plan, contents = Plan(recipe), Contents()
+    scenes = _all_scenes(plan, contents)
+    used: dict[str, Scene] = {}
     for stream in recipe.streams:
-        found = _scenes(recipe.root, stream, problems)
-        scenes.update({scene.files: scene for scene in found})
-        items += _items(recipe, stream, found, problems)
-    return Plan(tuple(items), tuple(dict.fromkeys(problems)), held_out_scenes(recipe, list(scenes.values())))
+        if STREAMS[stream.kind].source == "nothing":
+            plan.items += [_made_up(recipe, stream, number) for number in range(stream.count)]
+            continue
+        usable = [scene for scene in scenes[stream.name] if _has_room(scene, stream, plan)]
+        items = _dealt(recipe, stream, usable, contents, plan)
+        used.update({scene.name: scene for scene in usable if scene.name in {item.scene for item in items}})
+        plan.items += items
+    plan.test_scenes = _test_scenes(plan, list(used.values()), contents)
+    for listed in (plan.problems, plan.notes):
+        listed[:] = dict.fromkeys(listed)
+    return plan
 
 
-def _scenes(root: Path, stream: StreamRecipe, problems: list[str]) -> list[Scene]:
-    scenes = []
-    for folder in dict.fromkeys(stream.scenes):
-        inner = f"{folder}/images" if (root / folder / "images").is_dir() else folder
-        scenes.append(Scene(folder, _listed(root, inner, problems)))
-    for folder in dict.fromkeys(stream.photos):
-        inner = f"{folder}/images" if (root / folder / "images").is_dir() else folder
-        scenes += [Scene(file, (file,)) for file in _listed(root, inner, problems)]
-    return [scene for scene in scenes if scene.files]
+def _all_scenes(plan: Plan, contents: Contents) -> dict[str, list[Scene]]:
+    """The scenes of each stream; one folder or photo has one name in all of them."""
+    found = {stream.name: _scenes(stream, plan) for stream in plan.recipe.streams}
+    places = {}
+    for scene in [scene for some in found.values() for scene in some]:
+        with plan.noting():
+            contents.of_all(scene.folder, list(scene.files))
+            places[scene.place] = scene
+    names = {place: scene.name for place, scene in zip(places, named_apart(list(places.values())), strict=True)}
+    return {
+        stream: [dataclasses.replace(scene, name=names[scene.place]) for scene in some if scene.place in names]
+        for stream, some in found.items()
+    }
 
 
-def _listed(root: Path, folder: str, problems: list[str]) -> tuple[str, ...]:
-    try:
-        return tuple(f"{folder}/{path.name}" for path in image_files(root / folder))
-    except InputError as error:
-        problems.append(str(error))
-        return ()
+def _scenes(stream: StreamRecipe, plan: Plan) -> list[Scene]:
+    capture = STREAMS[stream.kind].source == "capture"
+    found: list[Scene] = []
+    for folder in dict.fromkeys(path.resolve() for path in stream.scenes):
+        with plan.noting():
+            scene, note = (capture_scene(folder), "") if capture else folder_scene(folder)
+            found.append(scene)
+            plan.notes += [note] if note else []
+    for folder in dict.fromkeys(path.resolve() for path in stream.photos):
+        with plan.noting():
+            found += photo_scenes(folder)
+    return found
 
 
-def _items(recipe: Recipe, stream: StreamRecipe, scenes: list[Scene], problems: list[str]) -> list[Item]:
-    """Item ``i`` does not depend on the count: a longer recipe extends a shorter one."""
+def _has_room(scene: Scene, stream: StreamRecipe, plan: Plan) -> bool:
+    room = STREAMS[stream.kind].source == "capture" or bool(_starts(scene, stream.clip))
+    if not room:
+        plan.problems.append(
+            f"{scene.folder} has {len(scene.files)} images, {stream.name} makes clips of {stream.clip}: "
+            "leave it out, or make its clips shorter"
+        )
+    return room
+
+
+def _starts(scene: Scene, clip: int) -> list[int]:
+    """Where clips may begin: their frames are of one folder, which is one camera of a rig."""
+    length = 1 if scene.photo else clip
+    folders = [Path(file).parent for file in scene.files]
+    return [i for i in range(len(folders) - length + 1) if folders[i] == folders[i + length - 1]]
+
+
+def _dealt(recipe: Recipe, stream: StreamRecipe, scenes: list[Scene], contents: Contents, plan: Plan) -> list[Item]:
+    """The items of a stream; each depends on its scene and its number there alone."""
     order = sorted(scenes, key=lambda scene: _score(recipe.seed, stream.name, scene.name))
     items = []
-    for index in range(stream.count if order else 0):
-        scene = order[index % len(order)]
-        length = 1 if scene.name == scene.files[0] else stream.clip
-        if len(scene.files) < length:
-            problems.append(f"{scene.name} has {len(scene.files)} images, {stream.name} makes clips of {length}")
-            continue
-        seed = int(_score(recipe.seed, stream.name, index)[:12], 16)
-        start = random.Random(seed).randrange(len(scene.files) - length + 1)
-        settings = dataclasses.asdict(stream.settings)
-        files = scene.files[start : start + length]
-        items.append(
-            Item(recipe.name, stream.name, stream.kind, scene.name, seed, recipe.width, settings, files, index)
-        )
+    for scene, number in islice(_turns(order), stream.count) if stream.count else zip(order, repeat(0)):
+        with plan.noting():
+            items.append(_item(recipe, stream, scene, number, contents))
     return items
 
 
-def held_out_scenes(recipe: Recipe, scenes: list[Scene]) -> frozenset[str]:
-    """Names of the scenes kept for testing; scenes that share a file, under whatever name, go the same way."""
-    groups = _groups(recipe.root, scenes)
-    order = sorted(groups, key=lambda group: _score(recipe.seed, "split", min(group)))
-    wanted = recipe.test_fraction * len(order)
-    count = min(len(order) - 1, max(1, round(wanted))) if wanted and len(order) > 1 else 0
-    return frozenset(name for group in order[:count] for name in group)
+def _turns(scenes: list[Scene]) -> Iterator[tuple[Scene, int]]:
+    """Scenes and photos by turns, each with how often it came before: many photos do not crowd out few scenes."""
+    sorts = [[scene for scene in scenes if scene.photo == photo] for photo in (False, True)]
+    for turn in count() if scenes else ():
+        yield from ((sort[turn % len(sort)], turn // len(sort)) for sort in sorts if sort)
 
 
-def _groups(root: Path, scenes: list[Scene]) -> list[set[str]]:
-    """Scene names, those joined that share any content."""
-    groups: list[tuple[set[str], set[str]]] = []
-    for scene in scenes:
-        names, contents = {scene.name}, {_content(root / file) for file in scene.files}
-        for group in [group for group in groups if group[0] & names or group[1] & contents]:
-            names, contents = names | group[0], contents | group[1]
-            groups.remove(group)
-        groups.append((names, contents))
-    return [names for names, _ in groups]
+def _item(recipe: Recipe, stream: StreamRecipe, scene: Scene, number: int, contents: Contents) -> Item:
+    seed = _seed(recipe, stream, f"{scene.name}/{number}")
+    settings, source = _plain(stream.settings), STREAMS[stream.kind].source
+    files: tuple[str, ...] = ()
+    if source == "clip":
+        start = random.Random(seed).choice(_starts(scene, stream.clip))
+        files = scene.files[start : start + (1 if scene.photo else stream.clip)]
+    content = contents.of_all(scene.folder, source_files(source, scene.folder, files, settings))
+    name = f"{stream.name}/{scene.name}_{number:02d}"
+    origin = (recipe.name, stream.name, stream.kind, scene.name)
+    return Item(name, *origin, seed, recipe.width, settings, str(scene.folder), files, content)
 
 
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"{path.stat().st_size}-{hashlib.sha256(file.read(_HEAD)).hexdigest()}"
+def _made_up(recipe: Recipe, stream: StreamRecipe, number: int) -> Item:
+    """An item that is a scene of its own."""
+    name = f"{stream.name}/{number:05d}"
+    seed = _seed(recipe, stream, str(number))
+    return Item(name, recipe.name, stream.name, stream.kind, name, seed, None, _plain(stream.settings))
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _seed(recipe: Recipe, stream: StreamRecipe, part: str) -> int:
+    return int(_score(recipe.seed, stream.name, part)[:12], 16)
 
 
 def _score(*parts: object) -> str:
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
+
+
+def _test_scenes(plan: Plan, scenes: list[Scene], contents: Contents) -> frozenset[str]:
+    """Captures, photos and the made-up scenes of each stream are split apart, so that each sort is in both splits."""
+    groups = scene_groups(scenes, contents)
+    photos = {scene.name for scene in scenes if scene.photo}
+    sorts = [[group for group in groups if not group <= photos], [group for group in groups if group <= photos]]
+    for stream in plan.recipe.streams:
+        own = [item.scene for item in plan.items if item.stream == stream.name and not item.folder]
+        sorts.append([frozenset([scene]) for scene in own])
+    kept = [held_out(sort, plan.recipe.test_fraction, f"{plan.recipe.seed}/split") for sort in sorts]
+    return frozenset().union(*kept)

@@ -6,24 +6,32 @@
     width: 480
     test_fraction: 0.2
     streams:
-      - {kind: isp, name: isp, count: 20, scenes: [data/cafe], settings: {exposure: [-1, 1]}}
-      - {kind: regions, name: detail, count: 24, photos: [data/kodak24]}
+      - {kind: isp, count: 20, clip: 5, scenes: [data/cafe], settings: {exposure: [-1, 1]}}
+      - {kind: regions, name: detail, photos: [data/kodak24]}
 
-Each folder of ``scenes`` is one scene, and gives clips of neighbouring frames; each image below a folder of ``photos``
-is a scene of its own. Paths are relative to the recipe's folder.
+Each folder of ``scenes`` is one scene; each image in a folder of ``photos`` is a scene of its own. Paths are relative
+to the recipe's folder. Streams that name neither take those of the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
+import harmonizer_ns
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.streams.table import STREAMS, Settings
+from harmonizer_ns.synthesis.recipes.plain import build
+from harmonizer_ns.synthesis.streams.table import STREAMS
+
+_KEYS = {
+    "clip": ("kind", "name", "count", "settings", "scenes", "photos", "clip"),
+    "capture": ("kind", "name", "count", "settings", "scenes"),
+    "nothing": ("kind", "name", "count", "settings"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,105 +41,122 @@ class StreamRecipe:
     Args:
         kind: a name of `STREAMS`.
         name: of its pairs; one recipe has every name once.
-        count: clips and photos to be made.
+        settings: of the stream, its own dataclass.
+        count: items to be made (clips, captures worked through, or made-up scenes), dealt evenly to the scenes; 0
+            makes one of each scene.
         scenes: folders that are one scene each (an ``images`` folder inside is found).
         photos: folders whose images are a scene each.
-        clip: neighbouring frames of a clip; photos are clips of one.
-        settings: of the stream, its own dataclass.
+        clip: neighbouring frames that are damaged alike; photos are clips of one.
     """
 
     kind: str
     name: str
-    count: int
-    scenes: tuple[str, ...]
-    photos: tuple[str, ...]
-    clip: int
-    settings: Settings
+    settings: Any
+    count: int = 0
+    scenes: tuple[Path, ...] = ()
+    photos: tuple[Path, ...] = ()
+    clip: int = 5
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe file says; ``test_fraction`` of the scenes go to the test split."""
+    """What a recipe file says.
+
+    Args:
+        name: the file's stem, unless it gives another.
+        seed: of all that is random.
+        width: of photos in pixels; None keeps their sizes. What makes its own scenes has its own settings.
+        test_fraction: of the scenes of each sort; they go to the test split.
+        streams: in order.
+    """
 
     name: str
-    root: Path
     seed: int = 0
     width: int | None = None
     test_fraction: float = 0.2
-    streams: tuple[StreamRecipe, ...] = field(default=())
+    streams: tuple[StreamRecipe, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction should be at least 0 and below 1, got {self.test_fraction}")
+        if self.width is not None and self.width < 16:
+            raise ValueError(f"width should be at least 16, got {self.width}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the project by name: a checkout keeps them in ``configs/recipes``, a wheel inside."""
+    package = Path(harmonizer_ns.__file__).resolve().parent
+    folders = (package / "_assets" / "recipes", package.parent / "configs" / "recipes")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
+    Args:
+        path: of a YAML file, or the name of a shipped recipe.
+
     Raises:
         InputError: naming the entry that is wrong.
     """
+    path = path if path.is_file() else shipped_recipes().get(str(path), path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from error
+        shipped = ", ".join(shipped_recipes())
+        raise InputError(f"cannot read the recipe {path}: {error}; those that are shipped: {shipped}") from error
     if not isinstance(content, dict) or not isinstance(content.get("streams"), list) or not content["streams"]:
         raise InputError(f"{path} is no recipe: it should hold a list of streams")
-    streams = tuple(_stream(entry, f"{path}: stream {i + 1}") for i, entry in enumerate(content["streams"]))
-    names = [stream.name for stream in streams]
+    root = path.resolve().parent
+    streams = tuple(_stream(entry, root, f"{path}: stream {i + 1}") for i, entry in enumerate(content["streams"]))
+    names = [stream.name.lower() for stream in streams]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: several streams are named {twice[0]!r}; give each a name")
-    defaults = {"name": path.stem, "root": path.resolve().parent}
-    plain = {key: value for key, value in content.items() if key not in ("streams", "root")}
-    recipe = build(Recipe, {**defaults, **plain}, str(path))
-    if not 0 <= recipe.test_fraction < 1 or (recipe.width is not None and recipe.width < 16):
-        raise InputError(f"{path}: need 0 <= test_fraction < 1 and width >= 16")
-    return dataclasses.replace(recipe, streams=streams)
+    return build(Recipe, {"name": path.stem, **content, "streams": streams}, str(path))
 
 
-def _stream(entry: Any, where: str) -> StreamRecipe:
+def _stream(entry: Any, root: Path, where: str) -> StreamRecipe:
     if not isinstance(entry, dict) or entry.get("kind") not in STREAMS:
         raise InputError(f"{where} is {entry!r}: its kind should be one of {', '.join(STREAMS)}")
     kind = entry["kind"]
-    settings = settings_of(kind, entry.get("settings") or {}, where)
-    values = {"name": kind, "count": 20, "scenes": [], "photos": [], "clip": 5, **entry, "settings": settings}
-    stream = build(StreamRecipe, values, where)
-    if stream.count < 1 or stream.clip < 1 or not (stream.scenes or stream.photos):
-        raise InputError(f"{where} needs scenes or photos, and count and clip of at least 1")
+    if unknown := sorted(set(map(str, entry)) - set(_KEYS[STREAMS[kind].source])):
+        known = ", ".join(_KEYS[STREAMS[kind].source])
+        raise InputError(f"{where}: {kind} does not know {', '.join(unknown)}; known are {known}")
+    settings = build(STREAMS[kind].settings, entry.get("settings") or {}, f"{where}: settings")
+    folders = {key: _folders(entry[key], root, f"{where}: {key}") for key in ("scenes", "photos") if key in entry}
+    stream = build(StreamRecipe, {"name": kind, **entry, "settings": settings, **folders}, where)
+    if stream.count < ("count" in entry or STREAMS[kind].source == "nothing") or stream.clip < 1:
+        raise InputError(f"{where} needs a count and clips of at least 1, got {stream.count} and {stream.clip}")
     if not stream.name.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"{where}: the name {stream.name!r} should be letters, digits, - and _")
     return stream
 
 
-def settings_of(kind: str, values: Any, where: str) -> Settings:
-    """Settings of a stream from plain data.
+def _folders(values: Any, root: Path, where: str) -> tuple[Path, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{where} is {values!r}, expected a list of folders")
+    return tuple(root / Path(value).expanduser() for value in values)
+
+
+def with_folders(recipe: Recipe, scenes: tuple[Path, ...], photos: tuple[Path, ...]) -> Recipe:
+    """The recipe with folders for the streams that name none.
 
     Raises:
-        InputError: naming what is unknown or of a wrong kind or range.
+        InputError: when a stream has nothing to work on, or no stream takes what is given.
     """
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: settings are {values!r}, not a mapping")
-    return build(STREAMS[kind].settings, values, f"{where}: settings")
+    empty = [stream for stream in recipe.streams if not (stream.scenes or stream.photos)]
+    takers = {kind: [s for s in empty if kind in _KEYS[STREAMS[s.kind].source]] for kind in ("scenes", "photos")}
+    for option, given in (("scenes", scenes), ("photos", photos)):
+        if given and not takers[option]:
+            raise InputError(f"--{option} is of no use: no stream of {recipe.name} lacks {option}")
+    for stream in takers["scenes"]:
+        if not (scenes or (photos and stream in takers["photos"])):
+            wanted = "--scenes or --photos" if stream in takers["photos"] else "--scenes"
+            raise InputError(f"{stream.name} has nothing to work on: name folders in the recipe, or give {wanted}")
+    filled = [_filled(s, scenes if s in takers["scenes"] else (), photos if s in takers["photos"] else ())
+              for s in recipe.streams]  # fmt: skip
+    return dataclasses.replace(recipe, streams=tuple(filled))
 
 
-def build(kind: type, values: dict[str, Any], where: str) -> Any:
-    """A dataclass from plain data, strictly: unknown keys and wrong types are refused by name."""
-    hints = get_type_hints(kind)
-    if unknown := sorted(set(map(str, values)) - set(hints)):
-        raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(hints)}")
-    checked = {key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()}
-    try:
-        return kind(**checked)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if isinstance(value, list | tuple) and (kinds[-1] is Ellipsis or len(value) == len(kinds)):
-            return tuple(_value(kinds[0], item, where) for item in value)
-    elif get_origin(hint) is dict:
-        if isinstance(value, dict):
-            return {str(key): _value(get_args(hint)[1], item, where) for key, item in value.items()}
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    raise InputError(f"{where} is {value!r}, expected {hint}")
+def _filled(stream: StreamRecipe, scenes: tuple[Path, ...], photos: tuple[Path, ...]) -> StreamRecipe:
+    return dataclasses.replace(stream, scenes=stream.scenes or scenes, photos=stream.photos or photos)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,10 @@ class ProceduralConfig:
     """Mitsuba variant: llvm_ad_rgb is two to three times faster and needs a recent libLLVM (19 works)."""
     threads: int = 0
     """Worker threads; 0 uses all cores."""
+
+
+Disc = tuple[float, float, float]
+"""A place on the ground that is occupied: x, y, radius."""
 
 
 class Route(NamedTuple):
@@ -162,15 +166,17 @@ def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tupl
     return capture, facts
 
 
-def design_stage(rng: np.random.Generator, route: Route, outdoors: bool, photos: list[Path]) -> tuple[Stage, int]:
-    """Surroundings that hold the whole route, and 6 to 20 things out of the photographer's way."""
+def design_stage(
+    rng: np.random.Generator, route: Route, outdoors: bool, photos: list[Path], taken: Sequence[Disc] = ()
+) -> tuple[Stage, int]:
+    """Surroundings that hold the whole route, and 6 to 20 things out of the photographer's way and of ``taken``."""
 
     def texture() -> Texture:
         return random_texture(rng, 256, photos)
 
     extent = _extent(rng, route)
     stage = (open_ground if outdoors else room)(rng, extent, texture)
-    things = _scatter(rng, route, extent, int(rng.integers(6, 21)), texture)
+    things = _scatter(rng, route, extent, int(rng.integers(6, 21)), texture, taken)
     return Stage([*stage.parts, *(part for thing in things for part in thing)], stage.lights, stage.sky), len(things)
 
 
@@ -180,13 +186,18 @@ def _extent(rng: np.random.Generator, route: Route) -> Extent:
 
 
 def _scatter(
-    rng: np.random.Generator, route: Route, extent: Extent, count: int, texture: Callable[[], Texture]
+    rng: np.random.Generator,
+    route: Route,
+    extent: Extent,
+    count: int,
+    texture: Callable[[], Texture],
+    occupied: Sequence[Disc],
 ) -> list[Thing]:
     """Put things on the ground: most near the focus, none into each other or close to a camera."""
-    makers, taken, things = list(THINGS.values()), [], []
+    makers, taken, things = list(THINGS.values()), list(occupied), []
     for _ in range(count):
         thing = place(makers[int(rng.integers(len(makers)))](rng, texture), scale=rng.uniform(0.6, 1.5))
-        radius = max(float(np.hypot(*p.mesh.vertices[:, :2].T).max()) for p in thing)
+        radius = footprint(thing)
         spot = _free_spot(rng, route, extent, radius, taken)
         if spot is not None:
             taken.append((*spot, radius))
@@ -194,8 +205,13 @@ def _scatter(
     return things
 
 
+def footprint(thing: Thing) -> float:
+    """Radius about its own axis, metres."""
+    return max(float(np.hypot(*p.mesh.vertices[:, :2].T).max()) for p in thing)
+
+
 def _free_spot(
-    rng: np.random.Generator, route: Route, extent: Extent, radius: float, taken: list[tuple[float, float, float]]
+    rng: np.random.Generator, route: Route, extent: Extent, radius: float, taken: list[Disc]
 ) -> Float[np.ndarray, " 2"] | None:
     """Try random places; None when it is too crowded."""
     for _ in range(40):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that talks to Mitsuba 3: parts, lights and cameras in, photos and surface positions out."""
+"""Mitsuba 3: parts, lights and cameras in, photos and surface positions out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from harmonizer_ns.synthesis.scenes.objects import Material, Part
 from harmonizer_ns.synthesis.scenes.textures import to_uint8
 
 Variant = Literal["scalar_rgb", "llvm_ad_rgb"]
+NEAR = 0.01
+"""Where camera rays begin, metres in front of the camera; distances are measured from there."""
 
 
 @dataclass(frozen=True)
@@ -86,44 +88,45 @@ class StageRenderer:
     ) -> None:
         self._mi = load_mitsuba(variant, threads)
         self._lens = lens
-        self._scene = self._mi.load_dict(_scene_dict(self._mi, stage))
+        self._scene = self._mi.load_dict(scene_dict(self._mi, stage))
         self._path = self._mi.load_dict({"type": "path", "max_depth": depth})
         self._positions = self._mi.load_dict({"type": "aov", "aovs": "position:position,distance:depth"})
 
     def radiance(self, pose: Float[np.ndarray, "4 4"], spp: int, seed: int) -> Float[np.ndarray, "h w 3"]:
         """Linear RGB image from a camera (OpenCV axes) with ``spp`` samples for each pixel."""
-        sensor = self._sensor(pose, "gaussian", "multijitter", spp)
+        sensor = make_sensor(self._mi, self._lens, pose, "gaussian", {"type": "multijitter", "sample_count": spp})
         return np.array(self._mi.render(self._scene, integrator=self._path, sensor=sensor, spp=spp, seed=seed))[..., :3]
 
     def positions(self, pose: Float[np.ndarray, "4 4"], seed: int = 0) -> Float[np.ndarray, "h w 3"]:
         """World position of one random surface point inside each pixel; nan where nothing was hit."""
-        sensor = self._sensor(pose, "box", "independent", 1)
+        sensor = make_sensor(self._mi, self._lens, pose, "box", {"type": "independent", "sample_count": 1})
         image = np.array(self._mi.render(self._scene, integrator=self._positions, sensor=sensor, spp=1, seed=seed))
         positions, distance = image[..., -4:-1].astype(np.float64), image[..., -1:]
         return np.where(distance > 0, positions, np.nan)
 
-    def _sensor(self, pose: np.ndarray, rfilter: str, sampler: str, spp: int) -> Any:
-        """Mitsuba's cameras look along +z with x to the left and y up."""
-        film = {
-            "type": "hdrfilm",
-            "width": self._lens.width,
-            "height": self._lens.height,
-            "rfilter": {"type": rfilter},
-            "pixel_format": "rgb",
-            "component_format": "float32",
+
+def make_sensor(mi: Any, lens: Lens, pose: Float[np.ndarray, "4 4"], rfilter: str, sampler: dict[str, Any]) -> Any:
+    """A camera with OpenCV axes; Mitsuba's look along +z with x to the left and y up."""
+    film = {
+        "type": "hdrfilm",
+        "width": lens.width,
+        "height": lens.height,
+        "rfilter": {"type": rfilter},
+        "pixel_format": "rgb",
+        "component_format": "float32",
+    }
+    return mi.load_dict(
+        {
+            "type": "perspective",
+            "fov": lens.horizontal_degrees,
+            "fov_axis": "x",
+            "near_clip": NEAR,
+            "far_clip": 1000.0,
+            "to_world": mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist()),
+            "film": film,
+            "sampler": sampler,
         }
-        return self._mi.load_dict(
-            {
-                "type": "perspective",
-                "fov": self._lens.horizontal_degrees,
-                "fov_axis": "x",
-                "near_clip": 0.01,
-                "far_clip": 1000.0,
-                "to_world": self._mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist()),
-                "film": film,
-                "sampler": {"type": sampler, "sample_count": spp},
-            }
-        )
+    )
 
 
 def auto_exposure(images: list[Float[np.ndarray, "h w 3"]], percentile: float = 55.0, level: float = 0.22) -> float:
@@ -141,22 +144,34 @@ def develop(radiance: Float[np.ndarray, "h w 3"], exposure: float) -> UInt8[np.n
     return to_uint8(srgb)
 
 
-def _scene_dict(mi: Any, stage: Stage) -> dict[str, Any]:
-    scene: dict[str, Any] = {"type": "scene"}
-    bsdfs: dict[int, Any] = {}
-    for i, part in enumerate(stage.parts):
-        material = part.material
-        if id(material) not in bsdfs:
-            bsdfs[id(material)] = mi.load_dict(_FINISHES[material.finish](mi, material))
-        scene[f"part{i}"] = _mesh(mi, part.mesh, {"bsdf": bsdfs[id(material)]})
-    for i, light in enumerate(stage.lights):
-        emitter = {"type": "area", "radiance": _glow(mi, light)}
-        scene[f"light{i}"] = _mesh(mi, light.mesh, {"emitter": emitter})
+def scene_dict(mi: Any, stage: Stage) -> dict[str, Any]:
+    """The stage for ``load_dict``; its shapes may be put into several scenes."""
+    scene: dict[str, Any] = {"type": "scene", **surfaces(mi, stage.parts), **glowing(mi, stage.lights)}
     if stage.sky is not None:
         upright = mi.ScalarTransform4f().rotate([1, 0, 0], 90)
         sky = mi.Bitmap(np.ascontiguousarray(stage.sky, dtype=np.float32))
         scene["sky"] = {"type": "envmap", "bitmap": sky, "to_world": upright}
     return scene
+
+
+def surfaces(mi: Any, parts: list[Part], name: str = "part") -> dict[str, Any]:
+    """Shapes by name, for ``load_dict``."""
+    bsdfs: dict[int, Any] = {}
+    shapes = {}
+    for i, part in enumerate(parts):
+        material = part.material
+        if id(material) not in bsdfs:
+            bsdfs[id(material)] = mi.load_dict(_FINISHES[material.finish](mi, material))
+        shapes[f"{name}{i}"] = _mesh(mi, part.mesh, {"bsdf": bsdfs[id(material)]})
+    return shapes
+
+
+def glowing(mi: Any, lights: list[Light]) -> dict[str, Any]:
+    """Area lights by name, for ``load_dict``; they shine on the side that their faces show."""
+    return {
+        f"light{i}": _mesh(mi, light.mesh, {"emitter": {"type": "area", "radiance": _glow(mi, light)}})
+        for i, light in enumerate(lights)
+    }
 
 
 def _mesh(mi: Any, mesh: Mesh, extras: dict[str, Any]) -> Any:

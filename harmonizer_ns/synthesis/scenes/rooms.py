@@ -68,9 +68,34 @@ def open_ground(rng: np.random.Generator, extent: Extent, texture: TextureSource
     return Stage(place(parts, cx, cy), [], sky(rng))
 
 
-def sky(rng: np.random.Generator) -> Float[np.ndarray, "128 256 3"]:
-    """Horizon gradient, clouds and a wide bright lobe for the sun; linear RGB."""
-    rows, columns = 128, 256
+@dataclass(frozen=True)
+class Sun:
+    """A bright lobe in the sky.
+
+    Args:
+        elevation: radians above the horizon.
+        azimuth: radians.
+        width: standard deviation in radians; wider ones cast softer shadows.
+        strength: irradiance across its beam, where a bright sky without sun gives about 3.
+        tint: linear RGB.
+    """
+
+    elevation: float
+    azimuth: float
+    width: float
+    strength: float
+    tint: tuple[float, float, float] = (1.0, 0.93, 0.8)
+
+
+def veiled_sun(rng: np.random.Generator) -> Sun:
+    """Wide and faint."""
+    elevation, azimuth = np.radians(rng.uniform(25, 65)), rng.uniform(0, 2 * np.pi)
+    return Sun(float(elevation), azimuth, float(np.radians(rng.uniform(5, 14))), rng.uniform(0.5, 4.0))
+
+
+def sky(rng: np.random.Generator, sun: Sun | None = None, rows: int = 128) -> Float[np.ndarray, "rows columns 3"]:
+    """Horizon gradient, clouds and a bright lobe for the sun (veiled unless given); linear RGB."""
+    columns = 2 * rows
     elevation = (0.5 - (np.arange(rows) + 0.5) / rows)[:, None] * np.pi
     azimuth = (np.arange(columns) + 0.5)[None] / columns * 2 * np.pi
     height = np.clip(np.sin(elevation), 0, 1)[..., None] ** 0.5
@@ -79,13 +104,12 @@ def sky(rng: np.random.Generator) -> Float[np.ndarray, "128 256 3"]:
     clouds = smoothstep(rng.uniform(-1, 0.8), 2.0, noise(rng, columns, 2.2, (1.0, 2.0))[:rows])
     image = image + (1.1 - image) * clouds[..., None] * rng.uniform(0.4, 1.0)
     image = np.where(elevation[..., None] < 0, 0.35 * horizon, image)
-    sun_height, sun_azimuth = np.radians(rng.uniform(25, 65)), rng.uniform(0, 2 * np.pi)
-    cosine = np.sin(elevation) * np.sin(sun_height)
-    cosine = cosine + np.cos(elevation) * np.cos(sun_height) * np.cos(azimuth - sun_azimuth)
-    width = np.radians(rng.uniform(5, 14))
-    lobe = np.exp((cosine - 1) / width**2)[..., None]
-    strength = rng.uniform(0.5, 4.0) / (2 * np.pi * width**2)
-    return (image + strength * lobe * np.array([1.0, 0.93, 0.8])).astype(np.float32)
+    sun = sun or veiled_sun(rng)
+    cosine = np.sin(elevation) * np.sin(sun.elevation)
+    cosine = cosine + np.cos(elevation) * np.cos(sun.elevation) * np.cos(azimuth - sun.azimuth)
+    lobe = np.exp((cosine - 1) / sun.width**2)[..., None]
+    strength = sun.strength / (2 * np.pi * sun.width**2)
+    return (image + strength * lobe * np.array(sun.tint)).astype(np.float32)
 
 
 def _tiled(mesh: meshes.Mesh, texture: Texture, width: float, depth: float, period: float) -> Part:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.streams.base import Clip, Made
-from harmonizer_ns.synthesis.streams.masks import feather, read_labels, segments
+from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather, foreground
 
 _LUMINANCE = (0.2126, 0.7152, 0.0722)
 
@@ -52,8 +52,8 @@ class IspSettings:
     shoulder: tuple[float, float] = (0.0, 0.8)
     feather: int = 2
     """Pixels over which the mask's edge softens, inward."""
-    masks: str = ""
-    """Folder of mask images (not 0: foreground), relative to the scene; empty: a segment by colour and place."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Where the foreground comes from."""
 
     def __post_init__(self) -> None:
         for name, low in (("exposure", -10), ("white_balance", -4), ("vignetting", 0), ("gamma", 0.1), ("toe", 0),
@@ -77,16 +77,25 @@ def make_isp(clip: Clip, settings: IspSettings, seed: int) -> list[Made]:
     """Develop the foreground of each frame alike.
 
     Raises:
-        InputError: when a mask cannot be read or is empty in all frames.
+        InputError: when a mask cannot be read, or nothing is left of it inside its feathered edge.
     """
     isp = draw_isp(settings, seed)
-    masks = feather(_masks(clip, settings, seed), settings.feather)
+    masks = feather(foreground(clip, settings.masks, seed), settings.feather)
     if not masks.any():
         raise InputError(
-            f"the mask of {clip.files[0]} is empty within its feathered edge: smaller feather, larger masks"
+            f"the mask of {clip.files[0]} is thinner than its feathered edge of {settings.feather} pixels: "
+            "set a smaller feather, or give larger masks"
         )
-    images = torch.lerp(clip.frames, develop(clip.frames, isp), masks)
-    return [Made(image, mask, asdict(isp)) for image, mask in zip(images, masks, strict=True)]
+    images = apply_isp(clip.frames, masks, isp)
+    return [
+        Made(image, target, asdict(isp), mask, source=str(file))
+        for image, target, mask, file in zip(images, clip.frames, masks, clip.files, strict=True)
+    ]
+
+
+def apply_isp(image: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
+    """``M I_isp + (1 - M) I``; where the mask is 0, and under an `Isp` that changes nothing, the same bits."""
+    return image if isp == Isp() else torch.where(mask > 0, torch.lerp(image, develop(image, isp), mask), image)
 
 
 def develop(image: Float[Tensor, "n 3 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
@@ -120,15 +129,3 @@ def _tone(light: Tensor, isp: Isp) -> Tensor:
     y = y * y * (1 + isp.toe) / (y + isp.toe).clamp(min=1e-12)
     above = (y - 0.5).clamp(min=0)
     return torch.where(y > 0.5, 0.5 + above / (1 + isp.shoulder * above / 0.5), y)
-
-
-def _masks(clip: Clip, settings: IspSettings, seed: int) -> Float[Tensor, "n 1 h w"]:
-    height, width = clip.frames.shape[-2:]
-    if settings.masks:
-        maps = torch.stack([read_labels(settings.masks, file, height, width) for file in clip.files])
-        if not maps.any():
-            raise InputError(f"the masks of {clip.files[0]} in {settings.masks} are empty: mark a foreground, not 0")
-        return (maps > 0)[:, None].float()
-    labels = segments(clip, 6, seed)
-    chosen = random.Random(f"{seed}-segment").choice(sorted(labels[0].unique().tolist()))
-    return (labels == chosen)[:, None].float()

@@ -1,8 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps and masks of frames: from files, or by colour and place."""
+"""Foreground masks of a clip, whatever they come from, and label maps from files.
+
+    mask = foreground(clip, MaskConfig("files", "masks"), seed)   # n 1 h w, 0 or 1
+    soft = feather(mask, 2)                                       # inside the mask only
+
+| source | path | mask |
+|---|---|---|
+| auto | - | an object that GrabCut finds in the first frame, followed by optical flow (`grabcut`) |
+| files | folder of images, in the scene's folder | where the image with the frame's name is not 0 |
+| boxes | JSON file of 3D boxes, in the scene's folder | one box, projected (`boxes`) |
+| sam | SAM 2 or SAM 3: folder or Hub repository | what the model makes of one object (`segmenters`) |
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,59 +24,88 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import resize
 from harmonizer_ns.synthesis.streams.base import Clip
+from harmonizer_ns.synthesis.streams.boxes import box_mask
+from harmonizer_ns.synthesis.streams.grabcut import object_mask
+from harmonizer_ns.synthesis.streams.segmenters import sam_mask
 
-_CLUSTER_WIDTH = 96
-_ROUNDS = 8
+PATHS = {"auto": "", "files": "masks", "boxes": "boxes.json", "sam": "facebook/sam2.1-hiera-tiny"}
+"""The known sources, and the path that each takes when none is given."""
 
 
-def read_labels(folder: str, frame: Path, height: int, width: int) -> Int[Tensor, "h w"]:
-    """The label map of a frame: ``folder/NAME.png``, the folder relative to that of the frame's scene.
+@dataclass(frozen=True)
+class MaskConfig:
+    """Where the foreground of a clip comes from."""
+
+    source: str = "auto"
+    """auto, files, boxes or sam."""
+    path: str = ""
+    """What the source reads (see the module); empty: masks, boxes.json or facebook/sam2.1-hiera-tiny."""
+    share: tuple[float, float] = (0.03, 0.4)
+    """Smallest and largest share of the first frame that an object found by auto may cover."""
+
+    def __post_init__(self) -> None:
+        if self.source not in PATHS:
+            raise ValueError(f"mask source should be one of {', '.join(PATHS)}, got {self.source!r}")
+        if not 0 < self.share[0] < self.share[1] < 1:
+            raise ValueError(f"the mask's share should be a range within 0 and 1, got {self.share}")
+
+
+def foreground(clip: Clip, config: MaskConfig, seed: int) -> Float[Tensor, "n 1 h w"]:
+    """The mask of one foreground, the same object in every frame; 1 inside, 0 outside.
+
+    Args:
+        clip: the frames; files and boxes are looked up in the folder of their scene.
+        config: where it comes from.
+        seed: of the choice among objects.
+
+    Raises:
+        InputError: when the masks are missing or unreadable, or empty in every frame.
+    """
+    path = config.path or PATHS[config.source]
+    scene = scene_folder(clip.files[0])
+    if config.source == "files":
+        mask = read_label_maps(path, clip)[:, None] > 0
+    elif config.source == "boxes":
+        mask = box_mask(clip, scene / path, seed)
+    elif config.source == "sam":
+        mask = sam_mask(clip, path, scene / PATHS["boxes"], config.share, seed)
+    else:
+        mask = object_mask(clip.frames, config.share, seed)
+    if not mask.any():
+        raise InputError(f"the mask of {clip.files[0]} ({config.source} {path}) is empty in each of its frames")
+    return mask.float()
+
+
+def scene_folder(frame: Path) -> Path:
+    """The folder of a frame's scene: that of ``transforms.json``, above ``images`` where there is such a folder."""
+    return frame.parent.parent if frame.parent.name == "images" else frame.parent
+
+
+def read_label_maps(folder: str, clip: Clip) -> Int[Tensor, "n h w"]:
+    """The label map of each frame: ``SCENE/folder/NAME.png``, brought to the frames' size by the nearest pixel.
 
     Raises:
         InputError: naming the map that is missing or unreadable.
     """
+    size = clip.frames.shape[-1], clip.frames.shape[-2]
+    maps = [_read_labels(scene_folder(file) / folder / f"{file.stem}.png", size) for file in clip.files]
+    return torch.from_numpy(np.stack(maps))
+
+
+def _read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
-    scene = frame.parent.parent if frame.parent.name == "images" else frame.parent
-    path = scene / folder / f"{frame.stem}.png"
     try:
         with Image.open(path) as opened:
             labels = opened if opened.mode in ("L", "P", "I;16", "I", "1") else opened.convert("L")
-            pixels = np.array(labels.resize((width, height), Image.Resampling.NEAREST)).astype(np.int64)
+            return np.array(labels.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read the mask {path} of {frame}: {error}") from error
-    return torch.from_numpy(pixels)
-
-
-def segments(clip: Clip, count: int, seed: int) -> Int[Tensor, "n h w"]:
-    """Label maps by k-means on colour and place; the centres come from the first frame, so labels last over a clip."""
-    features = _features(clip.frames)
-    points = features[0].flatten(1).T
-    generator = torch.Generator().manual_seed(seed)
-    centers = points[torch.randperm(len(points), generator=generator)[:count]]
-    for _ in range(_ROUNDS):
-        nearest = torch.cdist(points, centers).argmin(1)
-        hits = torch.bincount(nearest, minlength=len(centers)).clamp(min=1)
-        centers = torch.zeros_like(centers).index_add_(0, nearest, points) / hits[:, None]
-    labels = torch.cdist(features.flatten(2).transpose(1, 2), centers[None]).argmin(2)
-    small = labels.view(len(clip.frames), 1, *features.shape[-2:]).float()
-    return F.interpolate(small, clip.frames.shape[-2:], mode="nearest")[:, 0].long()
-
-
-def _features(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 5 a b"]:
-    height, width = frames.shape[-2:]
-    small_width = min(width, _CLUSTER_WIDTH)
-    small_height = max(1, round(height * small_width / width))
-    small = resize(frames, small_height, small_width)
-    ys, xs = torch.meshgrid(torch.linspace(0, 1, small_height), torch.linspace(0, 1, small_width), indexing="ij")
-    place = torch.stack([xs, ys])[None].expand(len(frames), -1, -1, -1)
-    return torch.cat([small, 0.6 * place], dim=1)
+        raise InputError(f"cannot read the mask {path}: {error}; each frame has a PNG of its name there") from error
 
 
 def feather(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w"]:
-    """Soften edges inward over about ``pixels``: what was 0 stays 0."""
+    """Soften edges inward over about ``pixels``: what was 0 stays 0, and image borders are no edges."""
     if pixels < 1:
         return mask
     inner = -F.max_pool2d(-mask, 2 * pixels + 1, 1, pixels)

@@ -3,29 +3,37 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import resize
 from harmonizer_ns.raster import rasterization
 from harmonizer_ns.synthesis.streams.base import Clip, Made
-from harmonizer_ns.synthesis.streams.masks import feather, read_labels, segments
+from harmonizer_ns.synthesis.streams.faces import FACE_STRENGTHS
+from harmonizer_ns.synthesis.streams.labels import LabelConfig, Labels, find_labels
+from harmonizer_ns.synthesis.streams.masks import feather
+from harmonizer_ns.synthesis.streams.motion import Motion, small_images
 
 
 @dataclass(frozen=True)
 class RegionSettings:
     """How regions are degraded."""
 
-    labels: str = ""
-    """Folder of label maps, relative to the scene; empty: segments by colour and place."""
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    """Where the regions come from."""
     strengths: dict[str, float] = field(default_factory=dict)
-    """Label -> strength in [0, 1]; labels that are not named stay clean. Without any, each is drawn from ``range``."""
+    """Label, by name or number -> share of it that is degraded; labels that are not named stay clean.
+
+    Empty: `FACE_STRENGTHS` where labels have such names; else each is drawn from ``range``."""
     range: tuple[float, float] = (0.0, 0.9)
     """Strengths that are drawn."""
     size: tuple[float, float] = (0.006, 0.014)
@@ -36,27 +44,51 @@ class RegionSettings:
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in (*self.strengths.values(), *self.range)):
             raise ValueError(f"strengths should be in [0, 1], got {self.strengths or self.range}")
-        if not 0 < self.size[0] <= self.size[1] <= 0.2 or self.range[0] > self.range[1] or self.stretch < 1:
-            raise ValueError(f"need ranges, 0 < size <= 0.2 and stretch >= 1, got {self}")
+        if not 0 < self.size[0] <= self.size[1] <= 0.2 or self.range[0] > self.range[1]:
+            raise ValueError(f"size and range should be ranges, size within 0 and 0.2, got {self.size}, {self.range}")
+        if not 1 <= self.stretch <= 10:
+            raise ValueError(f"stretch should be from 1 to 10, got {self.stretch}")
 
 
 def make_regions(clip: Clip, settings: RegionSettings, seed: int) -> list[Made]:
-    """Degrade each frame: strengths, splats and patches are the same over the clip.
+    """Degrade each frame: strengths and splats are the same over the clip, patches stay at their place in the scene.
 
     Raises:
-        InputError: when a label map cannot be read.
+        InputError: when labels cannot be read or found, or strengths names labels that there are not.
     """
     draw = random.Random(seed)
-    labels = _labels(clip, settings, seed)
-    strengths = settings.strengths or _drawn(labels, settings, draw)
+    labels = find_labels(clip, settings.labels, seed)
+    strengths = _strengths(labels, settings, draw)
     size = round(draw.uniform(*settings.size), 5)
-    masks = _patches(clip.frames.shape[-2:], seed) < _strength_map(labels, strengths)
     parameters = {"strengths": strengths, "size": size, "stretch": settings.stretch}
+    patches = _patches(clip.frames, seed) < _strength_map(labels, strengths)
+    masks = feather(patches[:, None].float(), 2)
     made = []
-    for frame, mask in zip(clip.frames, _soft(masks[:, None].float()), strict=True):
-        blurred = splat_blur(frame, size * frame.shape[-1], settings.stretch, seed)
-        made.append(Made(torch.lerp(frame, blurred, mask), mask, parameters))
+    for frame, mask, file in zip(clip.frames, masks, clip.files, strict=True):
+        blurred = splat_blur(frame, size * frame.shape[-1], settings.stretch, seed) if mask.any() else frame
+        image = torch.where(mask > 0, torch.lerp(frame, blurred, mask), frame)
+        made.append(Made(image, frame, parameters, mask, source=str(file)))
     return made
+
+
+def _strengths(labels: Labels, settings: RegionSettings, draw: random.Random) -> dict[str, float]:
+    """The settings', or those of a face, or drawn ones."""
+    if settings.strengths:
+        return settings.strengths
+    if faces := {name: FACE_STRENGTHS[name] for name in labels.names if name in FACE_STRENGTHS}:
+        return faces
+    found = sorted(labels.maps.unique().tolist())
+    return {str(label): round(draw.uniform(*settings.range), 3) for label in found}
+
+
+def _strength_map(labels: Labels, strengths: dict[str, float]) -> Float[Tensor, "n h w"]:
+    result = torch.zeros(labels.maps.shape)
+    for label, strength in strengths.items():
+        if label not in labels.names and not label.isdigit():
+            known = ", ".join(labels.names) or "numbers only: give their names in labels.json beside the maps"
+            raise InputError(f"strengths names the label {label!r}; the label maps have {known}")
+        result[labels.maps == labels.names.get(label, int(label) if label.isdigit() else -1)] = strength
+    return result
 
 
 def splat_blur(image: Float[Tensor, "3 h w"], size: float, stretch: float, seed: int) -> Float[Tensor, "3 h w"]:
@@ -88,35 +120,24 @@ def splat_blur(image: Float[Tensor, "3 h w"], size: float, stretch: float, seed:
     return (rgb[0].permute(2, 0, 1) + (1 - alpha[0].permute(2, 0, 1)) * blurred[0]).clamp(0, 1)
 
 
-def _labels(clip: Clip, settings: RegionSettings, seed: int) -> Tensor:
-    height, width = clip.frames.shape[-2:]
-    if not settings.labels:
-        return segments(clip, 8, seed)
-    return torch.stack([read_labels(settings.labels, file, height, width) for file in clip.files])
+def _patches(frames: Float[Tensor, "n 3 h w"], seed: int) -> Float[Tensor, "n h w"]:
+    """Smooth noise, evenly spread over (0, 1): a region of strength s is covered over about s of its area.
+
+    Optical flow takes it from frame to frame; what comes into view gets the noise of its place.
+    """
+    images = small_images(frames)
+    fresh = _noise(images[0].shape[:2], seed)
+    fields = [fresh]
+    for before, image in itertools.pairwise(images):
+        moved = Motion.between(before, image).move(fields[-1])
+        fields.append(np.where(moved > 0, moved, fresh))
+    small = torch.from_numpy(np.stack(fields))[:, None]
+    return resize(small, *frames.shape[-2:])[:, 0].to(frames.device)
 
 
-def _drawn(labels: Tensor, settings: RegionSettings, draw: random.Random) -> dict[str, float]:
-    return {str(label): round(draw.uniform(*settings.range), 3) for label in sorted(labels.unique().tolist())}
-
-
-def _strength_map(labels: Tensor, strengths: dict[str, float]) -> Float[Tensor, "n h w"]:
-    result = torch.zeros(labels.shape)
-    for label, strength in strengths.items():
-        if not label.isdigit():
-            raise InputError(f"strengths names the label {label!r}; labels are the numbers in the map")
-        result[labels == int(label)] = strength
-    return result
-
-
-def _patches(shape: tuple[int, int] | torch.Size, seed: int) -> Float[Tensor, "h w"]:
-    """Smooth noise, evenly spread over (0, 1): a region of strength s is covered over about s of its area."""
+def _noise(size: tuple[int, ...], seed: int) -> Float[np.ndarray, "h w"]:
     generator = torch.Generator().manual_seed(seed + 1)
     noise = torch.randn(1, 1, 9, 13, generator=generator)
-    noise = F.interpolate(noise, tuple(shape), mode="bicubic", align_corners=False)[0, 0]
-    ranks = noise.flatten().argsort().argsort().view_as(noise)
-    return (ranks + 0.5) / noise.numel()
-
-
-def _soft(mask: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Edges softened inward over three pixels."""
-    return feather(mask, 2)
+    noise = F.interpolate(noise, size, mode="bicubic", align_corners=False)[0, 0]
+    ranks = noise.flatten().argsort(stable=True).argsort().view_as(noise)
+    return ((ranks + 0.5) / noise.numel()).numpy().astype(np.float32)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compact nerfacto fitter: photos in, a renderer out (the `Reconstructor` protocol), in about a minute on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from torch import Tensor
+
+from harmonizer_ns.plugin.cameras import to_nerfstudio
+from harmonizer_ns.plugin.method import harmonize_nerf_tiny
+from harmonizer_ns.plugin.models import HarmonizeNerfactoModel, HarmonizeNerfactoModelConfig
+from harmonizer_ns.plugin.renderer import ModelRenderer
+from harmonizer_ns.types import Cameras, Frames
+
+_NEAR, _FAR = 0.1, 30.0
+"""Ends of a ray, in half-widths of the box. nerfacto's own, 0.05 and 1000, put half of few samples before 0.1."""
+
+
+@dataclass(frozen=True)
+class NerfConfig:
+    """How a NeRF is fitted; the network is that of ``harmonize-nerf-tiny``."""
+
+    steps: int = 400
+    """Optimisation steps."""
+    seed: int = 0
+    """Seed of the weights and of all that is sampled: on a CPU with one thread, equal seeds give equal NeRFs."""
+    rays: int = 1024
+    """Rays of a step, drawn evenly from all pixels."""
+    rate: float = 0.03
+    """Adam's step size; falls exponentially to a tenth of this."""
+    min_alpha: float = 0.3
+    """Rendered depth is 0 where the accumulated opacity is below this."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.rays < 1 or self.rate <= 0:
+            raise ValueError(f"need steps >= 1, rays >= 1 and rate > 0, got {self}")
+
+
+@dataclass(frozen=True)
+class UnitBox:
+    """Between the scene's frame and the box of half-width 1 that nerfacto does not contract: ``x -> (x - c) s``.
+
+    Args:
+        center: ``c``, in scene units.
+        scale: ``s``.
+    """
+
+    center: Float[Tensor, " 3"]
+    scale: float
+
+    @classmethod
+    def around(cls, cameras: Cameras, points: Float[Tensor, "p 3"]) -> UnitBox:
+        """The box of the cameras and of the nearer half of the seed points; of the cameras alone without points."""
+        centers = cameras.centers
+        middle = (centers.amax(0) + centers.amin(0)) / 2
+        distances = (centers - middle).abs().amax().view(1)
+        if len(points):
+            distances = torch.cat([distances, (points.to(middle) - middle).abs().amax(1).quantile(0.5)[None]])
+        return cls(middle, 1 / (distances.max().item() or 1.0))
+
+    def inside(self, cameras: Cameras) -> Cameras:
+        """Cameras in the box."""
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, 3] = (poses[:, :3, 3] - self.center.to(poses)) * self.scale
+        return replace(cameras, camera_to_world=poses)
+
+
+class NerfRenderer:
+    """Renders a fitted NeRF in the scene's own frame.
+
+    Args:
+        model: trained in the box.
+        box: where it lives.
+        min_alpha: depth is 0 where the accumulated opacity is below this.
+    """
+
+    def __init__(self, model: HarmonizeNerfactoModel, box: UnitBox, min_alpha: float) -> None:
+        self._renderer, self._box, self._min_alpha = ModelRenderer(model), box, min_alpha
+
+    def render(self, cameras: Cameras) -> Frames:
+        """Colour, opacity and median depth of every camera."""
+        frames = self._renderer.render(self._box.inside(cameras))
+        depth = torch.where(frames.alpha >= self._min_alpha, frames.depth / self._box.scale, 0.0)
+        return replace(frames, depth=depth, cameras=cameras.to(depth.device))
+
+
+class NerfReconstructor:
+    """Fits nerfacto to photos, on their device.
+
+    Args:
+        config: how to fit.
+    """
+
+    def __init__(self, config: NerfConfig | None = None) -> None:
+        self.config = config or NerfConfig()
+
+    def fit(self, photos: list[Frames], points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"]) -> NerfRenderer:
+        """Fit to photos (batches of one; sizes may differ); of the seed points only their extent is used.
+
+        Raises:
+            ValueError: without photos.
+        """
+        del colors
+        if not photos:
+            raise ValueError("a NeRF needs photos, got none")
+        device = photos[0].rgb.device
+        pixels = Pixels(photos)
+        box = UnitBox.around(pixels.cameras, points)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed)
+            model = _build_model(len(photos), self.config.steps).to(device)
+            _optimize(model, pixels, to_nerfstudio(box.inside(pixels.cameras)), self.config)
+        return NerfRenderer(model, box, self.config.min_alpha)
+
+
+class Pixels:
+    """All pixels of all photos, to draw from."""
+
+    def __init__(self, photos: list[Frames]) -> None:
+        first = photos[0].cameras
+        poses, intrinsics = (
+            torch.cat([getattr(photo.cameras, name) for photo in photos]) for name in ("camera_to_world", "intrinsics")
+        )
+        self.cameras = Cameras(poses, intrinsics, first.width, first.height)  # rays of a pixel depend on no size
+        self._colors = torch.cat([photo.rgb[0].flatten(1).T for photo in photos])
+        self._widths = torch.tensor([photo.cameras.width for photo in photos])
+        self._ends = torch.tensor([photo.cameras.width * photo.cameras.height for photo in photos]).cumsum(0)
+
+    def draw(self, count: int) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 2"], Float[Tensor, "n 3"]]:
+        """Random pixels: their photos' indices, their centres (y, x), their colours."""
+        chosen = torch.randint(len(self._colors), (count,))
+        photo = torch.searchsorted(self._ends, chosen, right=True)
+        inside = chosen - torch.cat([self._ends.new_zeros(1), self._ends])[photo]
+        width = self._widths[photo]
+        places = torch.stack([inside // width, inside % width], dim=1) + 0.5
+        return photo[:, None], places, self._colors[chosen.to(self._colors.device)]
+
+
+def _build_model(photos: int, steps: int) -> HarmonizeNerfactoModel:
+    """The network of ``harmonize-nerf-tiny``, its schedules shortened to the run."""
+    tiny = harmonize_nerf_tiny.config.pipeline.model
+    assert isinstance(tiny, HarmonizeNerfactoModelConfig)
+    config = replace(
+        tiny,
+        near_plane=_NEAR,
+        far_plane=_FAR,
+        average_init_density=1.0,  # the tiny method's 0.01 takes a thousand steps to become opaque
+        proposal_weights_anneal_max_num_iters=max(1, steps // 2),
+        proposal_warmup=steps,
+    )
+    model = config.setup(
+        scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=photos, metadata={}, device="cpu"
+    )
+    assert isinstance(model, HarmonizeNerfactoModel)
+    return model.train()
+
+
+def _optimize(model: HarmonizeNerfactoModel, pixels: Pixels, cameras: NerfstudioCameras, config: NerfConfig) -> None:
+    """nerfstudio's training loop, without what is around it."""
+    parameters = [value for group in model.get_param_groups().values() for value in group]
+    optimizer = torch.optim.Adam(parameters, lr=config.rate, eps=1e-15)
+    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / config.steps))
+    callbacks = model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None))
+    for step in range(config.steps):
+        _run(callbacks, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        photo, places, colors = pixels.draw(config.rays)
+        bundle: RayBundle = cameras.generate_rays(camera_indices=photo, coords=places)
+        outputs, batch = model(bundle), {"image": colors}
+        losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        decay.step()
+        _run(callbacks, step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+
+
+def _run(callbacks: list[TrainingCallback], step: int, location: TrainingCallbackLocation) -> None:
+    for callback in callbacks:
+        callback.run_callback_at_location(step, location)

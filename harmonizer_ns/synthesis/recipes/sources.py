@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What streams work on: scenes, their files and what these hold."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harmonizer_ns.captures import capture_files, load_cameras
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.media import image_files
+from harmonizer_ns.synthesis.streams.base import Source
+
+_BAD_CAPTURE = (OSError, ValueError, KeyError, TypeError)
+"""What a ``transforms.json`` that is none makes of reading it."""
+
+_BESIDE = ("masks", "labels", "boxes.json")
+"""Where streams look in a scene when their settings name no other place."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Images that belong together.
+
+    Args:
+        name: of the scene; no other scene of a plan has it.
+        folder: of the scene, resolved.
+        files: its images in order, relative to the folder.
+        photo: whether it is one photo of a folder of photos.
+    """
+
+    name: str
+    folder: Path
+    files: tuple[str, ...]
+    photo: bool = False
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Equal for the same scene in different streams."""
+        return self.folder, self.files[0] if self.photo else ""
+
+
+def capture_scene(folder: Path) -> Scene:
+    """A posed capture.
+
+    Raises:
+        InputError: when ``transforms.json`` is missing or cannot be used.
+    """
+    try:
+        return Scene(folder.name, folder, tuple(load_cameras(folder)))
+    except _BAD_CAPTURE as error:
+        raise InputError(f"{folder} is no capture that can be used: {_told(error)}") from error
+
+
+def folder_scene(folder: Path) -> tuple[Scene, str]:
+    """The images of ``transforms.json``, or of the folder or its ``images``, with what hinders using the former.
+
+    Raises:
+        InputError: when there are none.
+    """
+    note = ""
+    if (folder / "transforms.json").is_file():
+        try:
+            return capture_scene(folder), note
+        except InputError as error:
+            note = f"used without cameras: {error}"
+    return Scene(folder.name, folder, _images(folder)), note
+
+
+def photo_scenes(folder: Path) -> list[Scene]:
+    """Every image of the folder, or of its ``images``, as a scene of its own.
+
+    Raises:
+        InputError: when there are none.
+    """
+    return [Scene(Path(file).stem, folder, (file,), photo=True) for file in _images(folder)]
+
+
+def _images(folder: Path) -> tuple[str, ...]:
+    inner = folder / "images" if (folder / "images").is_dir() else folder
+    return tuple(file.relative_to(folder).as_posix() for file in image_files(inner))
+
+
+def named_apart(scenes: list[Scene]) -> list[Scene]:
+    """The scenes with plain names, that can be folders; equal names get a part of their path's digest."""
+    plain = [re.sub(r"[^A-Za-z0-9_-]+", "-", scene.name) for scene in scenes]
+    counted = [name.lower() for name in plain]
+    return [
+        replace(scene, name=name if counted.count(name.lower()) == 1 else f"{name}-{_path_digest(scene)}")
+        for scene, name in zip(scenes, plain, strict=True)
+    ]
+
+
+def _path_digest(scene: Scene) -> str:
+    return hashlib.sha256(str(scene.folder / scene.files[0]).encode()).hexdigest()[:8]
+
+
+def source_files(source: Source, folder: Path, files: tuple[str, ...], settings: dict[str, Any]) -> list[str]:
+    """All files that decide what an item looks like: images, cameras, and what its settings name in the scene.
+
+    Args:
+        source: what its stream takes.
+        folder: of the scene.
+        files: the images of a clip.
+        settings: of the stream, as plain data.
+
+    Raises:
+        InputError: when a capture cannot be used.
+    """
+    if source == "nothing":
+        return []
+    try:
+        found = list(capture_files(folder) if source == "capture" else files)
+    except _BAD_CAPTURE as error:
+        raise InputError(f"{folder} is no capture that can be used: {_told(error)}") from error
+    if source == "clip" and (folder / "transforms.json").is_file():
+        found.append("transforms.json")
+    stems = {Path(file).stem for file in found}
+    for name in [*_BESIDE, *filter(None, _texts(settings))]:
+        beside = _beside(folder, name)
+        found += [file for file in beside if file == name or file.endswith(".json") or Path(file).stem in stems]
+    return sorted(dict.fromkeys(found))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in plain data."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _beside(folder: Path, name: str) -> list[str]:
+    """A file of the scene, or all files of a folder of it."""
+    if (folder / name).is_dir():
+        inside = (path.relative_to(folder / name) for path in (folder / name).rglob("*") if path.is_file())
+        return [f"{name}/{path.as_posix()}" for path in inside]
+    return [name] if (folder / name).is_file() else []
+
+
+@dataclass(frozen=True)
+class Contents:
+    """SHA-256 of files, each read once."""
+
+    known: dict[Path, str] = field(default_factory=dict)
+
+    def of(self, file: Path) -> str:
+        """Digest of one file's bytes.
+
+        Raises:
+            InputError: when it cannot be read.
+        """
+        if file not in self.known:
+            try:
+                self.known[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+            except OSError as error:
+                raise InputError(f"cannot read {file}: {error.strerror}") from error
+        return self.known[file]
+
+    def of_all(self, folder: Path, files: list[str]) -> str:
+        """One digest of files with their names."""
+        lines = "".join(f"{file}\0{self.of(folder / file)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _told(error: Exception) -> str:
+    return f"transforms.json has no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artifact curation (Difix3D+, Wu et al. 2025, section 4.1): reconstructions damaged on purpose, beside real photos.
+
+Every stream fits a capture once and renders it where photos were taken. They differ in what is fitted: every n-th
+photo (sparse), for too few steps (underfit), the fit's own renders from shifted cameras (cycle), or the photos of some
+cameras of a rig (cross reference). Depth, cameras and references are in the capture's frame.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import count
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.captures import Capture
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.poses import nearest_spacing
+from harmonizer_ns.synthesis.held_out import SparseFit, Split, every_nth
+from harmonizer_ns.synthesis.streams.base import Made
+from harmonizer_ns.synthesis.streams.curation_clips import Window, camera_of, capacity, choose_windows
+from harmonizer_ns.synthesis.streams.curation_fit import (
+    RECONSTRUCTORS,
+    build_reconstructor,
+    check_capture,
+    fit_capture,
+    show_photo,
+)
+from harmonizer_ns.types import Cameras
+
+_FEWEST = 3
+"""Photos that a reconstruction needs."""
+_TILT = 30.0
+"""Largest angle, in degrees, between a shift and the camera's horizontal: cars and people move along the ground."""
+
+
+@dataclass(frozen=True)
+class CurationSettings:
+    """How a capture is fitted and what is shown of it; one fit gives ``clips`` times ``clip`` pairs."""
+
+    reconstructor: str = "splat"
+    """splat, or nerf."""
+    steps: int = 1000
+    """Steps of a whole fit; a NeRF takes some 400 on a CPU."""
+    max_gaussians: int = 15_000
+    """Cap on the Gaussians of a splat."""
+    clips: int = 2
+    """Clips of a fit."""
+    clip: int = 5
+    """Frames of a clip: neighbours in capture order among the photos of one camera that may be shown."""
+    references: int = 3
+    """Reference photos of a frame."""
+
+    def __post_init__(self) -> None:
+        if self.reconstructor not in RECONSTRUCTORS:
+            raise ValueError(f"reconstructor should be one of {', '.join(RECONSTRUCTORS)}, got {self.reconstructor!r}")
+        for name, low in (("steps", 1), ("max_gaussians", 4), ("clips", 1), ("clip", 1), ("references", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} should be at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SparseSettings(CurationSettings):
+    """Fit every n-th photo."""
+
+    every: tuple[int, int] = (2, 6)
+    """Range of n; 1 fits all photos."""
+    share: tuple[float, float] = (1.0, 1.0)
+    """Range of the share of the steps that are done."""
+    near_clean: float = 0.2
+    """Chance of a clip to show fitted photos, which teach an enhancer to leave good pixels alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.every[0] <= self.every[1] or not 0 < self.share[0] <= self.share[1] <= 1:
+            raise ValueError(f"need ranges, every >= 1 and 0 < share <= 1, got {self.every} and {self.share}")
+        _check_chance(self.near_clean)
+
+
+@dataclass(frozen=True)
+class UnderfitSettings(SparseSettings):
+    """Fit all or every other photo, and stop early."""
+
+    every: tuple[int, int] = (1, 2)
+    share: tuple[float, float] = (0.25, 0.75)
+    near_clean: float = 0.5
+
+
+@dataclass(frozen=True)
+class CycleSettings(CurationSettings):
+    """Fit, render shifted cameras, fit those renders alone, and go back to the photos' cameras."""
+
+    shift: tuple[float, float] = (1.0, 4.0)
+    """Range of the shift to one side, in units of the distance between neighbouring cameras."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.shift[0] <= self.shift[1] < math.inf:
+            raise ValueError(f"shift should be a range from at least 0, got {self.shift}")
+
+
+@dataclass(frozen=True)
+class CrossReferenceSettings(CurationSettings):
+    """Fit some cameras of a rig, and show the others. Photos of a camera share a folder."""
+
+    cameras: tuple[str, ...] = ()
+    """Patterns of the file names that are fitted, such as ``*left*``; empty: some of the folders, drawn."""
+    near_clean: float = 0.2
+    """Chance of a clip to show fitted photos."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_chance(self.near_clean)
+
+
+def _check_chance(near_clean: float) -> None:
+    if not 0 <= near_clean <= 1:
+        raise ValueError(f"near_clean should be in [0, 1], got {near_clean}")
+
+
+def make_sparse(capture: Capture, settings: SparseSettings, seed: int) -> Iterator[Made]:
+    """Fit every n-th photo, by choice for too few steps, and show the others.
+
+    Raises:
+        InputError: when the capture is too small, or lacks what the reconstructor starts from.
+    """
+    draw = random.Random(seed)
+    every, offset = _draw_every(capture, settings, draw)
+    steps = max(1, round(settings.steps * draw.uniform(*settings.share)))
+    split = every_nth(len(capture), every, offset)
+    fit = _fit(capture, split, replace(settings, steps=steps), seed)
+    return _show(fit, settings, draw, {"every": every, "offset": offset, "steps": steps})
+
+
+def make_cycle(capture: Capture, settings: CycleSettings, seed: int) -> Iterator[Made]:
+    """Fit all photos, fit that fit's renders from shifted cameras, and show the photos.
+
+    Raises:
+        InputError: as `make_sparse`, and when all photos were taken in one place.
+    """
+    draw = random.Random(seed)
+    everything = every_nth(len(capture), 1)
+    _check_room(capture, everything, settings)
+    offset = _draw_offset(capture, settings, draw)
+    shifted = [_shifted(photo.cameras, offset) for photo in capture.photos]
+    first = _fit(capture, everything, settings, seed)
+    renders = replace(capture, photos=[first.renderer.render(camera) for camera in shifted])
+    second = replace(_fit(renders, everything, settings, seed), capture=capture)
+    windows = choose_windows(capture.filenames, everything, settings.clips, settings.clip, 1.0, draw)
+    parameters = {"offset": offset.tolist(), "steps": settings.steps}
+    return _pairs(second, [(window, parameters) for window in windows], settings)
+
+
+def make_cross_reference(capture: Capture, settings: CrossReferenceSettings, seed: int) -> Iterator[Made]:
+    """Fit the photos of some cameras of a rig, and show those of the others.
+
+    Raises:
+        InputError: as `make_sparse`, and when there is no rig or the patterns leave nothing on one side.
+    """
+    draw = random.Random(seed)
+    split = _rig_split(capture, settings, draw)
+    _check_room(capture, split, settings)
+    fit = _fit(capture, split, settings, seed)
+    cameras = sorted({camera_of(capture.filenames[i]) for i in split.train})
+    return _show(fit, settings, draw, {"cameras": list(settings.cameras) or cameras, "steps": settings.steps})
+
+
+def _fit(capture: Capture, split: Split, settings: CurationSettings, seed: int) -> SparseFit:
+    check_capture(capture, settings.reconstructor)
+    reconstructor = build_reconstructor(settings.reconstructor, settings.steps, settings.max_gaussians, seed)
+    return fit_capture(capture, split, reconstructor)
+
+
+def _show(
+    fit: SparseFit, settings: SparseSettings | CrossReferenceSettings, draw: random.Random, parameters: dict[str, Any]
+) -> Iterator[Made]:
+    """Clips of held-out photos, and some of fitted ones."""
+    filenames, fitted = fit.capture.filenames, frozenset(fit.split.train)
+    windows = choose_windows(filenames, fit.split, settings.clips, settings.clip, settings.near_clean, draw)
+    return _pairs(fit, [(window, {**parameters, "fitted": window[0] in fitted}) for window in windows], settings)
+
+
+def _pairs(fit: SparseFit, windows: list[tuple[Window, dict[str, Any]]], settings: CurationSettings) -> Iterator[Made]:
+    for number, (window, parameters) in enumerate(windows):
+        for view in window:
+            drawn = {"reconstructor": settings.reconstructor, **parameters}
+            yield show_photo(fit, view, settings.references, number, drawn)
+
+
+def _draw_every(capture: Capture, settings: SparseSettings, draw: random.Random) -> tuple[int, int]:
+    """Which n, and the first photo fitted, among those that leave enough photos on both sides."""
+    possible = _possible(capture.filenames, settings)
+    if not possible:
+        needed = next(n for n in count(1) if _possible(["images/0"] * n, settings))
+        raise InputError(
+            f"{capture.name} has {len(capture)} photos, {settings.clips} clips of {settings.clip} with every n-th "
+            f"photo fitted, n in {settings.every}, need {needed} of one camera: more photos, or smaller clips"
+        )
+    every = draw.choice(sorted({n for n, _ in possible}))
+    return every, draw.choice([offset for n, offset in possible if n == every])
+
+
+def _possible(filenames: Sequence[str], settings: SparseSettings) -> list[tuple[int, int]]:
+    """Every n, and every first photo, that leave room for the clips."""
+    low, high = settings.every
+    return [
+        (n, offset)
+        for n in range(low, min(high, len(filenames)) + 1)
+        for offset in range(n)
+        if _has_room(filenames, every_nth(len(filenames), n, offset), settings)
+    ]
+
+
+def _has_room(filenames: Sequence[str], split: Split, settings: CurationSettings) -> bool:
+    """Whether there are enough photos to fit, and enough to show: held-out ones, or fitted ones if all are fitted."""
+    shown = split.held_out or split.train
+    return len(split.train) >= _FEWEST and capacity(filenames, shown, settings.clip) >= settings.clips
+
+
+def _check_room(capture: Capture, split: Split, settings: CurationSettings) -> None:
+    if not _has_room(capture.filenames, split, settings):
+        shown = split.held_out or split.train
+        raise InputError(
+            f"{capture.name} has {len(capture)} photos, {len(split.train)} to fit and {len(shown)} to show: "
+            f"{settings.clips} clips of {settings.clip} need {max(_FEWEST, settings.clips * settings.clip)} of one "
+            f"camera to show, and {_FEWEST} to fit; take more photos, or smaller clips"
+        )
+
+
+def _draw_offset(capture: Capture, settings: CycleSettings, draw: random.Random) -> Float[Tensor, " 3"]:
+    """To the left or to the right along the camera's axes, in scene units."""
+    spacing, _ = nearest_spacing(torch.cat([photo.cameras.camera_to_world for photo in capture.photos]))
+    if not spacing:
+        raise InputError(f"all photos of {capture.name} were taken in one place, which gives no length of a shift")
+    length, side = spacing * draw.uniform(*settings.shift), draw.choice((-1, 1))
+    tilt = math.radians(draw.uniform(-_TILT, _TILT))
+    return torch.tensor([side * length * math.cos(tilt), length * math.sin(tilt), 0.0])
+
+
+def _shifted(cameras: Cameras, offset: Float[Tensor, " 3"]) -> Cameras:
+    """Cameras moved along their own axes."""
+    poses = cameras.camera_to_world.clone()
+    poses[:, :3, 3] += poses[:, :3, :3] @ offset.to(poses)
+    return replace(cameras, camera_to_world=poses)
+
+
+def _rig_split(capture: Capture, settings: CrossReferenceSettings, draw: random.Random) -> Split:
+    """Photos of some cameras, and those of the others."""
+    names = capture.filenames
+    if settings.cameras:
+        fitted = {name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.cameras)}
+        if not fitted or len(fitted) == len(names):
+            raise InputError(
+                f"{capture.name}: the cameras {list(settings.cameras)} match {len(fitted)} of {len(names)} photos, "
+                f"and should match some, not all; the first photo is {names[0]}"
+            )
+    else:
+        cameras = sorted({camera_of(name) for name in names})
+        if len(cameras) < 2:
+            raise InputError(
+                f"{capture.name} is from one camera, as all its photos are in {cameras[0]!r}: cross reference needs a "
+                "rig with a folder for each camera, or the setting cameras with patterns such as '*left*'"
+            )
+        chosen = set(draw.sample(cameras, draw.randint(1, len(cameras) - 1)))
+        fitted = {name for name in names if camera_of(name) in chosen}
+    train = tuple(i for i, name in enumerate(names) if name in fitted)
+    return Split(train, tuple(i for i, name in enumerate(names) if name not in fitted))

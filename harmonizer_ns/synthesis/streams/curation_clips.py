@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which photos of a capture become pairs: windows of neighbouring frames of one camera."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from harmonizer_ns.synthesis.held_out import Split
+
+Window = tuple[int, ...]
+
+
+def camera_of(filename: str) -> str:
+    """The camera that took a photo: its folder, such as ``images/left``."""
+    return str(PurePosixPath(filename).parent)
+
+
+def capacity(filenames: Sequence[str], views: Sequence[int], length: int) -> int:
+    """How many windows of ``length`` the views give."""
+    return sum(len(run) // length for run in _by_camera(filenames, views))
+
+
+def choose_windows(
+    filenames: Sequence[str], split: Split, count: int, length: int, fitted: float, draw: random.Random
+) -> list[Window]:
+    """Windows of views that follow each other in capture order; no two share a view.
+
+    Args:
+        filenames: of the capture, in capture order.
+        split: a window has fitted photos alone, or held-out ones alone.
+        count: how many; there must be room for them.
+        length: of each.
+        fitted: chance of each to have fitted photos, as far as both kinds suffice.
+        draw: the randomness.
+    """
+    unseen, seen = (_windows(filenames, views, length, draw) for views in (split.held_out, split.train))
+    wanted = sum(draw.random() < fitted for _ in range(count))
+    wanted = min(max(wanted, count - len(unseen)), len(seen))
+    return draw.sample(unseen, count - wanted) + draw.sample(seen, wanted)
+
+
+def _windows(filenames: Sequence[str], views: Sequence[int], length: int, draw: random.Random) -> list[Window]:
+    """As many as there is room for, beginning anywhere."""
+    windows = []
+    for run in _by_camera(filenames, views):
+        first = draw.randrange(len(run) % length + 1)
+        windows += [tuple(run[i : i + length]) for i in range(first, len(run) - length + 1, length)]
+    return windows
+
+
+def _by_camera(filenames: Sequence[str], views: Sequence[int]) -> list[list[int]]:
+    """The views of each camera, in capture order."""
+    runs: dict[str, list[int]] = {}
+    for view in views:
+        runs.setdefault(camera_of(filenames[view]), []).append(view)
+    return list(runs.values())

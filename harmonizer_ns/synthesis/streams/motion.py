@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things of one photo are in the next: DIS optical flow (Kroeger et al. 2016) in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Num, UInt8
+from torch import Tensor
+
+from harmonizer_ns.images import resize, to_uint8
+
+_ROUND_TRIP = 0.008
+_WIDTH = 320  # OpenCV's segmentation takes time in proportion to the pixels; edges are sharp enough at this width
+
+
+def small_images(frames: Float[Tensor, "n 3 h w"]) -> list[UInt8[np.ndarray, "a b 3"]]:
+    """The frames as OpenCV takes them, at most 320 pixels wide."""
+    height, width = frames.shape[-2:]
+    small_width = min(width, _WIDTH)
+    small = to_uint8(resize(frames, max(1, round(height * small_width / width)), small_width))
+    return [np.ascontiguousarray(image) for image in small.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where each pixel of a frame was in the frame before.
+
+    Args:
+        xs, ys: in pixels; the centre of the top-left pixel is (0, 0) here, as OpenCV has it.
+        sure: where flow there and back returns within 0.8% of the width.
+    """
+
+    xs: Float[np.ndarray, "h w"]
+    ys: Float[np.ndarray, "h w"]
+    sure: Bool[np.ndarray, "h w"]
+
+    @classmethod
+    def between(cls, before: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"]) -> Motion:
+        """Estimate it."""
+        import cv2
+
+        grey_before, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (before, image))
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        # None is right here, whatever the stubs say: OpenCV allocates the flow.
+        back, forth = dis.calc(grey, grey_before, None), dis.calc(grey_before, grey, None)  # pyright: ignore
+        ys, xs = np.mgrid[: grey.shape[0], : grey.shape[1]].astype(np.float32)
+        xs, ys = xs + back[..., 0], ys + back[..., 1]
+        away = (1e6, 1e6, 1e6, 1e6)
+        there = cv2.remap(forth, xs, ys, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=away)
+        return cls(xs, ys, np.linalg.norm(back + there, axis=2) < _ROUND_TRIP * grey.shape[1])
+
+    def move(self, labels: Num[np.ndarray, "h w"]) -> Num[np.ndarray, "h w"]:
+        """The frame's labels, from those of the frame before; 0 where what is seen was outside."""
+        import cv2
+
+        return cv2.remap(labels, self.xs, self.ys, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asset re-insertion (DiffusionHarmonizer): an object put back where it stood, without its shadow.
+
+1. A splat is fitted to the photos.
+2. The object's Gaussians are those that its masks show in most views.
+3. The background is fitted anew, with the object and the ground around its foot, where its shadow lies, left out of
+   the photos and filled from around.
+4. Both splats are rendered as one from the photos' cameras: the object stands where it did, on ground that it does not
+   darken. The target is the photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harmonizer_ns.captures import Capture
+from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.raster import rasterization
+from harmonizer_ns.synthesis.reconstruct import SH_C0, SplatReconstructor, SplatRenderer
+from harmonizer_ns.synthesis.streams.base import Made
+from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
+from harmonizer_ns.synthesis.streams.runs import (
+    RunSettings,
+    SplatFit,
+    cameras_of,
+    clip_of,
+    draw_clips,
+    draw_run,
+    fit_run,
+    no_object,
+    object_masks,
+    references_of,
+    splat_config,
+)
+from harmonizer_ns.types import Cameras, Frames
+
+_OVERLAP = 0.5
+"""Least intersection over union of an object's masks and of what its Gaussians show."""
+_ERROR = 0.01
+"""Largest mean square error of an object that is cut out: a blur with no detail is no asset (20 dB)."""
+
+
+@dataclass(frozen=True)
+class ReinsertSettings:
+    """How objects are cut out and put back."""
+
+    run: RunSettings = field(default_factory=lambda: RunSettings(steps=600))
+    """Clips, and both fits behind them."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Where the object comes from; auto: what stands out in depth and colour."""
+    margin: float = 0.12
+    """How far the mask is grown, in square roots of the object's area ..."""
+    shadow: float = 0.35
+    """... and around the lowest third of the object."""
+    fill_weight: float = 0.2
+    """How much pixels that are filled from around count in the background's fit."""
+    paste: bool = True
+    """Keep the photo outside the mask; otherwise all of the frame is rendered."""
+    feather: int = 3
+    """Pixels over which the mask's edge softens, inward."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.margin <= 2 and 0 <= self.shadow <= 2 and 0 < self.fill_weight <= 1):
+            raise ValueError(f"need margin and shadow in [0, 2] and fill_weight in (0, 1], got {self}")
+        if not 0 <= self.feather < 100:
+            raise ValueError(f"need 0 <= feather < 100, got {self.feather}")
+
+
+def make_reinsert(capture: Capture, settings: ReinsertSettings, seed: int) -> Iterator[Made]:
+    """Re-insert one object in each clip; each takes another fit of the background.
+
+    Raises:
+        InputError: when the capture is too small, or no object is found in it.
+    """
+    run = draw_run(capture, settings.run, seed)
+    fit = fit_run(run, settings.run, seed)
+    made = 0
+    for number, indices in enumerate(draw_clips(run, settings.run, seed)):
+        own = _own_gaussians(fit, indices, settings, seed + number)
+        if own is not None:
+            yield from _make_clip(fit, own, indices, made, settings, seed)
+            made += 1
+        if made == settings.run.clips:
+            return
+    if not made:
+        raise no_object(run)
+
+
+def _own_gaussians(fit: SplatFit, indices: range, settings: ReinsertSettings, seed: int) -> Tensor | None:
+    """The Gaussians of an object that they show well in all frames."""
+    renders = fit.renderer.render(cameras_of(fit.capture, indices))
+    photos = clip_of(fit.capture, indices).frames
+    for masks in object_masks(fit, indices, renders, settings.masks, seed):
+        own = lift(fit.renderer.splats, renders, masks)
+        shown = visible_share(fit.renderer, own, renders.cameras) > 0.5
+        overlap = (shown & (masks > 0)).sum() / (shown | (masks > 0)).sum().clamp(min=1)
+        error = (masks * (renders.rgb - photos).square()).sum() / (3 * masks.sum())
+        if overlap > _OVERLAP and error < _ERROR:
+            return own
+    return None
+
+
+def lift(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
+    """The Gaussians inside the masks, or at their edge, in most of the views that see their centres.
+
+    What is hidden in all views counts where it is no deeper behind the object's surface than the object is wide.
+    """
+    reach = max(1, masks.shape[-1] // 100)
+    masks = F.max_pool2d(masks, 2 * reach + 1, 1, reach)
+    inside, in_view, ratio = _places(splats, renders, masks)
+    seen = in_view & (ratio < 1.05)
+    width = masks.sum(dim=(1, 2, 3)).sqrt() / renders.cameras.intrinsics[:, 0, 0]
+    mostly = (inside & seen).sum(0) > 0.5 * seen.sum(0)
+    return mostly | (~seen.any(0) & (inside & (ratio < 1 + width[:, None])).all(0))
+
+
+def before(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
+    """The Gaussians that float before what the renders show inside the masks, in any view."""
+    inside, _, ratio = _places(splats, renders, masks)
+    return (inside & (ratio < 1)).any(0)
+
+
+def _places(splats: dict[str, Tensor], renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
+    every = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
+    inside, in_view, ratio = zip(*every, strict=True)
+    return torch.stack(inside), torch.stack(in_view), torch.stack(ratio)
+
+
+def _place(means: Tensor, render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+    camera = render.cameras
+    local = means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3]
+    pixels = local @ camera.intrinsics[0].T
+    place = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6) / local.new_tensor([camera.width, camera.height]) * 2 - 1
+    maps = torch.cat([mask[None], render.depth], 1)
+    inside, depth = F.grid_sample(maps, place[None, None], mode="nearest", align_corners=False)[0, :, 0]
+    in_view = (local[:, 2] > 0) & (place.abs() < 1).all(-1)
+    return (inside > 0) & in_view, in_view, local[:, 2] / depth.clamp(min=1e-12)
+
+
+def visible_share(renderer: SplatRenderer, own: Bool[Tensor, " g"], cameras: Cameras) -> Float[Tensor, "n 1 h w"]:
+    """How much of each pixel shows these Gaussians, others in front of them considered."""
+    splats = renderer.splats
+    image, _, _ = rasterization(
+        means=splats["means"],
+        quats=splats["quats"],
+        scales=splats["scales"].exp(),
+        opacities=splats["opacities"].sigmoid(),
+        colors=own.float()[:, None].expand(-1, 3).contiguous(),
+        viewmats=cameras.world_to_camera,
+        Ks=cameras.intrinsics,
+        width=cameras.width,
+        height=cameras.height,
+        packed=False,
+    )
+    return image.permute(0, 3, 1, 2)[:, :1].clamp(0, 1)
+
+
+def _make_clip(
+    fit: SplatFit, own: Tensor, indices: range, number: int, settings: ReinsertSettings, seed: int
+) -> Iterator[Made]:
+    everywhere = cameras_of(fit.capture, range(len(fit.capture)))
+    visible = visible_share(fit.renderer, own, everywhere)
+    masks = with_shadow(visible > 0.4, settings)
+    background = fit_background(fit, own, masks, settings, seed)
+    renders, shown = fit.renderer.render(everywhere[list(indices)]), (visible[list(indices)] > 0.4).float()
+    background = select(background, ~before(background.splats, renders, shown))  # nothing stood before the object
+    both = join(select(fit.renderer, own), background)
+    parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
+    soft = feather(masks, settings.feather)
+    for i in indices:
+        render = both.render(fit.capture.photos[i].cameras)
+        photo = fit.capture.photos[i].rgb[0]
+        image = torch.lerp(photo, render.rgb[0], soft[i]) if settings.paste else render.rgb[0]
+        mask = soft[i] if settings.paste else None
+        geometry = Frames(image[None], render.alpha, render.depth, render.cameras)
+        file = fit.capture.filenames[i]
+        yield Made(image, photo, parameters, mask, geometry, references_of(fit, i), number, file)
+
+
+def with_shadow(masks: Bool[Tensor, "n 1 h w"], settings: ReinsertSettings) -> Float[Tensor, "n 1 h w"]:
+    """Masks grown on all sides, and more around the foot of the object, where its shadow is likely."""
+    return torch.stack([_with_shadow(mask.float(), settings) for mask in masks])
+
+
+def _with_shadow(mask: Float[Tensor, "1 h w"], settings: ReinsertSettings) -> Float[Tensor, "1 h w"]:
+    rows = mask[0].any(1).nonzero()[:, 0]
+    if not len(rows):
+        return mask
+    size = mask.sum().sqrt().item()
+    foot = mask.clone()
+    foot[:, : int(rows[0] + 2 * (rows[-1] - rows[0]) // 3)] = 0
+    return torch.maximum(_grown(mask, settings.margin * size), _grown(foot, settings.shadow * size))
+
+
+def _grown(mask: Float[Tensor, "1 h w"], pixels: float) -> Float[Tensor, "1 h w"]:
+    """What lies within so many pixels of the mask."""
+    import cv2
+
+    far = cv2.distanceTransform((mask[0] == 0).byte().numpy(), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return torch.from_numpy(far <= round(pixels))[None].float() * mask.any()
+
+
+def fit_background(
+    fit: SplatFit, own: Bool[Tensor, " g"], masks: Float[Tensor, "n 1 h w"], settings: ReinsertSettings, seed: int
+) -> SplatRenderer:
+    """The scene without the object: fitted to photos that are filled from around inside the masks."""
+    photos = [_filled(photo, mask) for photo, mask in zip(fit.capture.photos, masks, strict=True)]
+    weights = [1 - (1 - settings.fill_weight) * mask[None] for mask in masks]
+    splats = fit.renderer.splats
+    points, colors = splats["means"][~own], (0.5 + SH_C0 * splats["sh0"][~own, 0]).clamp(0, 1)
+    return SplatReconstructor(splat_config(settings.run, seed)).fit(photos, points, colors, weights)
+
+
+def _filled(photo: Frames, mask: Float[Tensor, "1 h w"]) -> Frames:
+    """Telea 2004."""
+    import cv2
+
+    pixels = np.ascontiguousarray(to_uint8(photo.rgb[0]).permute(1, 2, 0).numpy())
+    filled = cv2.inpaint(pixels, (mask[0] > 0).byte().numpy(), 3, cv2.INPAINT_TELEA)
+    return Frames(to_float(torch.from_numpy(filled).permute(2, 0, 1))[None], photo.alpha, photo.depth, photo.cameras)
+
+
+def select(renderer: SplatRenderer, own: Bool[Tensor, " g"]) -> SplatRenderer:
+    """These Gaussians alone."""
+    return SplatRenderer({k: v[own] for k, v in renderer.splats.items()}, renderer.sh_degree, renderer.min_alpha)
+
+
+def join(first: SplatRenderer, second: SplatRenderer) -> SplatRenderer:
+    """The Gaussians of both, which hide each other by depth."""
+    splats = {name: torch.cat([value, second.splats[name]]) for name, value in first.splats.items()}
+    return SplatRenderer(splats, first.sh_degree, first.min_alpha)
