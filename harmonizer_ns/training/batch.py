@@ -118,7 +118,7 @@ def collate(batches: Sequence[PairBatch]) -> PairBatch:
             torch.ones_like(b.image[..., :1, :, :]) if m is None else m for b, m in zip(batches, masks, strict=True)
         ]
     if any(geometry is not None for geometry in geometries):
-        geometries = [b.geometry or _unknown(b) for b in batches]
+        geometries = [b.geometry or unknown_geometry(b) for b in batches]
     return PairBatch(
         names=tuple(chain.from_iterable(batch.names for batch in batches)),
         prompts=tuple(chain.from_iterable(batch.prompts for batch in batches)),
@@ -143,7 +143,7 @@ def _joined_geometry(geometries: Sequence[Geometry | None]) -> Geometry | None:
     return Geometry(**{f.name: torch.cat([getattr(g, f.name) for g in known]) for f in fields(Geometry)})
 
 
-def _unknown(batch: PairBatch) -> Geometry:
+def unknown_geometry(batch: PairBatch) -> Geometry:
     """Geometry that says nothing: no depth, any camera."""
     depth = torch.zeros_like(batch.image[..., :1, :, :])
     leading, references = depth.shape[:-3], 0 if batch.references is None else batch.references.shape[-4]

@@ -16,8 +16,7 @@ from harmonizer_ns.enhancers.builtin import ARCHITECTURE, gather_inputs
 from harmonizer_ns.enhancers.builtin_inputs import BuiltinInputs
 from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.batch import Geometry, PairBatch
+from harmonizer_ns.training.batch import PairBatch, unknown_geometry
 from harmonizer_ns.training.builtin_losses import LossConfig as OwnLossConfig
 from harmonizer_ns.training.builtin_losses import total_loss
 from harmonizer_ns.training.config import ScheduleConfig, TemporalConfig
@@ -99,9 +98,6 @@ def choice_inputs(
         before: the frames before.
         previous: their repaired colours.
         drop: show some of the references only, to every second item.
-
-    Raises:
-        InputError: when no view has depth and cameras.
     """
     history = None if before is None or previous is None else _frames(before, previous)
     references = tuple(_references(view, i, drop) for i in range(len(view)))
@@ -109,21 +105,15 @@ def choice_inputs(
 
 
 def _frames(view: PairBatch, rgb: Images) -> Frames:
-    geometry = _geometry(view)
+    geometry = view.geometry or unknown_geometry(view)
     return Frames(rgb, geometry.alpha, geometry.depth, geometry.cameras())
-
-
-def _geometry(view: PairBatch) -> Geometry:
-    if view.geometry is None:
-        raise InputError(f'the built-in network warps photos: pair {view.names[0]} needs "depth" and "cameras"')
-    return view.geometry
 
 
 def _references(view: PairBatch, item: int, drop: bool) -> Frames | None:
     """The photos of one item; all of them, or a random number of them for half of the items."""
     if view.references is None:
         return None
-    geometry, photos = _geometry(view), view.references[item]
+    geometry, photos = view.geometry or unknown_geometry(view), view.references[item]
     chance = random.Random(f"{view.seeds[item]}/references")
     count = len(photos)
     if drop and chance.random() < 0.5:

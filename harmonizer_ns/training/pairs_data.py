@@ -47,6 +47,11 @@ class PairsData:
         items = [] if self._clips is None else [pair for file in self._clips.items for item in file for pair in item]
         return any(pair.depth is None or pair.cameras is None for pair in items)
 
+    @property
+    def lacks_geometry(self) -> bool:
+        """Whether no pair has depth and cameras."""
+        return not any(pair.depth and pair.cameras for file in self._singles.items for (pair,) in file)
+
     def batch(self, step: int, micro: int) -> PairBatch:
         """Views, or clips at the steps that show context."""
         data, clips = self._config.data, clip_steps(step, self._config.temporal)

@@ -64,6 +64,8 @@ def _prepare_choice(config: TrainingConfig, accelerator: Accelerator) -> tuple[T
     _check_choice(config)
     network, kwargs = load_choice_network(config)
     data, criterion = _data(config, MULTIPLE, accelerator)
+    if data.lacks_geometry:
+        raise InputError('the built-in network warps photos: no pair has "depth" and "cameras"')
     network = network.to(accelerator.device)
     return ChoiceTrainee(network, kwargs, criterion, config.temporal, config.schedule), data
 

@@ -256,8 +256,15 @@ def test_bad_input_is_one_clear_error(pairs, squeezenet, tmp_path, capsys):
 
 def test_the_builtin_network_needs_geometry(tmp_path):
     pairs = write_clip(tmp_path, geometry=False)
-    with pytest.raises(InputError, match='needs "depth" and "cameras"'):
+    with pytest.raises(InputError, match='no pair has "depth" and "cameras"'):
         train(tiny("builtin", pairs, tmp_path / "run"))
+
+
+def test_the_builtin_network_takes_pairs_without_geometry_among_others(pairs, tmp_path):
+    plain = write_clip(tmp_path / "plain", geometry=False)
+    config = tiny("builtin", pairs, tmp_path / "run", steps=2)
+    train(replace(config, pairs=(*config.pairs, plain), data=replace(config.data, batch=1, weights=(0.0, 1.0))))
+    assert (config.output / "enhancer").is_dir()
 
 
 def test_the_builtin_network_refuses_options_that_would_do_nothing(pairs, tmp_path):

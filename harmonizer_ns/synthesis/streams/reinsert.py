@@ -5,8 +5,8 @@
 2. The object's Gaussians are those that its masks show in most views.
 3. The background is fitted anew, with the object and the ground around its foot, where its shadow lies, left out of
    the photos and filled from around.
-4. Both splats are rendered as one from the photos' cameras: the object stands where it did, on ground that it does not
-   darken. The target is the photo.
+4. The object is rendered over that background from the photos' cameras: it stands where it did, on ground that it
+   does not darken. The target is the photo.
 """
 
 from __future__ import annotations
@@ -121,12 +121,6 @@ def lift(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h
     return mostly | (~seen.any(0) & (inside & (ratio < 1 + width[:, None])).all(0))
 
 
-def before(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
-    """The Gaussians that float before what the renders show inside the masks, in any view."""
-    inside, _, ratio = _places(splats, renders, masks)
-    return (inside & (ratio < 1)).any(0)
-
-
 def _places(splats: dict[str, Tensor], renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
     every = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
@@ -170,13 +164,12 @@ def _make_clip(
     visible = visible_share(fit.renderer, own, everywhere)
     masks = with_shadow(visible > 0.4, settings)
     background = fit_background(fit, own, masks, settings, seed)
-    renders, shown = fit.renderer.render(everywhere[list(indices)]), (visible[list(indices)] > 0.4).float()
-    background = select(background, ~before(background.splats, renders, shown))  # nothing stood before the object
-    both = join(select(fit.renderer, own), background)
+    asset = select(fit.renderer, own)
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
     soft = feather(masks, settings.feather)
     for i in indices:
-        render = both.render(fit.capture.photos[i].cameras)
+        camera = fit.capture.photos[i].cameras
+        render = compose(asset.render(camera), visible[i : i + 1], background.render(camera))
         photo = fit.capture.photos[i].rgb[0]
         image = torch.lerp(photo, render.rgb[0], soft[i]) if settings.paste else render.rgb[0]
         mask = soft[i] if settings.paste else None
@@ -233,7 +226,12 @@ def select(renderer: SplatRenderer, own: Bool[Tensor, " g"]) -> SplatRenderer:
     return SplatRenderer({k: v[own] for k, v in renderer.splats.items()}, renderer.sh_degree, renderer.min_alpha)
 
 
-def join(first: SplatRenderer, second: SplatRenderer) -> SplatRenderer:
-    """The Gaussians of both, which hide each other by depth."""
-    splats = {name: torch.cat([value, second.splats[name]]) for name, value in first.splats.items()}
-    return SplatRenderer(splats, first.sh_degree, first.min_alpha)
+def compose(asset: Frames, share: Float[Tensor, "n 1 h w"], background: Frames) -> Frames:
+    """Renders of an object laid over a background, by how much each pixel showed the object where it stood.
+
+    Layers, since in one rasterization wide Gaussians of the ground before the object's foot would hide it.
+    """
+    colors = (asset.rgb / asset.alpha.clamp(min=1e-3)).clamp(0, 1)
+    depth = torch.where((share > 0.5) & (asset.depth > 0), asset.depth, background.depth)
+    alpha = torch.lerp(background.alpha, torch.ones_like(share), share)
+    return Frames(torch.lerp(background.rgb, colors, share), alpha, depth, background.cameras)
