@@ -88,13 +88,13 @@ def show_photo(fit: SparseFit, view: int, references: int, clip: int, parameters
         photo.rgb[0],
         parameters,
         geometry=render,
-        references=_references(fit, view, references),
+        references=references_of(fit, view, references),
         clip=clip,
         source=fit.capture.filenames[view],
     )
 
 
-def _references(fit: SparseFit, view: int, count: int) -> References | None:
+def references_of(fit: SparseFit, view: int, count: int = 3) -> References | None:
     """The fitted photos that show most of what a photo shows, itself left out, with rendered depth."""
     others = [i for i in fit.split.train if i != view]
     if not others or count < 1:

@@ -16,8 +16,7 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.streams.base import Clip, Made
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather, foreground
-
-_LUMINANCE = (0.2126, 0.7152, 0.0722)
+from harmonizer_ns.synthesis.streams.shading import LUMINANCE, to_linear, to_srgb
 
 
 @dataclass(frozen=True)
@@ -100,23 +99,13 @@ def apply_isp(image: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"], i
 
 def develop(image: Float[Tensor, "n 3 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
     """The image as another camera would have given it."""
-    light = _decode(image) * 2**isp.exposure * _gains(isp) * _falloff(image, isp.vignetting)
-    return _encode(_tone(light, isp))
-
-
-def _decode(image: Tensor) -> Tensor:
-    """IEC 61966-2-1."""
-    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-
-
-def _encode(light: Tensor) -> Tensor:
-    light = light.clamp(0, 1)
-    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    light = to_linear(image) * 2**isp.exposure * _gains(isp) * _falloff(image, isp.vignetting)
+    return to_srgb(_tone(light, isp))
 
 
 def _gains(isp: Isp) -> Float[Tensor, "3 1 1"]:
     gains = torch.tensor([2**isp.red, 1.0, 2**isp.blue])
-    return (gains / (gains * torch.tensor(_LUMINANCE)).sum() * sum(_LUMINANCE))[:, None, None]
+    return (gains / (gains * torch.tensor(LUMINANCE)).sum() * sum(LUMINANCE))[:, None, None]
 
 
 def _falloff(image: Tensor, vignetting: float) -> Float[Tensor, "h w"]:

@@ -25,6 +25,7 @@ from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.raster import rasterization
 from harmonizer_ns.synthesis.reconstruct import SH_C0, SplatReconstructor, SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Made
+from harmonizer_ns.synthesis.streams.curation_fit import references_of
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.runs import (
     RunSettings,
@@ -36,7 +37,6 @@ from harmonizer_ns.synthesis.streams.runs import (
     fit_run,
     no_object,
     object_masks,
-    references_of,
     splat_config,
 )
 from harmonizer_ns.types import Cameras, Frames

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from harmonizer_ns.captures import Capture
 from harmonizer_ns.synthesis.held_out import SparseFit
 from harmonizer_ns.synthesis.streams.base import Made
+from harmonizer_ns.synthesis.streams.curation_fit import references_of
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.relight_diffusion import DiffusionSettings, diffusion_gain
 from harmonizer_ns.synthesis.streams.runs import (
@@ -32,7 +33,6 @@ from harmonizer_ns.synthesis.streams.runs import (
     fit_run,
     no_object,
     object_masks,
-    references_of,
 )
 from harmonizer_ns.synthesis.streams.shading import (
     ambient,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,9 +13,9 @@ from torch import Tensor
 from harmonizer_ns.captures import Capture
 from harmonizer_ns.distill.visibility import in_frustum
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.held_out import SparseFit, every_nth, select_references
+from harmonizer_ns.synthesis.held_out import SparseFit, every_nth
 from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor, SplatRenderer
-from harmonizer_ns.synthesis.streams.base import Clip, References
+from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
 from harmonizer_ns.types import Cameras, Frames, cat_cameras, cat_frames
@@ -126,20 +125,3 @@ def no_object(run: Capture) -> InputError:
         f"no object stands out in all frames of a clip among {run.filenames[0]} to {run.filenames[-1]} of {run.name}: "
         "give masks (masks.source files, boxes or sam), a larger range of masks.share, or leave the scene out"
     )
-
-
-def references_of(fit: SparseFit, view: int) -> References | None:
-    """The photos that show most of what a photo of the run shows, itself left out."""
-    photo = fit.capture.photos[view]
-    ranked = select_references(fit, photo.cameras, exclude=(view,))
-    return None if ranked is None else References(_names(fit.capture, ranked), ranked)
-
-
-def _names(run: Capture, frames: Frames) -> tuple[str, ...]:
-    """Stems of the photos that were taken with these cameras."""
-    stems = {_key(photo.cameras): Path(name).stem for photo, name in zip(run.photos, run.filenames, strict=True)}
-    return tuple(stems[_key(camera)] for camera in frames.cameras)
-
-
-def _key(camera: Cameras) -> tuple[float, ...]:
-    return tuple(camera.camera_to_world.flatten().tolist())

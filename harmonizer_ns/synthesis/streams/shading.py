@@ -20,7 +20,7 @@ from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import pixel_grid
 
 _TRANSFER = (math.pi, *[2 * math.pi / 3] * 3, *[math.pi / 4] * 5)
-_LUMINANCE = (0.2126, 0.7152, 0.0722)
+LUMINANCE = (0.2126, 0.7152, 0.0722)
 _TAPS = 11
 """Side of the window that a normal is fitted in, in samples."""
 
@@ -38,7 +38,7 @@ def to_srgb(light: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def luminance(light: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
     """Of linear RGB (Rec. 709)."""
-    return (light * light.new_tensor(_LUMINANCE)).sum(-1, keepdim=True)
+    return (light * light.new_tensor(LUMINANCE)).sum(-1, keepdim=True)
 
 
 def harmonics(directions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
