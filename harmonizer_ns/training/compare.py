@@ -2,7 +2,8 @@
 """Compare trained built-in enhancers on held-out scenes, for each kind of damage.
 
 ``python -m harmonizer_ns.training.compare CHECKPOINT... --samples DIR --pairs FILE... --held-out SCENE...`` prints a
-Markdown table: the plain image's PSNR, and each checkpoint's gain over it, in dB (means over views).
+Markdown table: the plain image's PSNR, and each checkpoint's gain over it, in dB (means over scenes of means over
+views).
 """
 
 from __future__ import annotations
@@ -75,12 +76,11 @@ def _by_damage(config: CompareConfig) -> dict[str, list[Sample]]:
 
 def table(names: list[str], figures: dict[str, list[Figures]]) -> str:
     """Markdown: a row for each kind of damage."""
-    rows = [["damage", "plain", *(f"{name} | its good half" for name in names)]]
+    rows = [["damage", "plain", *names]]
     for damage, each in figures.items():
-        gains = [f"{f['output'] - f['render']:+.2f} | {f['good_output'] - f['good_render']:+.2f}" for f in each]
-        rows.append([damage, f"{each[0]['render']:.2f}", *gains])
+        rows.append([damage, f"{each[0]['render']:.2f}", *(f"{f['output'] - f['render']:+.2f}" for f in each)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * (2 + 2 * len(names)) + "|", *lines[1:]])
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def main(config: CompareConfig) -> None:
