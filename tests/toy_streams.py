@@ -3,6 +3,7 @@
 
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -85,5 +86,6 @@ if __name__ in ("__main__", "__mp_main__"):  # and in the workers that the scrip
 if __name__ == "__main__":
     from harmonizer_ns.cli.main import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     sys.argv[1:1] = ["synthesize"]
     main()
