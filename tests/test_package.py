@@ -21,6 +21,7 @@ SMALL = {
     "errors",
     "features",
     "flow",
+    "hub",
     "images",
     "media",
     "pairs",

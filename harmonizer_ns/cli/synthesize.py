@@ -33,7 +33,7 @@ class SynthesizeConfig:
     """What to make, of what, and where."""
 
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
-    """YAML file of streams, counts and settings, or a shipped one's name: mix, shadows. Not needed with --rebuild."""
+    """YAML file of streams, counts and settings, or a shipped one's name: mix, mix-tiny, shadows. Not needed with --rebuild."""
     output: Path
     """Folder that receives everything."""
     scenes: _Folders = ()
@@ -97,10 +97,10 @@ def _synthesize(config: SynthesizeConfig, output: Path) -> list[str]:
 
 def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[Outcome]:
     """Make what is missing, and tell about each item with the time that is left."""
-    from harmonizer_ns.synthesis.recipes.items import is_made
+    from harmonizer_ns.synthesis.recipes.items import read_item
     from harmonizer_ns.synthesis.recipes.running import run_items
 
-    missing = [item for item in plan.items if not is_made(item, output)]
+    missing = [item for item in plan.items if read_item(item, output) is None]
     changed = sum((output / item.name).exists() for item in missing)
     print(f"{len(plan.items)} items, {len(missing)} to make{f', {changed} of them anew' if changed else ''}")
     start = time.monotonic()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.images import local_mean
 from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import backward_warp
+from harmonizer_ns.warp import warp_all
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class Gate:
         """``support`` for one view."""
         if photos is None or not len(photos):
             return torch.full_like(render.alpha, self.config.unseen_weight)
-        cameras = render.cameras[[0] * len(photos)]
-        depth = render.depth.expand(len(photos), -1, -1, -1)
-        warped = backward_warp(photos, depth, cameras, tolerance=self.config.depth_tolerance)
+        warped = warp_all(photos, render, self.config.depth_tolerance)
         agreement = self.agreement(rgb.expand_as(warped.rgb), warped.rgb, warped.valid)
         seen = warped.valid.amax(dim=0, keepdim=True)
         confirmed = (warped.valid * agreement).amax(dim=0, keepdim=True)

@@ -25,7 +25,6 @@ from harmonizer_ns.enhancers.cosmos_formats import RELEASES, convert, read_relea
 from harmonizer_ns.enhancers.cosmos_network import ARCHITECTURE, CosmosNetwork
 from harmonizer_ns.enhancers.cosmos_tiles import tile_autoencoder
 from harmonizer_ns.enhancers.kept import KeptLatents
-from harmonizer_ns.enhancers.reading import fetch_repository
 from harmonizer_ns.enhancers.running import (
     check_tile,
     compile_mode,
@@ -37,6 +36,7 @@ from harmonizer_ns.enhancers.running import (
     say_licence,
 )
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.hub import fetch_repository
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
 

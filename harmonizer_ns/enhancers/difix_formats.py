@@ -25,8 +25,9 @@ from torch import Tensor
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
 from harmonizer_ns.enhancers.difix_lora import add_lora, merged, rank_of
 from harmonizer_ns.enhancers.difix_network import PROMPT, SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.reading import fetch_repository, first_line, read_json, read_pickle, read_weights
+from harmonizer_ns.enhancers.reading import read_json, read_pickle, read_weights
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.hub import fetch_repository, first_line
 
 logger = logging.getLogger(__name__)
 

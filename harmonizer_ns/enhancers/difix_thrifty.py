@@ -12,9 +12,10 @@ from torch import Tensor
 from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError, load_weights
 from harmonizer_ns.enhancers.difix_formats import WEIGHTS
 from harmonizer_ns.enhancers.difix_network import DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.reading import fetch_repository, read_json, read_weights
+from harmonizer_ns.enhancers.reading import read_json, read_weights
 from harmonizer_ns.enhancers.tiles import Window, blend, scaled
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.hub import fetch_repository
 
 
 class ThriftyDifix:

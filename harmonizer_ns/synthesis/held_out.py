@@ -59,6 +59,14 @@ def fit_sparse(capture: Capture, split: Split, reconstructor: Reconstructor) -> 
 
 
 def select_references(fit: SparseFit, view: Cameras, count: int = 3, exclude: tuple[int, ...] = ()) -> Frames | None:
+    """The frames of `named_references`."""
+    found = named_references(fit, view, count, exclude)
+    return None if found is None else found[1]
+
+
+def named_references(
+    fit: SparseFit, view: Cameras, count: int = 3, exclude: tuple[int, ...] = ()
+) -> tuple[list[str], Frames] | None:
     """The fitted photos that show most of what a view shows, best first, with rendered depth; None without any.
 
     Args:
@@ -66,10 +74,15 @@ def select_references(fit: SparseFit, view: Cameras, count: int = 3, exclude: tu
         view: a batch of one.
         count: how many at most.
         exclude: capture indices that may not be chosen, such as the view's own photo.
+
+    Returns:
+        file names as in the capture, and the photos.
     """
-    photos = [fit.capture.photos[i] for i in fit.split.train if i not in exclude]
-    if not photos or count < 1:
+    others = [i for i in fit.split.train if i not in exclude]
+    if not others or count < 1:
         return None
+    photos = [fit.capture.photos[i] for i in others]
     cameras = [photo.cameras for photo in photos]
     selector = ReferenceSelector(lambda i: photos[i].rgb[0], cameras, fit.capture.points, count)
-    return selector.select(view, fit.renderer)
+    frames = selector.select(view, fit.renderer)
+    return None if frames is None else ([fit.capture.filenames[others[i]] for i in selector.nearest(view)], frames)

@@ -31,16 +31,16 @@ from typing import Annotated
 
 import torch
 import tyro
-from jaxtyping import Float, UInt8
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harmonizer_ns.captures import Capture, load_capture
+from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.held_out import SparseFit, Split, every_nth, fit_sparse, select_references, spread
 from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
 from harmonizer_ns.types import Frames, cat_cameras, cat_frames
-from harmonizer_ns.warp import REFERENCE_TOLERANCE, SURFACE_TOLERANCE, backward_warp
+from harmonizer_ns.warp import REFERENCE_TOLERANCE, warp_all
 
 _FLOAT16_MAX = 65504.0
 
@@ -155,20 +155,20 @@ def build_sample(fit: SparseFit, view: int) -> dict[str, Tensor]:
     photo = fit.capture.photos[view]
     render = fit.renderer.render(photo.cameras)
     references = select_references(fit, render.cameras, exclude=(view,))
-    warps, valid = _warp_all(references, render, REFERENCE_TOLERANCE)
-    previous, previous_valid = _warp_all(neighbour_frames(fit, view), render, SURFACE_TOLERANCE)
+    warped = warp_all(references, render, REFERENCE_TOLERANCE)
+    previous = warp_all(neighbour_frames(fit, view), render)
     cameras = cat_cameras([render.cameras, *([references.cameras] if references is not None else [])])
     return {
-        "render": _bytes(render.rgb[0]),
-        "target": _bytes(photo.rgb[0]),
-        "alpha": _bytes(render.alpha[0]),
+        "render": to_uint8(render.rgb[0]),
+        "target": to_uint8(photo.rgb[0]),
+        "alpha": to_uint8(render.alpha[0]),
         "depth": render.depth[0].clamp(0, _FLOAT16_MAX).half(),
-        "warps": _bytes(warps),
-        "valid": _bytes(valid),
+        "warps": to_uint8(warped.rgb),
+        "valid": to_uint8(warped.valid),
         "camera_to_world": cameras.camera_to_world.float(),
         "intrinsics": cameras.intrinsics.float(),
-        "previous": _bytes(previous),
-        "previous_valid": _bytes(previous_valid),
+        "previous": to_uint8(previous.rgb),
+        "previous_valid": to_uint8(previous.valid),
     }
 
 
@@ -191,21 +191,6 @@ def write_sample(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
     os.replace(partial, path)
-
-
-def _warp_all(
-    sources: Frames | None, render: Frames, tolerance: float
-) -> tuple[Float[Tensor, "r 3 h w"], Float[Tensor, "r 1 h w"]]:
-    """Warp every source into the one rendered view."""
-    if sources is None:
-        return render.rgb[:0], render.alpha[:0]
-    view = [0] * len(sources)
-    warped = backward_warp(sources, render.depth[view], render.cameras[view], tolerance)
-    return warped.rgb, warped.valid
-
-
-def _bytes(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _metadata(fit: SparseFit, view: int, setting: Setting, split: str) -> dict[str, str]:

@@ -99,17 +99,18 @@ def choice_inputs(
         previous: their repaired colours.
         drop: show some of the references only, to every second item.
     """
-    history = None if before is None or previous is None else _frames(before, previous)
-    references = tuple(_references(view, i, drop) for i in range(len(view)))
-    return gather_inputs(_frames(view, view.image), Context(references, history), REFERENCES)
+    history = None if before is None or previous is None else frames_of(before, previous)
+    references = tuple(references_of(view, i, drop) for i in range(len(view)))
+    return gather_inputs(frames_of(view, view.image), Context(references, history), REFERENCES)
 
 
-def _frames(view: PairBatch, rgb: Images) -> Frames:
+def frames_of(view: PairBatch, rgb: Images) -> Frames:
+    """Views with these colours; depth is 0, unknown, where pairs have none."""
     geometry = view.geometry or unknown_geometry(view)
     return Frames(rgb, geometry.alpha, geometry.depth, geometry.cameras())
 
 
-def _references(view: PairBatch, item: int, drop: bool) -> Frames | None:
+def references_of(view: PairBatch, item: int, drop: bool = False) -> Frames | None:
     """The photos of one item; all of them, or a random number of them for half of the items."""
     if view.references is None:
         return None

@@ -4,15 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 from pair_toys import truncate, write_pair
+from safetensors.torch import load_file
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin import gather_inputs
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import to_float
-from harmonizer_ns.pairs import write_pairs
+from harmonizer_ns.images import load_image, to_float
+from harmonizer_ns.pairs import PairCamera, write_pairs
 from harmonizer_ns.training.builtin import BuiltinTrainingConfig, train
-from harmonizer_ns.training.pair_samples import _frames, _references, load_pair_samples
+from harmonizer_ns.training.pair_samples import load_pair_samples
 from harmonizer_ns.training.samples import whole
+from harmonizer_ns.types import Cameras, Frames
 
 
 def _pairs(folder: Path) -> Path:
@@ -23,13 +25,23 @@ def _pairs(folder: Path) -> Path:
     return folder / "pairs.json"
 
 
+def _cameras(*cameras: PairCamera) -> Cameras:
+    poses, intrinsics = zip(*((camera.camera_to_world, camera.intrinsics) for camera in cameras), strict=True)
+    return Cameras(torch.tensor(poses), torch.tensor(intrinsics), 48, 32)
+
+
 def test_the_network_sees_what_the_enhancer_would_show_it(tmp_path):
     """Photos of a pair warped for training are those that the enhancer warps when it runs."""
     path = _pairs(tmp_path)
     pair = write_pair(tmp_path, "f1", 2, geometry=True)
     sample = load_pair_samples(path)[1]
     assert (sample.scene, sample.recipe, sample.split) == ("room", "sparse", "train")
-    wanted = gather_inputs(_frames(pair), Context((_references(pair),)), 2)
+    depths = load_file(pair.depth)
+    photos, cameras = torch.stack([load_image(path) for path in pair.references]), _cameras(*pair.cameras.references)
+    seen = Frames(photos, torch.ones(2, 1, 32, 48), depths["reference_depths"][:, None], cameras)
+    shown, camera = load_image(pair.image)[None], _cameras(pair.cameras.image)
+    view = Frames(shown, depths["alpha"][None, None], depths["depth"][None, None], camera)
+    wanted = gather_inputs(view, Context((seen,)), 2)
     inputs = whole(sample, 16).inputs
     valid = wanted.valid[0].expand(-1, 3, -1, -1) > 0.01
     assert 0.2 < valid.float().mean() < 1

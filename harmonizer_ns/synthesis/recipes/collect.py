@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonizer_ns.pairs import Pair, write_pairs
-from harmonizer_ns.synthesis.recipes.items import is_made, read_item
+from harmonizer_ns.synthesis.recipes.items import read_item
 from harmonizer_ns.synthesis.recipes.plan import Plan
 from harmonizer_ns.synthesis.recipes.sheets import save_sheet
 
@@ -29,8 +29,7 @@ def collect(plan: Plan, output: Path) -> list[str]:
     streams: dict[str, Found] = {}
     tests: set[str] = set()
     for item in plan.items:
-        if is_made(item, output):
-            found = read_item(item, output)
+        if found := read_item(item, output):
             streams.setdefault(item.stream, []).extend(found)
             tests |= {pair.name for pair, _ in found if item.scene in plan.test_scenes}
     figures = {name: _figures(found, tests) for name, found in streams.items()}

@@ -128,28 +128,25 @@ def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> C
     return cat_cameras(found) if len(found) == len(files) else None
 
 
-def is_made(item: Item, output: Path) -> bool:
-    """Whether the very same item is there, with all of its files."""
+def read_item(item: Item, output: Path) -> list[tuple[Pair, float | None]] | None:
+    """The pairs of the very same item, with their PSNR; None when it is not there with all of its files."""
+    folder = output / item.name
     try:
-        found = json.loads((output / item.name / "item.json").read_text(encoding="utf-8"))
-        same = found["digest"] == item.digest
-        pairs = as_pairs(found["frames"], output / item.name, item.name, {}) if same else []
+        found = json.loads((folder / "item.json").read_text(encoding="utf-8"))
+        if found["digest"] != item.digest:
+            return None
+        records: list[Record] = found["frames"]
+        pairs = as_pairs(records, folder, item.name, provenance(item, output))
+        figures = [record["psnr"] for record in records]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return same and all(file.is_file() for pair in pairs for file in _files(pair))
+        return None
+    whole = all(file.is_file() for pair in pairs for file in _files(pair))
+    return list(zip(pairs, figures, strict=True)) if whole else None
 
 
 def _files(pair: Pair) -> list[Path]:
     optional = [file for file in (pair.mask, pair.depth) if file]
     return [pair.image, pair.target_image, *pair.references, *optional]
-
-
-def read_item(item: Item, output: Path) -> list[tuple[Pair, float | None]]:
-    """The pairs of an item that is there, with their PSNR."""
-    folder = output / item.name
-    records: list[Record] = json.loads((folder / "item.json").read_text(encoding="utf-8"))["frames"]
-    pairs = as_pairs(records, folder, item.name, provenance(item, output))
-    return list(zip(pairs, (record["psnr"] for record in records), strict=True))
 
 
 def provenance(item: Item, output: Path) -> dict[str, Any]:

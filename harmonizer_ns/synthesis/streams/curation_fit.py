@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any
 
 from harmonizer_ns.captures import Capture
-from harmonizer_ns.distill.references import ReferenceSelector
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.held_out import SparseFit, Split, fit_sparse
+from harmonizer_ns.synthesis.held_out import SparseFit, Split, fit_sparse, named_references
 from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
 from harmonizer_ns.synthesis.streams.base import Made, References
 from harmonizer_ns.types import Cameras, Frames, Reconstructor, Renderer, cat_frames
@@ -52,12 +50,16 @@ def check_capture(capture: Capture, reconstructor: str) -> None:
 
 def fit_capture(capture: Capture, split: Split, reconstructor: Reconstructor) -> SparseFit:
     """Fit the split's photos; the renderer remembers what it has rendered."""
-    fit = fit_sparse(capture, split, reconstructor)
-    return replace(fit, renderer=Remembering(fit.renderer))
+    return remembering(fit_sparse(capture, split, reconstructor))
+
+
+def remembering(fit: SparseFit) -> SparseFit:
+    """The same fit, which renders a camera once: frames of a clip share most of their references."""
+    return SparseFit(fit.capture, fit.split, Remembering(fit.renderer))
 
 
 class Remembering:
-    """A renderer that renders a camera once: frames of a clip share most of their references.
+    """A renderer that renders a camera once.
 
     Args:
         renderer: of a finished reconstruction.
@@ -96,17 +98,8 @@ def show_photo(fit: SparseFit, view: int, references: int, clip: int, parameters
 
 def references_of(fit: SparseFit, view: int, count: int = 3) -> References | None:
     """The fitted photos that show most of what a photo shows, itself left out, with rendered depth."""
-    others = [i for i in fit.split.train if i != view]
-    if not others or count < 1:
-        return None
-    photos = fit.capture.photos
-    cameras = [photos[i].cameras for i in others]
-    selector = ReferenceSelector(lambda i: photos[others[i]].rgb[0], cameras, fit.capture.points, count)
-    target = photos[view].cameras
-    frames = selector.select(target, fit.renderer)
-    assert frames is not None
-    names = (_name(fit.capture.filenames[others[i]]) for i in selector.nearest(target))
-    return References(tuple(names), frames)
+    found = named_references(fit, fit.capture.photos[view].cameras, count, exclude=(view,))
+    return None if found is None else References(tuple(map(_name, found[0])), found[1])
 
 
 def _name(filename: str) -> str:

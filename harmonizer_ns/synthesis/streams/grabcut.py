@@ -54,7 +54,7 @@ def _objects(image: UInt8[np.ndarray, "h w 3"], share: tuple[float, float], seed
     Where all surroundings are alike GrabCut gives every rectangle up; then the middle of each is taken for granted.
     """
     for core in (False, True):
-        masks = [_whole(_grabcut(image, labels, 3, seed)) for labels in _rectangles(image.shape[:2], core, seed)]
+        masks = [_whole(cut_out(image, labels, 3, seed)) for labels in _rectangles(image.shape[:2], core, seed)]
         masks += [_fit(image, mask, _REACH, seed) for mask in masks if mask.mean() > share[0] / 2]
         found = [mask for mask in masks if share[0] <= mask.mean() <= share[1]]
         if found:
@@ -82,7 +82,7 @@ def _rectangles(size: tuple[int, ...], core: bool, seed: int) -> Iterator[np.nda
         yield labels
 
 
-def _grabcut(image: np.ndarray, labels: np.ndarray, rounds: int, seed: int) -> np.ndarray:
+def cut_out(image: np.ndarray, labels: np.ndarray, rounds: int, seed: int) -> np.ndarray:
     """GrabCut from its four labels; returns what is foreground."""
     import cv2
 
@@ -154,4 +154,4 @@ def _fit(image: np.ndarray, moved: np.ndarray, reach: float, seed: int) -> np.nd
     labels = np.where(moved, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[cv2.erode(moved.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
     labels[cv2.dilate(moved.astype(np.uint8), kernel) == 0] = cv2.GC_BGD
-    return _whole(_grabcut(image, labels, 2, seed))
+    return _whole(cut_out(image, labels, 2, seed))

@@ -25,17 +25,16 @@ from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.raster import rasterization
 from harmonizer_ns.synthesis.reconstruct import SH_C0, SplatReconstructor, SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.curation_fit import references_of
+from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.runs import (
     RunSettings,
     SplatFit,
     cameras_of,
     clip_of,
-    draw_clips,
+    clips_with_objects,
     draw_run,
     fit_run,
-    no_object,
     object_masks,
     splat_config,
 )
@@ -81,16 +80,11 @@ def make_reinsert(capture: Capture, settings: ReinsertSettings, seed: int) -> It
     """
     run = draw_run(capture, settings.run, seed)
     fit = fit_run(run, settings.run, seed)
-    made = 0
-    for number, indices in enumerate(draw_clips(run, settings.run, seed)):
-        own = _own_gaussians(fit, indices, settings, seed + number)
-        if own is not None:
-            yield from _make_clip(fit, own, indices, made, settings, seed)
-            made += 1
-        if made == settings.run.clips:
-            return
-    if not made:
-        raise no_object(run)
+    found = clips_with_objects(
+        run, settings.run, seed, lambda indices, own: _own_gaussians(fit, indices, settings, own)
+    )
+    for number, indices, _, own in found:
+        yield from _make_clip(fit, own, indices, number, settings, seed)
 
 
 def _own_gaussians(fit: SplatFit, indices: range, settings: ReinsertSettings, seed: int) -> Tensor | None:
@@ -166,7 +160,7 @@ def _make_clip(
     background = fit_background(fit, own, masks, settings, seed)
     asset = select(fit.renderer, own)
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
-    soft = feather(masks, settings.feather)
+    soft, shown = feather(masks, settings.feather), remembering(fit)
     for i in indices:
         camera = fit.capture.photos[i].cameras
         render = compose(asset.render(camera), visible[i : i + 1], background.render(camera))
@@ -175,7 +169,7 @@ def _make_clip(
         mask = soft[i] if settings.paste else None
         geometry = Frames(image[None], render.alpha, render.depth, render.cameras)
         file = fit.capture.filenames[i]
-        yield Made(image, photo, parameters, mask, geometry, references_of(fit, i), number, file)
+        yield Made(image, photo, parameters, mask, geometry, references_of(shown, i), number, file)
 
 
 def with_shadow(masks: Bool[Tensor, "n 1 h w"], settings: ReinsertSettings) -> Float[Tensor, "n 1 h w"]:

@@ -21,17 +21,16 @@ from torch.nn import functional as F
 from harmonizer_ns.captures import Capture
 from harmonizer_ns.synthesis.held_out import SparseFit
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.curation_fit import references_of
+from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.relight_diffusion import DiffusionSettings, diffusion_gain
 from harmonizer_ns.synthesis.streams.runs import (
     RunSettings,
     cameras_of,
     clip_of,
-    draw_clips,
+    clips_with_objects,
     draw_run,
     fit_run,
-    no_object,
     object_masks,
 )
 from harmonizer_ns.synthesis.streams.shading import (
@@ -107,18 +106,10 @@ def make_relight(capture: Capture, settings: RelightSettings, seed: int) -> Iter
         InputError: when the capture is too small, or no foreground is found in it.
     """
     run = draw_run(capture, settings.run, seed)
-    fit = fit_run(run, settings.run, seed)
-    made = 0
-    for number, indices in enumerate(draw_clips(run, settings.run, seed)):
-        renders = fit.renderer.render(cameras_of(run, indices))
-        masks = _foreground(fit, indices, renders, settings, seed + number)
-        if masks is not None:
-            yield from _make_clip(fit, indices, renders, masks, made, settings, seed + number)
-            made += 1
-        if made == settings.run.clips:
-            return
-    if not made:
-        raise no_object(run)
+    fit = remembering(fit_run(run, settings.run, seed))
+    found = clips_with_objects(run, settings.run, seed, lambda indices, own: _foreground(fit, indices, settings, own))
+    for number, indices, own, masks in found:
+        yield from _make_clip(fit, indices, masks, number, settings, own)
 
 
 def draw_lamp(settings: RelightSettings, seed: int) -> Lamp:
@@ -154,9 +145,10 @@ def _tint(warmth: float) -> Float[Tensor, " 3"]:
 
 
 def _foreground(
-    fit: SparseFit, indices: range, renders: Frames, settings: RelightSettings, seed: int
+    fit: SparseFit, indices: range, settings: RelightSettings, seed: int
 ) -> Float[Tensor, "n 1 h w"] | None:
     """Soft masks of the first object whose masks have an inside in every frame."""
+    renders = fit.renderer.render(cameras_of(fit.capture, indices))
     for masks in object_masks(fit, indices, renders, settings.masks, seed):
         soft = feather(masks, settings.feather)
         if soft.flatten(1).amax(1).min() > 0:
@@ -167,13 +159,13 @@ def _foreground(
 def _make_clip(
     fit: SparseFit,
     indices: range,
-    renders: Frames,
     masks: Float[Tensor, "n 1 h w"],
     number: int,
     settings: RelightSettings,
     seed: int,
 ) -> Iterator[Made]:
     frames = clip_of(fit.capture, indices).frames
+    renders = fit.renderer.render(cameras_of(fit.capture, indices))
     if settings.diffusion.model:
         gains, parameters = diffusion_gain(frames, masks, settings.diffusion, settings.bound, seed)
     else:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.hub import fetch_repository, first_line
 from harmonizer_ns.images import Padding, local_mean
 from harmonizer_ns.synthesis.streams.shading import to_linear
 
@@ -133,7 +134,7 @@ def _load(model: str, ic_light: str) -> Any:
         )
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"cannot load {model} for relighting ({_first_line(error)}): it should be a folder or Hub repository of a "
+            f"cannot load {model} for relighting ({first_line(error)}): it should be a folder or Hub repository of a "
             "Stable Diffusion pipeline with safetensors; where there is no network, download it elsewhere (hf "
             "download), or leave diffusion.model empty"
         ) from error
@@ -159,19 +160,9 @@ def _add_ic_light(unet: Any, place: str) -> None:
 
 
 def _ic_light_file(place: str) -> Path:
-    if Path(place).is_file():
-        return Path(place)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(hf_hub_download(place, _IC_LIGHT_FILE))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise InputError(
-            f"{place} is no file here and {_IC_LIGHT_FILE} cannot be fetched from such a repository of the Hugging "
-            f"Face Hub ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    path = Path(place)
+    if not path.is_file():
+        path = fetch_repository(place, None, [_IC_LIGHT_FILE]) / _IC_LIGHT_FILE
+    if not path.is_file():
+        raise InputError(f"{place} has no {_IC_LIGHT_FILE}")
+    return path

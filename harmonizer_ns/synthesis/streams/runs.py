@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,8 @@ from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
 from harmonizer_ns.types import Cameras, Frames, cat_cameras, cat_frames
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,36 @@ def object_masks(
         yield foreground(clip, config, seed)
 
 
-def no_object(run: Capture) -> InputError:
-    """What to say when none of a run's clips has a foreground that lasts over its frames."""
+def clips_with_objects(
+    run: Capture, settings: RunSettings, seed: int, find: Callable[[range, int], T | None]
+) -> Iterator[tuple[int, range, int, T]]:
+    """As many clips as are wanted in which an object is found.
+
+    Args:
+        run: the photos.
+        settings: say how many.
+        seed: of the order of the clips.
+        find: ``(indices, seed of the clip) -> object``, or None.
+
+    Yields:
+        the clip's number among those found, its indices, its seed, and the object.
+
+    Raises:
+        InputError: when none of the clips has an object that lasts over its frames.
+    """
+    made = 0
+    for number, indices in enumerate(draw_clips(run, settings, seed)):
+        found = find(indices, seed + number)
+        if found is not None:
+            yield made, indices, seed + number, found
+            made += 1
+        if made == settings.clips:
+            return
+    if not made:
+        raise _no_object(run)
+
+
+def _no_object(run: Capture) -> InputError:
     return InputError(
         f"no object stands out in all frames of a clip among {run.filenames[0]} to {run.filenames[-1]} of {run.name}: "
         "give masks (masks.source files, boxes or sam), a larger range of masks.share, or leave the scene out"

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.hub import fetch_repository
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.boxes import box_mask
@@ -121,18 +122,7 @@ def model_folder(model: str) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(_FILES)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"the segmentation model {model} is no folder here and cannot be fetched from the Hugging Face Hub "
-            f"({reason}); where there is no network, download it elsewhere (hf download {model}) and give the folder, "
-            "or use other masks"
-        ) from error
+    return fetch_repository(model, None, list(_FILES))
 
 
 def _kind(folder: Path) -> str:

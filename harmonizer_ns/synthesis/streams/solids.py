@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.images import local_mean, to_uint8
+from harmonizer_ns.synthesis.streams.grabcut import cut_out
 from harmonizer_ns.synthesis.streams.shading import depth_normals
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import backproject
@@ -150,9 +151,6 @@ def _sharpen(mask: Float[Tensor, "1 h w"], frame: Float[Tensor, "3 h w"]) -> Flo
         return mask
     guess = torch.where(mask[0] > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
     guess[inner > 0], guess[outer == 0] = cv2.GC_FGD, cv2.GC_BGD
-    labels = guess.byte().numpy()
-    cv2.setRNGSeed(0)
     pixels = np.ascontiguousarray(to_uint8(frame).permute(1, 2, 0).numpy())
-    cv2.grabCut(pixels, labels, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
-    cut = torch.from_numpy((labels & 1).astype(np.float32))[None]
+    cut = torch.from_numpy(cut_out(pixels, guess.byte().numpy(), 3, 0))[None].float()
     return cut if 2 / 3 < cut.sum() / mask.sum() < 4 / 3 else mask
