@@ -8,10 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.synthesis.ssim import ssim_map
+from harmonizer_ns.synthesis.ssim import splat_loss
 from harmonizer_ns.types import Cameras
-
-_SSIM_WINDOW = 11
 
 
 def image_loss(
@@ -20,13 +18,10 @@ def image_loss(
     weight: Float[Tensor, "n 1 h w"] | None,
     ssim_lambda: float,
 ) -> Float[Tensor, ""]:
-    """``(1 - s) L1 + s (1 - SSIM)``, equation 7 of Kerbl et al. 2023; both images are multiplied by the weight."""
+    """`splat_loss` of both images multiplied by the weight."""
     if weight is not None:
         image, target = image * weight, target * weight
-    l1 = F.l1_loss(image, target)
-    if ssim_lambda == 0 or min(image.shape[-2:]) < _SSIM_WINDOW:
-        return l1
-    return (1 - ssim_lambda) * l1 + ssim_lambda * (1 - ssim_map(image, target).mean())
+    return splat_loss(image, target, ssim_lambda)
 
 
 def depth_loss(depth: Float[Tensor, "1 1 h w"], camera: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, ""]:

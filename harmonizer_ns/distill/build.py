@@ -38,7 +38,8 @@ class DistillSettings:
     extrapolation: float = 0.2
     """How far "auto" targets lie off the capture, as a fraction of its extent."""
     step_fraction: float = 0.5
-    """How far the cameras move towards their targets in a round, in units of the training cameras' spacing."""
+    """How far the cameras move towards their targets in a round, in units of the training cameras' spacing; further
+    where a target would not be reached within the first half of the rounds."""
     num_references: int = 3
     """Real photos shown to the enhancer for each view."""
     store_capacity: int = 400

@@ -16,6 +16,9 @@ from harmonizer_ns.types import Cameras
 MIN_ROTATION_SPACING = math.radians(10.0)
 """A forward-facing capture has no rotation between its cameras; a target may still turn this much per spacing."""
 
+ARRIVAL = 0.5
+"""Share of the rounds within which every target is reached."""
+
 
 @dataclass(frozen=True)
 class Approach:
@@ -50,8 +53,9 @@ class ProgressiveSchedule:
 
     A round moves by ``step_fraction`` times the training cameras' own spacing (median distance, and angle, between
     nearest neighbours), whichever of translation and rotation takes longer; both advance together along one
-    ``u``. So the ``u`` of every round is the same at any scale of the scene. After arrival a target is visited again
-    in every round, which refreshes its repair.
+    ``u``. So the ``u`` of every round is the same at any scale of the scene. Where photos stand close together that
+    would not get far: a round moves further if a target would not be reached within the first half of the rounds.
+    After arrival a target is visited again in every round, which refreshes its repair.
 
     Args:
         train: training cameras, batches of one.
@@ -59,7 +63,7 @@ class ProgressiveSchedule:
         steps_per_fix: training steps between rounds.
         start_step: first step at which a round may run.
         stop_step: last step at which a round may run.
-        step_fraction: size of a round's move in units of the training cameras' spacing. Without a spacing (one
+        step_fraction: usual size of a round's move in units of the training cameras' spacing. Without a spacing (one
             camera, or all in one place) it is the fraction of the whole way.
 
     Raises:
@@ -84,7 +88,8 @@ class ProgressiveSchedule:
             )
         check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
         self.steps_per_fix, self.start_step, self.stop_step = steps_per_fix, start_step, stop_step
-        self.approaches = _plan(train, targets, step_fraction)
+        rounds = (stop_step - start_step) // steps_per_fix + 1
+        self.approaches = _plan(train, targets, step_fraction, slowest=1 / max(1, int(ARRIVAL * rounds)))
         self._rounds = 0
         self._last_step: int | None = None
 
@@ -133,8 +138,8 @@ class ProgressiveSchedule:
         self._last_step = None if state["last_step"] < 0 else int(state["last_step"])
 
 
-def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float) -> list[Approach]:
-    """The way from the nearest training camera to each target."""
+def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float, slowest: float) -> list[Approach]:
+    """The way from the nearest training camera to each target, in rounds of at least the ``slowest`` stride."""
     poses = torch.cat([c.camera_to_world for c in train]).cpu()
     distance_spacing, angle_spacing = nearest_spacing(poses)
     angle_spacing = max(angle_spacing, MIN_ROTATION_SPACING)
@@ -143,7 +148,7 @@ def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float) ->
         spacings = _spacings_to(poses, target, distance_spacing, angle_spacing)
         nearest = int(spacings.argmin())
         way = 1.0 if distance_spacing == 0 else float(spacings[nearest])
-        stride = 1.0 if way <= step_fraction else step_fraction / way
+        stride = 1.0 if way <= step_fraction else max(step_fraction / way, slowest)
         start = cover_cameras(train[nearest].to("cpu"), target.width, target.height)
         approaches.append(Approach(start, target, stride))
     return approaches

@@ -120,7 +120,7 @@ class ChoiceNetwork(nn.Module):
         blocks: residual blocks at these scales on the way down.
         eagerness: added to every logit but the render's. Calibrated after training: how much may change before good
             pixels suffer.
-        boldness: the same for repairs that are learned from: where the error is least, whatever pixels it comes from.
+        boldness: the same for repairs that are learned from, chosen for the loss of who learns.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.raster import rasterization
-from harmonizer_ns.synthesis.ssim import ssim_map
+from harmonizer_ns.synthesis.ssim import splat_loss
 from harmonizer_ns.types import Cameras, Frames, cat_frames
 
 SH_C0 = 0.28209479177387814
@@ -200,7 +200,7 @@ def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None
         image = image.permute(0, 3, 1, 2)
         if weights is not None:  # what does not count is as it should be
             image = torch.lerp(photo.rgb, image, F.interpolate(weights[index], image.shape[-2:], mode="area"))
-        _loss(image, photo.rgb, config.ssim_weight).backward()
+        splat_loss(image, photo.rgb, config.ssim_weight).backward()
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -208,14 +208,6 @@ def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None
         _respect_cap(strategy, state, len(splats["means"]), config)
         strategy.step_post_backward(splats, optimizers, state, step, info)
     return splats
-
-
-def _loss(image: Float[Tensor, "1 3 h w"], target: Float[Tensor, "1 3 h w"], ssim_weight: float) -> Float[Tensor, ""]:
-    """``(1 - w) L1 + w (1 - SSIM)``, equation 7 of Kerbl et al."""
-    l1 = (image - target).abs().mean()
-    if ssim_weight == 0 or min(image.shape[-2:]) < 11:
-        return l1
-    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim_map(image, target).mean())
 
 
 def _optimizers(splats: Splats, rates: LearningRates, scale: float) -> dict[str, torch.optim.Optimizer]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structural similarity, as a loss and as a metric."""
+"""Structural similarity, and the loss of Gaussian splatting that is made from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+WINDOW = 11
+"""Side of the window in pixels."""
+
+
+def splat_loss(
+    image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], ssim_weight: float = 0.2
+) -> Float[Tensor, ""]:
+    """``(1 - w) L1 + w (1 - SSIM)``, equation 7 of Kerbl et al. 2023; L1 alone for images smaller than the window."""
+    l1 = F.l1_loss(image, target)
+    if ssim_weight == 0 or min(image.shape[-2:]) < WINDOW:
+        return l1
+    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim_map(image, target).mean())
 
 
 def ssim_map(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h-10 w-10"]:
@@ -18,9 +31,9 @@ def ssim_map(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) 
     Raises:
         ValueError: on differing shapes or an image smaller than the window.
     """
-    if image.shape != target.shape or image.ndim != 4 or min(image.shape[-2:]) < 11:
+    if image.shape != target.shape or image.ndim != 4 or min(image.shape[-2:]) < WINDOW:
         raise ValueError(
-            "SSIM needs two images n 3 h w of one shape and at least 11x11 pixels, "
+            f"SSIM needs two images n 3 h w of one shape and at least {WINDOW}x{WINDOW} pixels, "
             f"got {tuple(image.shape)} and {tuple(target.shape)}"
         )
     moments = torch.cat([image, target, image * image, target * target, image * target], dim=1)

@@ -24,7 +24,7 @@ invents nothing.
   `harmonizer_ns.training.builtin`; the configuration of every stage is in `training.json`.
 - Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
 - Two calibrations: pictures that are looked at change only as far as good pixels bear it (eagerness {eagerness:+.2f});
-  repairs that a reconstruction learns from change where it gains most (boldness {boldness:+.2f}).
+  repairs that a reconstruction learns from lower the loss of splats, L1 and SSIM, most (boldness {boldness:+.2f}).
 
 ## Measured on held-out scenes
 {held_out_views} views, PSNR in dB, mean over scenes of means over views. "Good half": pixels where the render is

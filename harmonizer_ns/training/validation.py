@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin_network import MULTIPLE, ChoiceNetwork
+from harmonizer_ns.synthesis.ssim import splat_loss
 from harmonizer_ns.training.builtin_losses import CONFIDENT
 from harmonizer_ns.training.samples import Batch, Sample, whole
 
 Figures = dict[str, float]
 """PSNR in dB: ``render``, ``output``, ``good_render``, ``good_output`` (the better half of the render's pixels),
-``oracle`` (best candidate of each pixel); ``confidence_error``: mean gap between confidence and what came true."""
+``oracle`` (best candidate of each pixel); ``confidence_error``: mean gap between confidence and what came true;
+``loss``: the output's `splat_loss` over the render's."""
 
 CONDITIONS: dict[str, tuple[int, float | None]] = {
     "references": (3, None),
@@ -58,7 +60,13 @@ def measure(
         "good_output": masked_psnr(rgb, target, batch.good),
         "oracle": _oracle(batch, inside),
         "confidence_error": calibration_error(confidence[inside], right_pixels(rgb, target)[inside]),
+        "loss": _loss(rgb, target, size) / max(_loss(render, target, size), 1e-6),
     }
+
+
+def _loss(image: Float[Tensor, "1 3 h w"], target: Float[Tensor, "1 3 h w"], size: tuple[int, ...]) -> float:
+    height, width = size
+    return splat_loss(image[..., :height, :width], target[..., :height, :width]).item()
 
 
 def masked_psnr(

@@ -49,7 +49,7 @@ def test_arrives_exactly_and_stays():
 
 
 def test_a_round_moves_by_the_fraction_of_the_spacing():
-    plan = schedule(step_fraction=0.5)  # cameras stand 0.5 apart, so rounds move 0.25 or turn 5 degrees
+    plan = schedule(step_fraction=0.5, stop_step=6000)  # cameras stand 0.5 apart, so rounds move 0.25 or turn 5 degrees
     history = rounds(plan, 3)
     start = row_of_cameras()[0]
     assert torch.allclose(history[0][1].centers - start.centers, torch.tensor([[-0.25, 0, 0]]), atol=1e-6)
@@ -57,6 +57,15 @@ def test_a_round_moves_by_the_fraction_of_the_spacing():
         turned = rotation_angle(before[2].camera_to_world[0, :3, :3], after[2].camera_to_world[0, :3, :3])
         assert math.degrees(turned) == pytest.approx(5.0, abs=1e-3)
         assert (after[0].centers - before[0].centers).norm() <= 0.25 + 1e-5
+
+
+@pytest.mark.parametrize(("step_fraction", "rounds_until_arrival"), [(0.001, 14), (0.6, 12)])
+def test_every_target_is_reached_in_half_of_the_rounds(step_fraction, rounds_until_arrival):
+    plan = schedule(targets=TARGETS[2:], step_fraction=step_fraction)  # turns 71.6 degrees; 29 rounds in all
+    rounds(plan, rounds_until_arrival - 1)
+    assert plan.positions[0] < 1
+    plan.advance(plan.start_step + 2000)
+    assert plan.positions == [1.0]
 
 
 def test_translation_and_rotation_go_together():

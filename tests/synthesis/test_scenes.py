@@ -268,7 +268,7 @@ def test_the_shipped_demo_is_consistent():
     assert not train & test
     assert meta["val_filenames"] == meta["test_filenames"] == sorted(test)
     _, _, tracks = read_cloud(DEMO)
-    assert 1000 <= len(tracks) <= 6000
+    assert 1000 <= len(tracks) <= 10000
     assert max(max(track) for track in tracks) < len(train), "no seed point may come from a held-out photo"
 
 

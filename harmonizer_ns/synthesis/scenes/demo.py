@@ -49,7 +49,7 @@ class DemoConfig:
     """Photo width in pixels."""
     height: int = 270
     """Photo height in pixels."""
-    train: int = 8
+    train: int = 24
     """Number of training photos."""
     test: int = 16
     """Number of held-out photos."""
