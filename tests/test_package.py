@@ -27,6 +27,7 @@ SMALL = {
     "pairs",
     "pointcloud",
     "poses",
+    "ssim",
     "types",
     "warp",
 }

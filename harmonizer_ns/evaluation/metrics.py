@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.synthesis.ssim import ssim_map
+from harmonizer_ns.ssim import ssim_map
 
 MSE_FLOOR = 1e-10
 """Squared errors below this count as this: equal images score 100 dB instead of infinity, so means stay finite."""

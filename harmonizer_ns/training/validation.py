@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin_network import MULTIPLE, ChoiceNetwork
-from harmonizer_ns.synthesis.ssim import splat_loss
+from harmonizer_ns.ssim import splat_loss
 from harmonizer_ns.training.builtin_losses import CONFIDENT
 from harmonizer_ns.training.samples import Batch, Sample, whole
 
