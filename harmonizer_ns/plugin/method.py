@@ -91,8 +91,8 @@ def _harmonize_tiny() -> HarmonizeTrainerConfig:
     config.steps_per_eval_all_images = 0
     config.optimizers = _splat_optimizers(max_steps=steps)
     config.pipeline.max_image_width = 480
-    config.pipeline.steps_per_fix = 150
-    config.pipeline.fix_start = 300
+    config.pipeline.steps_per_fix = 250
+    config.pipeline.fix_start = 250
     config.pipeline.model = HarmonizeSplatfactoModelConfig(
         warmup_length=200,
         refine_every=refine_every,
@@ -179,7 +179,7 @@ harmonize = MethodSpecification(
     description="Splatfacto with progressive distillation from novel views repaired by a one-step enhancer.",
 )
 harmonize_tiny = MethodSpecification(
-    config=_harmonize_tiny(), description="harmonize with settings for a CPU: 1,500 steps, a fix every 150."
+    config=_harmonize_tiny(), description="harmonize with settings for a CPU: 1,500 steps, a fix every 250."
 )
 harmonize_nerf = MethodSpecification(
     config=_harmonize_nerf(),
