@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render the demo capture: ``python -m harmonizer_ns.synthesis.scenes.demo --output assets/demo``.
 
-A few training photos lie on a short arc in front of a desk; the held-out photos follow a path that leaves the arc
+The training photos lie on a short arc in front of a desk; the held-out photos follow a path that leaves the arc
 sideways and towards the desk. The seed points are triangulated by COLMAP, as in a real capture.
 """
 
