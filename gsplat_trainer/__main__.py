@@ -10,12 +10,12 @@ import tyro
 
 from gsplat_trainer import checkpoint, harmonize
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
-from gsplat_trainer.data import Scene, load_scene
+from harmonizer_ns.captures.capture import Scene, load_scene
 from gsplat_trainer.distributed import World
-from gsplat_trainer.splat_files import read_gsplat
+from harmonizer_ns.splats.files import read_gsplat
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
-from harmonizer_ns.enhancers.running import choose_device
+from harmonizer_ns.enhancers.precision import choose_device
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 

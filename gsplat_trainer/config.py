@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
 
-from gsplat_trainer.compressed_files import require_gsply
+from harmonizer_ns.splats.compressed import require_gsply
 from harmonizer_ns.distill.build import DistillSettings
 from harmonizer_ns.errors import InputError
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from gsplat_trainer.splats import NAMES
+from harmonizer_ns.splats.model import NAMES
 from harmonizer_ns.distill.distiller import Distiller, Progress
 from harmonizer_ns.distill.report import RoundReport
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gsplat_trainer.config import HarmonizeConfig
-from gsplat_trainer.data import Scene, load_scene
-from gsplat_trainer.rendering import RasterOptions, SplatRenderer
-from gsplat_trainer.splat_files import read_splats
-from gsplat_trainer.splats import degree_of
+from harmonizer_ns.captures.capture import Scene, load_scene
+from harmonizer_ns.splats.rendering import RasterOptions, SplatRenderer
+from harmonizer_ns.splats.files import read_splats
+from harmonizer_ns.splats.model import degree_of
 from harmonizer_ns.distill.targets import load_camera_path
 from harmonizer_ns.errors import InputError
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gsplat_trainer.config import Config
 from gsplat_trainer.corrections import ColorTransforms, PoseCorrections
-from gsplat_trainer.data import Scene
+from harmonizer_ns.captures.capture import Scene
 from gsplat_trainer.losses import depth_loss, image_loss
-from gsplat_trainer.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 from harmonizer_ns.distill.correction import correction_target
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float

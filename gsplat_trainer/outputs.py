@@ -17,12 +17,12 @@ from rich.console import Console
 from torch import Tensor
 
 from gsplat_trainer.config import Config, plain
-from gsplat_trainer.data import Scene
+from harmonizer_ns.captures.capture import Scene
 from gsplat_trainer.pseudo import Repairs
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.distill.report import RoundReport, picture_strip
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.metrics import psnr, ssim
+from harmonizer_ns.metrics import psnr, ssim
 from harmonizer_ns.images import save_image, to_float
 from harmonizer_ns.media import VideoWriter
 

@@ -14,13 +14,13 @@ from rich.progress import track
 from torch import Tensor
 
 from gsplat_trainer.config import Config
-from gsplat_trainer.data import Scene
+from harmonizer_ns.captures.capture import Scene
 from gsplat_trainer.distributed import World, run_round
-from gsplat_trainer.frame import read_dataparser_transforms
+from harmonizer_ns.captures.frame import read_dataparser_transforms
 from harmonizer_ns.distill.build import build_distiller, photo_only_odds, round_steps
 from harmonizer_ns.distill.choice import choose_targets
 from harmonizer_ns.distill.distiller import Distiller, Progress
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.distill.report import RoundReport
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.identity import IdentityEnhancer

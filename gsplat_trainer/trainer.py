@@ -20,14 +20,14 @@ from torch import Tensor
 from gsplat_trainer import checkpoint
 from gsplat_trainer import state as state_of
 from gsplat_trainer.config import Config
-from gsplat_trainer.data import Scene
+from harmonizer_ns.captures.capture import Scene
 from gsplat_trainer.distributed import World
 from gsplat_trainer.objective import Objective, make_extras
 from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.pseudo import Repairs
-from gsplat_trainer.rendering import Rasterized, RasterOptions, SplatRenderer
-from gsplat_trainer.splat_files import SUFFIXES, write_splats
-from gsplat_trainer.splats import (
+from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
+from harmonizer_ns.splats.files import SUFFIXES, write_splats
+from harmonizer_ns.splats.model import (
     NAMES,
     VisibleAdam,
     degree_of,

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from gsplat_trainer.config import Config
-from gsplat_trainer.data import Scene
+from harmonizer_ns.captures.capture import Scene
 from gsplat_trainer.pseudo import Repairs
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harmonizer_ns.captures import load_capture, natural_key
+from harmonizer_ns.captures.pinhole import load_capture, natural_key
 
 
 def gl_pose(x: float = 0.0) -> list[list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harmonizer_ns.enhancers.cosmos_network import CosmosNetwork
+from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.streams.base import Clip, Made, References, Stream
 from harmonizer_ns.synthesis.streams.table import STREAMS

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import tyro
 
-from gsplat_trainer import viewer_benchmark as viewer
-from harmonizer_ns.enhancers import benchmark as enhancers
-from harmonizer_ns.raster import benchmark as raster
+from harmonizer_ns.bench import viewer as viewer
+from harmonizer_ns.bench import enhancers as enhancers
+from harmonizer_ns.bench import raster as raster
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _convert_difix(config: ConvertConfig) -> None:
-    from harmonizer_ns.enhancers.difix import DifixEnhancer
+    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 
     DifixEnhancer.from_pkl(config.checkpoint, base=config.base).save(config.output)
     print(f"{config.output}: Difix, adapters merged")
@@ -41,7 +41,7 @@ def _convert_difix(config: ConvertConfig) -> None:
 
 def _convert_cosmos(config: ConvertConfig) -> None:
     from harmonizer_ns.enhancers.checkpoint import save_checkpoint
-    from harmonizer_ns.enhancers.cosmos_formats import LICENCE, RELEASES, convert, read_release
+    from harmonizer_ns.enhancers.cosmos.formats import LICENCE, RELEASES, convert, read_release
     from harmonizer_ns.enhancers.reading import read_json
 
     architecture = (

@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from harmonizer_ns.enhancers.running import choose_device
+from harmonizer_ns.enhancers.precision import choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, Renderer
@@ -113,9 +113,9 @@ def open_scene(config: ViewConfig, device: str) -> Scene:
 
 
 def _open_splats(config: ViewConfig, device: str) -> Scene:
-    from gsplat_trainer.rendering import SplatRenderer
-    from gsplat_trainer.splat_files import read_splats
-    from gsplat_trainer.splats import degree_of
+    from harmonizer_ns.splats.rendering import SplatRenderer
+    from harmonizer_ns.splats.files import read_splats
+    from harmonizer_ns.splats.model import degree_of
     from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
     if device == "cpu":
@@ -129,8 +129,8 @@ def _open_splats(config: ViewConfig, device: str) -> Scene:
 
 
 def _with_photos(folder: Path, renderer: Renderer) -> Scene:
-    from harmonizer_ns.captures import load_capture
-    from harmonizer_ns.distill.references import ReferenceSelector
+    from harmonizer_ns.captures.pinhole import load_capture
+    from harmonizer_ns.references import ReferenceSelector
 
     capture = load_capture(folder)
     cameras = [photo.cameras for photo in capture.photos]

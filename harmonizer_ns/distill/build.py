@@ -9,7 +9,7 @@ from pathlib import Path
 from harmonizer_ns.distill.choice import TargetChoice
 from harmonizer_ns.distill.distiller import Distiller
 from harmonizer_ns.distill.gate import Gate, GateConfig
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.distill.sampler import PseudoViewSampler
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
 from harmonizer_ns.distill.store import PseudoViewStore

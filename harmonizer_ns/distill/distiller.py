@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harmonizer_ns.distill.gate import Gate
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.distill.report import RoundReport, ViewReport
 from harmonizer_ns.distill.sampler import PseudoViewSampler
 from harmonizer_ns.distill.schedule import ProgressiveSchedule

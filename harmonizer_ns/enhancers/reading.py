@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
-from harmonizer_ns.hub import first_line
+from harmonizer_ns.files import first_line
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -44,34 +44,34 @@ SPECS: dict[str, EnhancerSpec] = {
         "leaves every frame as it is",
     ),
     "builtin": EnhancerSpec(
-        "harmonizer_ns.enhancers.builtin:BuiltinEnhancer.from_pretrained",
+        "harmonizer_ns.enhancers.builtin.enhancer:BuiltinEnhancer.from_pretrained",
         "pip install harmonizer-ns",
         "Apache-2.0",
         "chooses per pixel between the render and warped photos; small, runs on a CPU",
     ),
     "difix": EnhancerSpec(
-        "harmonizer_ns.enhancers.difix:DifixEnhancer.from_pretrained",
+        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer.from_pretrained",
         "pip install harmonizer-ns",
         "NVIDIA License, non-commercial use only",
         "Difix: one step of SD-Turbo on single frames; wants a GPU",
         "nvidia/difix",
     ),
     "difix-ref": EnhancerSpec(
-        "harmonizer_ns.enhancers.difix:DifixEnhancer.from_pretrained",
+        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer.from_pretrained",
         "pip install harmonizer-ns",
         "NVIDIA License, non-commercial use only",
         "Difix that also looks at a reference photo",
         "nvidia/difix_ref",
     ),
     "fixer": EnhancerSpec(
-        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer.from_pretrained",
+        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer.from_pretrained",
         "pip install harmonizer-ns",
         "NVIDIA Open Model License",
         "Fixer: one step of Cosmos 0.6B on single frames; wants a GPU",
         "nvidia/Fixer",
     ),
     "harmonizer": EnhancerSpec(
-        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer.from_pretrained",
+        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer.from_pretrained",
         "pip install harmonizer-ns",
         "NVIDIA Open Model License",
         "Harmonizer: as Fixer, and sees its own last four outputs",
@@ -80,9 +80,9 @@ SPECS: dict[str, EnhancerSpec] = {
 }
 
 ARCHITECTURES: dict[str, str] = {
-    "choice-smooth": "harmonizer_ns.enhancers.builtin:BuiltinEnhancer",
-    "cosmos": "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
-    "difix": "harmonizer_ns.enhancers.difix:DifixEnhancer",
+    "choice-smooth": "harmonizer_ns.enhancers.builtin.enhancer:BuiltinEnhancer",
+    "cosmos": "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer",
+    "difix": "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer",
 }
 """What loads a checkpoint folder, by the architecture that its ``config.json`` names."""
 _HUB_INDEX = "model_index.json"

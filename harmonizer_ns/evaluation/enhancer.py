@@ -14,14 +14,14 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from harmonizer_ns.captures import Capture, load_capture
+from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import report
-from harmonizer_ns.evaluation.metrics import load_lpips_squeeze
+from harmonizer_ns.metrics import load_lpips_squeeze
 from harmonizer_ns.evaluation.protocol import Comparison, Distance, compare, summarize
 from harmonizer_ns.evaluation.report import SceneResult
-from harmonizer_ns.synthesis.held_out import every_nth, fit_sparse, spread
-from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import every_nth, fit_sparse, spread
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 
 
 @dataclass(frozen=True)

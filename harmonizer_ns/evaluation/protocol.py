@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer
-from harmonizer_ns.evaluation.metrics import good_half_psnr, psnr, ssim
+from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
 from harmonizer_ns.evaluation.report import SceneResult
-from harmonizer_ns.synthesis.held_out import SparseFit, select_references
+from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Frames
 
 Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]

@@ -17,14 +17,14 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures import Capture, load_capture
+from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
-from harmonizer_ns.evaluation.metrics import psnr
+from harmonizer_ns.metrics import psnr
 from harmonizer_ns.flow import depth_flow, warp_by_flow
 from harmonizer_ns.poses import interpolate_pose
-from harmonizer_ns.synthesis.held_out import SparseFit, every_nth, fit_sparse, select_references
-from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.types import Cameras, Frames
 
 

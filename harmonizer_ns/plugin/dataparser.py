@@ -9,7 +9,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from torch import Tensor
 
-from harmonizer_ns.pointcloud import read_point_cloud
+from harmonizer_ns.captures.pointcloud import read_point_cloud
 
 
 class PlyNerfstudio(Nerfstudio):

@@ -13,7 +13,7 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nerfstudio.utils.eval_utils import eval_setup
 
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.photos import TrainingPhotos

@@ -23,7 +23,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from harmonizer_ns.distill.build import DistillSettings, build_distiller, photo_only_odds, round_steps
 from harmonizer_ns.distill.distiller import Distiller
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError

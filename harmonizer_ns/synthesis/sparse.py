@@ -35,10 +35,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harmonizer_ns.captures import Capture, load_capture
+from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.images import to_uint8
-from harmonizer_ns.synthesis.held_out import SparseFit, Split, every_nth, fit_sparse, select_references, spread
-from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse, select_references, spread
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.types import Frames, cat_cameras, cat_frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, warp_all
 

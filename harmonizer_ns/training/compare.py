@@ -16,11 +16,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.pair_samples import load_pair_samples
-from harmonizer_ns.training.samples import Sample, load_samples
-from harmonizer_ns.training.validation import Figures, validate
+from harmonizer_ns.training.builtin.pair_samples import load_pair_samples
+from harmonizer_ns.training.builtin.samples import Sample, load_samples
+from harmonizer_ns.training.builtin.validation import Figures, validate
 
 _SETTING = re.compile(r"n\d+o\d+_s\d+")
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from harmonizer_ns import assets
-from harmonizer_ns.enhancers.builtin import build_network
-from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.enhancer import build_network
+from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint, load_weights
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.config import Family, TrainingConfig
@@ -43,11 +43,11 @@ class FamilySpec:
 
 FAMILIES: dict[Family, FamilySpec] = {
     "difix": FamilySpec(
-        "harmonizer_ns.enhancers.difix:DifixEnhancer", "harmonizer_ns.enhancers.difix_network:DifixNetwork", "unet"
+        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer", "harmonizer_ns.enhancers.difix.network:DifixNetwork", "unet"
     ),
     "cosmos": FamilySpec(
-        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
-        "harmonizer_ns.enhancers.cosmos_network:CosmosNetwork",
+        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer",
+        "harmonizer_ns.enhancers.cosmos.network:CosmosNetwork",
         "transformer",
         {"cut": False},  # what it learns would not reach a copy with cuts
     ),
@@ -148,9 +148,9 @@ def export_difix(network: Any, path: Path) -> None:
     """
     from accelerate import init_empty_weights
 
-    from harmonizer_ns.enhancers.difix_formats import write_checkpoint
-    from harmonizer_ns.enhancers.difix_lora import add_lora, rank_of
-    from harmonizer_ns.enhancers.difix_network import DifixNetwork
+    from harmonizer_ns.enhancers.difix.formats import write_checkpoint
+    from harmonizer_ns.enhancers.difix.lora import add_lora, rank_of
+    from harmonizer_ns.enhancers.difix.network import DifixNetwork
 
     vae = network.vae.state_dict()
     with init_empty_weights():

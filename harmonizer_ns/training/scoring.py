@@ -8,7 +8,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.evaluation.metrics import psnr, ssim
+from harmonizer_ns.metrics import psnr, ssim
 from harmonizer_ns.training.trainee import Pictures, Validation
 
 Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, ""]]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harmonizer_ns.enhancers.builtin_network import MULTIPLE
+from harmonizer_ns.enhancers.builtin.network import MULTIPLE
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.choice import ChoiceTrainee
+from harmonizer_ns.training.builtin.trainee import ChoiceTrainee
 from harmonizer_ns.training.config import TrainingConfig
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.loop import Outcome, Run

@@ -7,11 +7,11 @@ import torch
 from tiny_difix import write_tiny_difix
 
 from harmonizer_ns.cli import convert, enhancers
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.cosmos_formats import upstream_names
-from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.difix_formats import write_checkpoint
-from harmonizer_ns.enhancers.sequence import as_frames
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+from harmonizer_ns.enhancers.cosmos.formats import upstream_names
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.difix.formats import write_checkpoint
+from harmonizer_ns.footage.sequence import as_frames
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from harmonizer_ns.cli import enhance as command
 from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.files import enhance_path, find_references
-from harmonizer_ns.enhancers.sequence import FrameEnhancer, as_frames
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.footage.files import enhance_path, find_references
+from harmonizer_ns.footage.sequence import FrameEnhancer, as_frames
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.media import VideoWriter, read_video

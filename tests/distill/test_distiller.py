@@ -5,7 +5,7 @@ from plane_scene import PlaneRenderer, TrueEnhancer, look_at, photo_of, plane_po
 
 from harmonizer_ns.distill.distiller import Distiller
 from harmonizer_ns.distill.gate import Gate
-from harmonizer_ns.distill.references import ReferenceSelector
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.distill.sampler import PseudoViewSampler
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
 from harmonizer_ns.distill.store import PseudoViewStore

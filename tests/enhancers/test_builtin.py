@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from harmonizer_ns import assets
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, gather_inputs
-from harmonizer_ns.enhancers.builtin_inputs import BuiltinInputs, ray_cues, relative_inverse_depth
-from harmonizer_ns.enhancers.builtin_network import SCALES, Choice, ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer, gather_inputs
+from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, ray_cues, relative_inverse_depth
+from harmonizer_ns.enhancers.builtin.network import SCALES, Choice, ChoiceNetwork
 from harmonizer_ns.types import Cameras, Frames
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harmonizer_ns.enhancers import checkpoint as checkpoint_module
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.enhancers.checkpoint import (
     CONFIG,
     WEIGHTS,

@@ -6,8 +6,8 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.difix import DifixEnhancer
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.types import Frames
 

@@ -6,9 +6,9 @@ import tiny_cosmos
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
 
-from harmonizer_ns.enhancers.cosmos_cuts import FixedTransformer, FrameConvolution, cut_network, cut_upsampling
-from harmonizer_ns.enhancers.cosmos_network import CosmosNetwork
-from harmonizer_ns.enhancers.cosmos_plain import PlainCosmosNetwork
+from harmonizer_ns.enhancers.cosmos.cuts import FixedTransformer, FrameConvolution, cut_network, cut_upsampling
+from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
+from harmonizer_ns.enhancers.cosmos.plain import PlainCosmosNetwork
 
 
 def assert_agree(cut, uncut):

@@ -10,8 +10,8 @@ import torch
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.cosmos_tiles import tile_autoencoder
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+from harmonizer_ns.enhancers.cosmos.tiles import tile_autoencoder
 from harmonizer_ns.errors import InputError
 
 

@@ -8,9 +8,9 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, build_network
-from harmonizer_ns.enhancers.cosmos_formats import RELEASES, convert, read_release, upstream_names
-from harmonizer_ns.enhancers.cosmos_network import CosmosNetwork
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer, build_network
+from harmonizer_ns.enhancers.cosmos.formats import RELEASES, convert, read_release, upstream_names
+from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
 KNOWN_NAMES = """
 transformer.patch_embed.proj.weight transformer.x_embedder.proj.1.weight

@@ -5,7 +5,7 @@ import pytest
 import tiny_cosmos
 import torch
 
-from harmonizer_ns.enhancers.cosmos_network import CosmosNetwork
+from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 from harmonizer_ns.errors import InputError
 
 

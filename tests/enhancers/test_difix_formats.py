@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
-from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.difix_formats import write_checkpoint
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.difix.formats import write_checkpoint
 from harmonizer_ns.errors import InputError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

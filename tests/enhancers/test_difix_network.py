@@ -8,9 +8,9 @@ import torch
 from difix_reference import Reference
 
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.difix_lora import adapted_names, add_lora
-from harmonizer_ns.enhancers.difix_network import DifixNetwork
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.difix.lora import adapted_names, add_lora
+from harmonizer_ns.enhancers.difix.network import DifixNetwork
 from harmonizer_ns.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -6,9 +6,9 @@ import torch
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint
-from harmonizer_ns.enhancers.difix import DifixEnhancer
-from harmonizer_ns.enhancers.difix_attention import Layout
-from harmonizer_ns.enhancers.difix_temporal import TemporalAttention
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.difix.attention import Layout
+from harmonizer_ns.enhancers.difix.temporal import TemporalAttention
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 

@@ -5,11 +5,11 @@ import torch
 
 from harmonizer_ns.enhancers import specs
 from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
-from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.difix import DifixEnhancer
+from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 
@@ -46,7 +46,7 @@ def test_names_of_the_hub_load_from_there(monkeypatch, tiny_difix):
         asked.append(repository)
         return tiny_difix
 
-    monkeypatch.setattr("harmonizer_ns.enhancers.difix_formats.fetch_repository", fetch)
+    monkeypatch.setattr("harmonizer_ns.enhancers.difix.formats.fetch_repository", fetch)
     for name in ("difix", "difix-ref", "nvidia/difix_ref", "somebody/else"):
         assert isinstance(load_enhancer(name), DifixEnhancer)
     assert asked == ["nvidia/difix", "nvidia/difix_ref", "nvidia/difix_ref", "somebody/else"]

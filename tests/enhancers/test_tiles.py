@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from harmonizer_ns.enhancers.difix_thrifty import ThriftyDifix
+from harmonizer_ns.enhancers.difix.tiled import ThriftyDifix
 from harmonizer_ns.enhancers.tiles import blend, cover
 
 

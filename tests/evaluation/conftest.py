@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject
 

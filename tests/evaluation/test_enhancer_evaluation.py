@@ -12,7 +12,7 @@ from PIL import Image
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.evaluation.enhancer import EvaluationConfig, evaluate_scene, main, write_images
 from harmonizer_ns.evaluation.protocol import compare, summarize
-from harmonizer_ns.synthesis.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.held_out import SparseFit, every_nth
 from harmonizer_ns.types import Frames
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harmonizer_ns.synthesis.held_out import SparseFit, every_nth, fit_sparse, select_references, spread
+from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references, spread
 from harmonizer_ns.warp import backward_warp
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from harmonizer_ns.evaluation.metrics import good_half_psnr, load_lpips_squeeze, psnr, ssim, ssim_map
+from harmonizer_ns.metrics import good_half_psnr, load_lpips_squeeze, psnr, ssim, ssim_map
 
 
 @pytest.fixture

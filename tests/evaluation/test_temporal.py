@@ -3,7 +3,7 @@ import pytest
 import torch
 from toy import arc_cameras
 
-from harmonizer_ns.captures import load_capture
+from harmonizer_ns.captures.pinhole import load_capture
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.evaluation.temporal import TemporalConfig, evaluate, warp_error
 from harmonizer_ns.types import Frames

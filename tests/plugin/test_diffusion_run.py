@@ -10,7 +10,7 @@ from tiny_difix import write_tiny_difix
 
 from harmonizer_ns.distill.gate import GateConfig
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix import DifixEnhancer
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer, free_share
 from harmonizer_ns.plugin import pipeline as pipeline_module
 

@@ -146,7 +146,7 @@ def test_absolute_gradient_is_the_sum_over_pixels():
 
 
 def test_agrees_with_gsplats_own_torch_functions():
-    from harmonizer_ns.raster import benchmark
+    from harmonizer_ns.bench import raster as benchmark
 
     scene = benchmark.random_scene(300, 70, 50, scale=1.0)
     image, alpha, meta = benchmark.render(scene)

@@ -15,13 +15,13 @@ from plyfile import PlyData
 from splat_runs import go, tiny
 from toy import arc_cameras
 
-from gsplat_trainer.compressed_files import _in_chunks, fractional_bits
+from harmonizer_ns.splats.compressed import _in_chunks, fractional_bits
 from gsplat_trainer.config import DefaultConfig, HarmonizeConfig, check
-from gsplat_trainer.rendering import SplatRenderer
-from gsplat_trainer.splat_files import SUFFIXES, read_splats, write_ply, write_splats
-from gsplat_trainer.splats import NAMES, degree_of
+from harmonizer_ns.splats.rendering import SplatRenderer
+from harmonizer_ns.splats.files import SUFFIXES, read_splats, write_ply, write_splats
+from harmonizer_ns.splats.model import NAMES, degree_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation import metrics
+from harmonizer_ns import metrics
 
 KINDS = ("ply_compressed", "spz")
 needs_gsply = pytest.mark.skipif(

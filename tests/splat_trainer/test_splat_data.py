@@ -11,9 +11,9 @@ from PIL import Image
 from splat_runs import tiny, write_colmap
 from toy import arc_cameras, gaussian_scene, write_capture
 
-from gsplat_trainer.data import load_scene
-from gsplat_trainer.frame import Similarity, gsplat_normalization, read_dataparser_transforms
-from gsplat_trainer.lens import undistorted
+from harmonizer_ns.captures.capture import load_scene
+from harmonizer_ns.captures.frame import Similarity, gsplat_normalization, read_dataparser_transforms
+from harmonizer_ns.captures.lens import undistorted
 from harmonizer_ns.errors import InputError
 
 

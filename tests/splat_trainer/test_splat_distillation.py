@@ -12,9 +12,9 @@ from splat_runs import CPU, Mixer, go, tiny
 
 import gsplat_trainer
 from gsplat_trainer.config import HarmonizeConfig
-from gsplat_trainer.data import load_scene
+from harmonizer_ns.captures.capture import load_scene
 from gsplat_trainer.distributed import World, run_round
-from gsplat_trainer.splat_files import read_splats, write_ply
+from harmonizer_ns.splats.files import read_splats, write_ply
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.errors import InputError
 

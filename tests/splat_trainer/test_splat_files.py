@@ -10,8 +10,8 @@ from plyfile import PlyData, PlyElement
 from toy import write_points
 
 from gsplat_trainer import checkpoint
-from gsplat_trainer.splat_files import read_splats, write_ply
-from gsplat_trainer.splats import NAMES, VisibleAdam
+from harmonizer_ns.splats.files import read_splats, write_ply
+from harmonizer_ns.splats.model import NAMES, VisibleAdam
 from harmonizer_ns.errors import InputError
 
 

@@ -13,8 +13,8 @@ from splat_runs import CPU, go, tiny, write_colmap
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import main
 from gsplat_trainer.config import Config, McmcConfig, check, scaled
-from gsplat_trainer.data import load_scene
-from gsplat_trainer.splats import NAMES
+from harmonizer_ns.captures.capture import load_scene
+from harmonizer_ns.splats.model import NAMES
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.trajectory import focus_point, make_trajectory
 from harmonizer_ns.errors import InputError

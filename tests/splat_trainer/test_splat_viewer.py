@@ -12,7 +12,7 @@ from splat_runs import go, tiny
 from gsplat_trainer import viewer as live
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
-from harmonizer_ns.viewing.client import Watcher
+from harmonizer_ns.bench.watcher import Watcher
 
 PAUSED = 20
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from gsplat_trainer.viewer_benchmark import ViewerBench, measure
+from harmonizer_ns.bench.viewer import ViewerBench, measure
 
 
 def test_steps_are_counted_with_and_without_a_client(capture, tmp_path):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.held_out import Split
+from harmonizer_ns.splats.held_out import Split
 from harmonizer_ns.synthesis.streams import curation, curation_fit
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation import (

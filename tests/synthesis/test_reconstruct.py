@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harmonizer_ns.evaluation.metrics import psnr
-from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor
+from harmonizer_ns.metrics import psnr
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.types import Cameras, Frames, Renderer
 from harmonizer_ns.warp import backproject
 

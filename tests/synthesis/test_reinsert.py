@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 from toy import arc_cameras
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.reconstruct import SplatConfig, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor, SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.masks import MaskConfig
 from harmonizer_ns.synthesis.streams.reinsert import (

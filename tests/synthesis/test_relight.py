@@ -14,7 +14,7 @@ from tiny_difix import CONFIG, write_text_encoder
 from torch.nn import functional as F
 from toy import arc_cameras, look_at, write_capture
 
-from harmonizer_ns.captures import Capture, load_capture
+from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Made

@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.synthesis import sparse
-from harmonizer_ns.synthesis.held_out import SparseFit, every_nth
-from harmonizer_ns.synthesis.reconstruct import SplatConfig
+from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.synthesis.sparse import Setting, SparseConfig, build_sample, draw_settings, write_setting
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject

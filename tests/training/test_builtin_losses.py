@@ -4,15 +4,15 @@ import math
 import pytest
 import torch
 
-from harmonizer_ns.enhancers.builtin_network import Choice
-from harmonizer_ns.training.builtin_losses import (
+from harmonizer_ns.enhancers.builtin.network import Choice
+from harmonizer_ns.training.builtin.losses import (
     choice_loss,
     confidence_loss,
     detail_ratio,
     log_error_ratio,
     preservation,
 )
-from harmonizer_ns.training.validation import masked_psnr
+from harmonizer_ns.training.builtin.validation import masked_psnr
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import json
 import pytest
 import torch
 
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.images import load_image
-from harmonizer_ns.training.augment import AugmentConfig
-from harmonizer_ns.training.builtin import EAGERNESS, BuiltinTrainingConfig, calibrate, split, thinned, train
-from harmonizer_ns.training.samples import load_samples
-from harmonizer_ns.training.validation import score, validate
+from harmonizer_ns.training.builtin.augment import AugmentConfig
+from harmonizer_ns.training.builtin.train import EAGERNESS, BuiltinTrainingConfig, calibrate, split, thinned, train
+from harmonizer_ns.training.builtin.samples import load_samples
+from harmonizer_ns.training.builtin.validation import score, validate
 
 
 @pytest.fixture

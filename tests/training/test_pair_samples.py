@@ -7,13 +7,13 @@ from pair_toys import truncate, write_pair
 from safetensors.torch import load_file
 
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.builtin import gather_inputs
+from harmonizer_ns.enhancers.builtin.enhancer import gather_inputs
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, to_float
 from harmonizer_ns.pairs import PairCamera, write_pairs
-from harmonizer_ns.training.builtin import BuiltinTrainingConfig, train
-from harmonizer_ns.training.pair_samples import load_pair_samples
-from harmonizer_ns.training.samples import whole
+from harmonizer_ns.training.builtin.train import BuiltinTrainingConfig, train
+from harmonizer_ns.training.builtin.pair_samples import load_pair_samples
+from harmonizer_ns.training.builtin.samples import whole
 from harmonizer_ns.types import Cameras, Frames
 
 
@@ -68,7 +68,7 @@ def test_a_pair_without_geometry_has_no_candidates(tmp_path):
 
 
 def test_training_takes_pairs(tmp_path):
-    from harmonizer_ns.training.augment import AugmentConfig
+    from harmonizer_ns.training.builtin.augment import AugmentConfig
 
     config = BuiltinTrainingConfig(
         tmp_path / "out", pairs=(_pairs(tmp_path),), steps=2, batch=2, augment=AugmentConfig(crop=32)
@@ -87,8 +87,8 @@ def test_bad_input_is_named(tmp_path):
 
 def test_checkpoints_are_compared_by_damage(tmp_path, write_samples):
     """A checkpoint that changes nothing gains nothing; its own samples count as sparse damage."""
-    from harmonizer_ns.enhancers.builtin import ARCHITECTURE
-    from harmonizer_ns.enhancers.builtin_network import ChoiceNetwork
+    from harmonizer_ns.enhancers.builtin.enhancer import ARCHITECTURE
+    from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
     from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
     from harmonizer_ns.training.compare import CompareConfig, compare, table
 

@@ -16,8 +16,8 @@ from torchvision.models import squeezenet1_1
 
 from harmonizer_ns.cli import train as command
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix_lora import ALPHA, TARGETS
-from harmonizer_ns.enhancers.difix_network import DifixNetwork
+from harmonizer_ns.enhancers.difix.lora import ALPHA, TARGETS
+from harmonizer_ns.enhancers.difix.network import DifixNetwork
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training import lora

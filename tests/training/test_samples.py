@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from harmonizer_ns.images import to_float
-from harmonizer_ns.training.augment import AugmentConfig, random_batch, random_view
-from harmonizer_ns.training.samples import SLOTS, good_pixels, load_sample, load_samples, whole
+from harmonizer_ns.training.builtin.augment import AugmentConfig, random_batch, random_view
+from harmonizer_ns.training.builtin.samples import SLOTS, good_pixels, load_sample, load_samples, whole
 
 PLAIN = AugmentConfig(
     crop=32, drop_references=0, show_previous=0, clean=0, near_clean=0, jitter=0, exposure=0

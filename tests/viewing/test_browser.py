@@ -9,7 +9,7 @@ import torch
 from devtools import CHROMIUM, free_port, open_page, wait_for
 from toy import arc_cameras, gaussian_scene
 
-from gsplat_trainer.splat_files import write_ply
+from harmonizer_ns.splats.files import write_ply
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harmonizer_ns.captures import load_cameras, load_capture
+from harmonizer_ns.captures.pinhole import load_cameras, load_capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.pairs import Pair
 from harmonizer_ns.synthesis.recipes.frames import FrameWriter, Record, as_pairs

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harmonizer_ns.captures import capture_files, load_cameras
+from harmonizer_ns.captures.pinhole import capture_files, load_cameras
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.media import image_files
 from harmonizer_ns.synthesis.streams.base import Source

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.poses import nearest_spacing
-from harmonizer_ns.synthesis.held_out import SparseFit, Split, every_nth
+from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation_clips import Window, camera_of, capacity, choose_windows
 from harmonizer_ns.synthesis.streams.curation_fit import (

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from harmonizer_ns.synthesis.held_out import Split
+from harmonizer_ns.splats.held_out import Split
 
 Window = tuple[int, ...]
 

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.captures import Capture
+from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.raster import rasterization
-from harmonizer_ns.synthesis.reconstruct import SH_C0, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.fit import SH_C0, SplatReconstructor, SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.captures import Capture
-from harmonizer_ns.synthesis.held_out import SparseFit
+from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.splats.held_out import SparseFit
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.hub import fetch_repository, first_line
+from harmonizer_ns.files import fetch_repository, first_line
 from harmonizer_ns.images import Padding, local_mean
 from harmonizer_ns.synthesis.streams.shading import to_linear
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.hub import fetch_repository
+from harmonizer_ns.files import fetch_repository
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.boxes import box_mask

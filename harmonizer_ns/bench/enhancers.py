@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast enhancers are, and how much memory they take.
+
+Every enhancer runs as a stream does: one frame at a time, with its own last outputs when it looks at them and with
+reference photos, new ones for every frame, when it takes them. Speed does not depend on what weights say, so an
+architecture (``configs/*.json``) with random ones will do. What a tiny decoder loses does depend on weights and
+pictures.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.bench.frames import parse_size, sample_frames
+from harmonizer_ns.enhancers.latent_cache import NothingKept
+from harmonizer_ns.enhancers.reading import read_json
+from harmonizer_ns.enhancers.precision import DTYPES, Precision, choose_device
+from harmonizer_ns.enhancers.specs import load_enhancer, options_of
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.types import Frames
+
+_LINUX_RESET = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class EnhancersBench:
+    """Time enhancers: milliseconds per frame (median, 95th percentile), frames per second, memory."""
+
+    enhancers: tuple[str, ...] = ("builtin",)
+    """Names, checkpoint folders, or architectures (.json), which get random weights."""
+    sizes: tuple[str, ...] = ("480x270",)
+    """Frame sizes, WIDTHxHEIGHT."""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    """Arithmetic; the built-in enhancer always computes in fp32."""
+    device: str = "auto"
+    """Where to run; auto takes a GPU when there is one."""
+    references: int = 1
+    """Reference photos per frame, for enhancers that take them."""
+    frames: int = 20
+    """Frames that are timed."""
+    warmup: int = 5
+    """Frames before these."""
+    compile: bool = False
+    """Compile what can be compiled, with CUDA graphs on a GPU."""
+    tile: int = 0
+    """Side in pixels of the tiles in which autoencoders work; 0: whole frames."""
+    images: Path | None = None
+    """Folder whose images are the frames (the first 8, scaled and cropped), each with the next one as its reference
+    photo; by default noise, which is as good for speed."""
+    tiny_decoder: str | None = None
+    """Also time Difix with this AutoencoderTiny (a folder or a Hub repository), and tell its PSNR against the full
+    decoder; wants --images."""
+    naive: bool | None = None
+    """Also time the graph as released (no cuts, not compiled) on the same weights; by default on a GPU."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured.
+
+    Args:
+        milliseconds: per frame, sorted.
+        peak: bytes at most; on a GPU of tensors, on a CPU of the whole process; None where it cannot be told.
+    """
+
+    milliseconds: tuple[float, ...]
+    peak: int | None
+
+    @property
+    def median(self) -> float:
+        """Milliseconds that half of the frames take at most."""
+        return self._quantile(0.5)
+
+    @property
+    def p95(self) -> float:
+        """Milliseconds that 95% of the frames take at most."""
+        return self._quantile(0.95)
+
+    def _quantile(self, share: float) -> float:
+        return float(torch.tensor(self.milliseconds).quantile(share))
+
+
+def run(bench: EnhancersBench) -> None:
+    """Print one line for each enhancer, size and precision.
+
+    Raises:
+        InputError: on options that make no sense.
+    """
+    device = torch.device(choose_device(bench.device))
+    if bench.tiny_decoder and bench.images is None:
+        raise InputError("--tiny-decoder wants --images: what a decoder loses cannot be told from noise")
+    sizes = {size: parse_size(size) for size in bench.sizes}
+    print(f"{_device_name(device)}, torch {torch.__version__}, {bench.references} reference(s), {bench.frames} frames")
+    print(
+        f"{'enhancer':34s} {'size':>10s} {'':6s} {'median':>10s} {'p95':>10s} {'fps':>7s} {'peak':>10s}"
+        f" {'PSNR against its first line':>28s}"
+    )
+    for name in bench.enhancers:
+        for precision in bench.precisions:
+            first: dict[str, Tensor] = {}
+            for label, enhancer in contenders(name, device, DTYPES[precision], bench):
+                for size, (width, height) in sizes.items():
+                    frames = sample_frames(bench.images, height, width)
+                    step = _stream(enhancer, frames, bench.references, device)
+                    measured = measure(step, bench, device)
+                    output = _enhanced(enhancer, frames, bench.references, device)
+                    same = None if size not in first else psnr(output, first[size])
+                    first.setdefault(size, output)
+                    _print_line(label, size, precision, measured, same)
+
+
+def contenders(
+    name: str, device: torch.device, dtype: torch.dtype, bench: EnhancersBench
+) -> Iterator[tuple[str, Enhancer]]:
+    """An enhancer and what it is compared with, on the same weights; only one at a time is on a GPU."""
+    enhancer = make_enhancer(name, device, dtype, bench)
+    yield name, enhancer
+    if device.type == "cuda" if bench.naive is None else bench.naive:
+        yield from _beside(enhancer, plain_twin(enhancer), f"{name} (plain)", device, dtype)
+    if bench.tiny_decoder:
+        yield from _beside(enhancer, tiny_twin(enhancer, bench), f"{name} (tiny decoder)", device, dtype)
+
+
+def _beside(
+    enhancer: Any, twin: Any, label: str, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Enhancer]]:
+    """The twin, while the enhancer waits on the CPU."""
+    if twin is not None:
+        enhancer.to("cpu")
+        yield label, twin.to(device, dtype)
+        twin.to("cpu")
+
+
+def make_enhancer(name: str, device: torch.device, dtype: torch.dtype, bench: EnhancersBench) -> Enhancer:
+    """The enhancer of that name, of that folder, or of that architecture with random weights from seed 0.
+
+    Raises:
+        InputError: when there is none.
+    """
+    options: dict[str, Any] = {"compiled": bench.compile, "tile": bench.tile}
+    if not name.endswith(".json"):
+        known = options_of(name)
+        options = {option: value for option, value in {"dtype": dtype, **options}.items() if option in known}
+        return load_enhancer(name, device, **options)
+    config = read_json(Path(name))
+    torch.manual_seed(0)
+    if config.get("architecture") == "cosmos":
+        from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+        from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
+
+        return CosmosEnhancer(CosmosNetwork.from_config(config), cut=True, **options).to(device, dtype)
+    if config.get("architecture") == "difix":
+        from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+        from harmonizer_ns.enhancers.difix.network import DifixNetwork
+
+        return DifixEnhancer(DifixNetwork.from_config(config), **options).to(device, dtype)
+    raise InputError(f"{name} is of the unknown architecture {config.get('architecture')!r}")
+
+
+def plain_twin(enhancer: Enhancer) -> Enhancer | None:
+    """The same weights in the plain graph, nothing kept between frames; None for enhancers that know no other."""
+    from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
+    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+
+    if isinstance(enhancer, CosmosEnhancer):
+        from harmonizer_ns.enhancers.cosmos.plain import PlainCosmosNetwork
+
+        twin = CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network))
+        twin._kept = NothingKept()
+        return twin
+    if isinstance(enhancer, DifixEnhancer):
+        twin = DifixEnhancer(copy.deepcopy(enhancer.network))
+        twin._kept = NothingKept()
+        twin.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return twin
+    return None
+
+
+def tiny_twin(enhancer: Enhancer, bench: EnhancersBench) -> Enhancer | None:
+    """The same weights with the tiny decoder; None for enhancers that cannot have one."""
+    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+    from harmonizer_ns.enhancers.difix.tiled import read_tiny_decoder
+
+    if not isinstance(enhancer, DifixEnhancer) or bench.tiny_decoder is None:
+        return None
+    tiny = read_tiny_decoder(bench.tiny_decoder)
+    return DifixEnhancer(enhancer.network, tile=bench.tile, tiny_decoder=tiny, compiled=bench.compile)
+
+
+def psnr(image: Float[Tensor, "n 3 h w"], other: Float[Tensor, "n 3 h w"]) -> float:
+    """Of all images together, in decibels; 100 at most, so that equal images have one."""
+    return -10 * float((image - other).square().mean().clamp(min=1e-10).log10())
+
+
+def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device) -> Measurement:
+    """Time ``step`` one call at a time, after some calls to warm up."""
+    for _ in range(bench.warmup):
+        step()
+    _reset_peak(device)
+    milliseconds = []
+    for _ in range(bench.frames):
+        _wait(device)
+        start = time.perf_counter()
+        step()
+        _wait(device)
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+    return Measurement(tuple(sorted(milliseconds)), _peak(device))
+
+
+def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Frames]:
+    """One frame of a stream; the last outputs are kept between calls."""
+    turns = cycle(
+        [(frames[i].to(device), _photos(enhancer, frames, i, references, device)) for i in range(len(frames))]
+    )
+    history: deque[Frames] = deque(maxlen=getattr(enhancer, "max_context", 0))
+
+    def step() -> Frames:
+        frame, shown = next(turns)
+        fresh = None if shown is None else replace(shown, rgb=shown.rgb.clone())  # or its latents would be kept
+        repaired = enhancer.enhance(frame, Context(references=(fresh,), history=tuple(history)))
+        output = Frames(repaired.rgb, frame.alpha, frame.depth, frame.cameras)
+        history.appendleft(output)
+        return output
+
+    return step
+
+
+def _enhanced(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Float[Tensor, "n 3 h w"]:
+    """Every frame by itself, on the CPU."""
+    alone = (
+        enhancer.enhance(frames[i].to(device), Context((_photos(enhancer, frames, i, references, device),)))
+        for i in range(len(frames))
+    )
+    return torch.cat([repaired.rgb.cpu() for repaired in alone])
+
+
+def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int, device: torch.device) -> Frames | None:
+    """The frames that follow a frame, as its reference photos."""
+    count = min(references, enhancer.max_references)
+    return frames[[(index + 1 + i) % len(frames) for i in range(count)]].to(device) if count else None
+
+
+def _print_line(name: str, size: str, precision: str, measured: Measurement, same: float | None) -> None:
+    agreement = "" if same is None else f"{same:25.1f} dB"
+    peak = "-" if measured.peak is None else f"{measured.peak / 2**20:.0f} MiB"
+    print(
+        f"{name:34s} {size:>10s} {precision:6s} {measured.median:7.1f} ms {measured.p95:7.1f} ms "
+        f"{1e3 / measured.median:7.1f} {peak:>10s} {agreement}".rstrip(),
+        flush=True,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {torch.get_num_threads()} thread(s)"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _LINUX_RESET.exists():
+        _LINUX_RESET.write_text("5")  # the process's own high-water mark
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not _LINUX_RESET.exists():
+        return None
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Released Difix files: folders in the Hub's layout, and ``model_*.pkl`` checkpoints of its training code.
+
+A folder has ``model_index.json``, ``scheduler/``, ``text_encoder/``, ``tokenizer/``, ``unet/`` and ``vae/``, the
+autoencoder with skip convolutions and, as a rule, with its adapters unmerged. A pickle has ``rank_vae``,
+``vae_lora_target_modules``, ``state_dict_unet`` (all of it), ``state_dict_vae`` (skip convolutions and adapters) and
+``optimizer``; the rest comes from a folder. Only tensors and JSON are read; no code in these files or repositories ever
+runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.checkpoint import CheckpointError
+from harmonizer_ns.enhancers.difix.lora import add_lora, merged, rank_of
+from harmonizer_ns.enhancers.difix.network import PROMPT, SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.reading import read_json, read_pickle, read_weights
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import fetch_repository, first_line
+
+logger = logging.getLogger(__name__)
+
+INDEX = "model_index.json"
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+WEIGHTS = "diffusion_pytorch_model"
+_FILES = [
+    INDEX,
+    "scheduler/scheduler_config.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+    *("text_encoder/config.json", "text_encoder/model.safetensors"),
+    *("unet/config.json", "vae/config.json"),
+    *(f"*/{WEIGHTS}.{file}" for file in ("safetensors", "safetensors.index.json")),
+    f"*/{WEIGHTS}-*-of-*.safetensors",
+]
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""What the VAE's attention was called in older diffusers, and is called now."""
+
+
+def find_folder(folder_or_id: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or that of a Hub repository.
+
+    Raises:
+        InputError: when it is neither, or the Hub cannot be reached.
+    """
+    if Path(folder_or_id).is_dir():
+        return Path(folder_or_id)
+    return fetch_repository(str(folder_or_id), revision, _FILES)
+
+
+def read_folder(folder: Path, prompt: str = PROMPT, merge: bool = True, **changes: Any) -> DifixNetwork:
+    """The network of a folder in the Hub's layout.
+
+    Plain Stable Diffusion folders, whose autoencoder has no skip convolutions, are read too, with a warning: they are
+    what training begins with.
+
+    Args:
+        folder: has the files.
+        prompt: the text that the network is told.
+        merge: fold the adapters into the weights; otherwise they stay trainable beside these.
+        changes: arguments of `DifixNetwork` other than the folder's.
+
+    Raises:
+        CheckpointError: when a file is missing or damaged, or the folder is one of another model; every name that does
+            not fit is listed.
+    """
+    config = _read_config(folder)
+    weights = {part: read_weights(folder / part, WEIGHTS) for part in ("unet", "vae")}
+    embedding = embed_prompt(folder, prompt)
+    return build({**config, "prompt_tokens": embedding.shape[1], **changes}, weights, embedding, merge, str(folder))
+
+
+def read_checkpoint(path: Path, base: Path, prompt: str = PROMPT, merge: bool = True) -> DifixNetwork:
+    """The network of a ``model_*.pkl``; what the file does not have comes from a folder, of SD-Turbo or of Difix.
+
+    Raises:
+        CheckpointError: as `read_folder`; also when the file holds more than tensors and plain data (nothing in it is
+            run).
+    """
+    content = read_pickle(path)
+    entries = ("state_dict_unet", "state_dict_vae")
+    if not isinstance(content, dict) or not all(isinstance(content.get(entry), dict) for entry in entries):
+        raise CheckpointError(f"{path} is not a checkpoint of Difix: it has no {' and '.join(entries)}")
+    config, embedding = _read_config(base), embed_prompt(base, prompt)
+    learned = content["state_dict_vae"]
+    weights = {"unet": content["state_dict_unet"], "vae": _with_base(learned, read_weights(base / "vae", WEIGHTS))}
+    return build({**config, "prompt_tokens": embedding.shape[1]}, weights, embedding, merge, str(path))
+
+
+def _with_base(learned: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An autoencoder's frozen weights, with what was learned in its place; the base's own skips and adapters go."""
+    plain = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in base.items()
+        if ".lora_" not in name and "skip_conv" not in name
+    }
+    adapted = {name.rpartition(".lora_A.")[0] for name in learned if ".lora_A." in name}
+    frozen = {}
+    for name, tensor in plain.items():
+        layer, _, part = name.rpartition(".")
+        frozen[f"{layer}.base_layer.{part}" if layer in adapted else name] = tensor
+    return {**frozen, **learned}
+
+
+def build(
+    config: dict[str, Any], weights: dict[str, dict[str, Tensor]], embedding: Tensor, merge: bool, source: str
+) -> DifixNetwork:
+    """A network filled with weights; their precision stays.
+
+    Args:
+        config: for `DifixNetwork.from_config`.
+        weights: of ``unet`` and ``vae``, in the release's names.
+        embedding: of the prompt.
+        merge: see `read_folder`.
+        source: for messages.
+
+    Raises:
+        CheckpointError: listing every weight that is missing, unexpected or misshapen.
+    """
+    with torch.device("meta"):
+        network = _network(config, source)
+        rank = None if merge else rank_of(weights["vae"])
+        if rank is not None:
+            add_lora(network.vae, rank)
+    vae = _completed(_current_names(weights["vae"]), network, source)
+    parts = {"unet": weights["unet"], "vae": _merged(vae, source) if merge else vae}
+    state = {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
+    state["prompt_embedding"] = embedding
+    check_names(network.state_dict(), state, source)
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(True)
+
+
+def check_names(own: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
+    """Compare a network's weights with those of a file.
+
+    Raises:
+        CheckpointError: with one line for every weight that is missing, unexpected or misshapen.
+    """
+    lines = [f"missing: {name}" for name in sorted(own.keys() - given.keys())]
+    lines += [f"unexpected: {name}" for name in sorted(given.keys() - own.keys())]
+    lines += [
+        f"misshapen: {name}: {tuple(given[name].shape)}, the network has {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & given.keys())
+        if own[name].shape != given[name].shape
+    ]
+    if lines:
+        raise CheckpointError("\n".join([f"the weights of {source} do not fit the network", *lines]))
+
+
+def _network(config: dict[str, Any], source: str) -> DifixNetwork:
+    try:
+        return DifixNetwork.from_config(config)
+    except InputError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The network's arguments, from the folder's own configurations."""
+    missing = [name for name in (INDEX, *PARTS) if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(f"{folder} is not a Difix folder: it has no {', '.join(missing)}")
+    models = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    index = read_json(folder / INDEX)
+    for part, model in models.items():
+        entry = index.get(part)  # library and class; a class of the repository's own is judged by its weights
+        if not isinstance(entry, list) or (entry[:1] == ["diffusers"] and entry[1:] != [model.__name__]):
+            raise CheckpointError(f"{folder} is a folder of another model: its {part} is {entry}, not {model.__name__}")
+    config = {part: own_arguments(model, read_json(folder / part / "config.json")) for part, model in models.items()}
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    return {**config, "scheduler": {name: scheduler[name] for name in SCHEDULE if name in scheduler}}
+
+
+def _completed(vae: dict[str, Tensor], network: DifixNetwork, source: str) -> dict[str, Tensor]:
+    """An autoencoder without any skip convolution gets new ones."""
+    if any("skip_conv" in name for name in vae):
+        return vae
+    logger.warning(
+        "%s: the autoencoder has no skip convolutions, so this is plain Stable Diffusion, not Difix; it gets new ones: "
+        "a model to begin training with, not to repair with",
+        source,
+    )
+    own = network.vae.state_dict()
+    new = {name: torch.full(own[name].shape, SKIP_INIT) for name in own if "skip_conv" in name}
+    return {**vae, **new}
+
+
+def _merged(vae: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    try:
+        return merged(vae)
+    except KeyError as error:
+        raise CheckpointError(f"{source}: an adapter of the vae is incomplete, it has no {error.args[0]}") from error
+
+
+def _current_names(vae: dict[str, Tensor]) -> dict[str, Tensor]:
+    pattern = re.compile("|".join(map(re.escape, _OLD_NAMES)))
+    return {pattern.sub(lambda found: _OLD_NAMES[found[0]], name): tensor for name, tensor in vae.items()}
+
+
+@torch.no_grad()
+def embed_prompt(folder: Path, prompt: str) -> Float[Tensor, "1 m d"]:
+    """What the folder's text encoder makes of a prompt, padded to the encoder's length. The encoder is not kept.
+
+    Raises:
+        CheckpointError: when tokenizer or text encoder are damaged or incomplete.
+    """
+    from transformers import CLIPTokenizer
+
+    encoder = _read_text_encoder(folder / "text_encoder")
+    if not any((folder / "tokenizer" / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+        raise CheckpointError(f"{folder / 'tokenizer'} has no vocab.json")  # transformers would go on with an empty one
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # what the tokenizers package raises is no more precise
+        raise CheckpointError(f"{folder / 'tokenizer'} cannot be read: {first_line(error)}") from error
+    tokens = tokenizer(
+        prompt, max_length=tokenizer.model_max_length, padding="max_length", truncation=True, return_tensors="pt"
+    )
+    return encoder(tokens.input_ids)[0]
+
+
+def _read_text_encoder(folder: Path) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config, weights = read_json(folder / "config.json"), read_weights(folder, "model")
+    try:
+        with init_empty_weights():
+            encoder = CLIPTextModel(CLIPTextConfig(**config))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not CLIP's text encoder: {first_line(error)}") from error
+    names = {_plain(name): name for name in encoder.state_dict()}
+    state = {names.get(_plain(name), name): tensor.float() for name, tensor in weights.items()}
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # a mere 0, 1, 2, ...
+    check_names(encoder.state_dict(), state, str(folder))
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval()
+
+
+def _plain(name: str) -> str:
+    """Versions of transformers differ in this prefix."""
+    return name.removeprefix("text_model.")
+
+
+def write_folder(network: DifixNetwork, folder: Path, base: Path) -> None:
+    """Write a folder in the Hub's layout; adapters stay unmerged when the network has them.
+
+    Args:
+        network: a single-frame network.
+        folder: where to.
+        base: a folder in the same layout: its text encoder, tokenizer and scheduler are copied.
+
+    Raises:
+        InputError: when the network is temporal, which this layout has no place for.
+    """
+    _check_single_frame(network, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    network.unet.save_pretrained(folder / "unet")
+    network.vae.save_pretrained(folder / "vae")
+    for part in ("scheduler", "text_encoder", "tokenizer"):
+        shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
+    shutil.copy(base / INDEX, folder / INDEX)
+
+
+def write_checkpoint(network: DifixNetwork, path: Path) -> None:
+    """Write a ``model_*.pkl`` for Difix's own training code: tensors and plain data, without an optimizer.
+
+    Raises:
+        InputError: when the network is temporal or its adapters are merged already.
+    """
+    _check_single_frame(network, path)
+    vae = network.vae.state_dict()
+    rank = rank_of(vae)
+    if rank is None:
+        raise InputError(f"{path}: such a file needs the vae's adapters; load the network with merge=False")
+    content = {
+        "vae_lora_target_modules": [name.partition(".lora_A.")[0] for name in vae if ".lora_A." in name],
+        "rank_vae": rank,
+        "state_dict_unet": network.unet.state_dict(),
+        "state_dict_vae": {name: tensor for name, tensor in vae.items() if ".lora_" in name or "skip_conv" in name},
+    }
+    torch.save(content, path)
+
+
+def _check_single_frame(network: DifixNetwork, path: Path) -> None:
+    if network.max_context:
+        raise InputError(f"{path}: Difix's files have no place for temporal layers; save an enhancer folder instead")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Difix's autoencoder tile by tile, or with a smaller decoder. The UNet always sees the whole frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError, load_weights
+from harmonizer_ns.enhancers.difix.formats import WEIGHTS
+from harmonizer_ns.enhancers.difix.network import DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.reading import read_json, read_weights
+from harmonizer_ns.enhancers.tiles import Window, blend, scaled
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import fetch_repository
+
+
+class ThriftyDifix:
+    """Runs a network as its own forward pass does, but the autoencoder in tiles, or with a smaller decoder.
+
+    Args:
+        network: the network.
+        side: of a tile, in pixels; 0 for whole frames.
+        tiny_decoder: a diffusers ``AutoencoderTiny`` that decodes in place of the network's decoder; None: that one.
+    """
+
+    def __init__(self, network: DifixNetwork, side: int = 0, tiny_decoder: Any = None) -> None:
+        self.network, self.tiny_decoder = network, tiny_decoder
+        self.side = side // network.multiple or None
+
+    def repair(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        references: Float[Tensor, "b r c hl wl"] | None = None,
+        context: Float[Tensor, "b k c hl wl"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Repair images in [-1, 1], given the latents of references and context; the result is not clamped."""
+        return self._decoded(self.network.denoise(self.latents(image), references, context), image)
+
+    def latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
+        """Scaled latents of images in [-1, 1]."""
+        scale = self.network.multiple
+
+        def tile(window: Window) -> Tensor:
+            return self.network.latents(images[(..., *scaled(window, scale))])
+
+        return blend(tile, images.shape[-2] // scale, images.shape[-1] // scale, self.side)
+
+    def _decoded(self, latent: Float[Tensor, "b c hl wl"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The encoder runs once more on each tile: keeping what it passes on would fill the memory that tiles save."""
+
+        def tile(window: Window) -> Tensor:
+            if self.tiny_decoder is not None:
+                return self.tiny_decoder.decode(latent[(..., *window)], return_dict=False)[0]
+            skips = self.network.encode(image[(..., *scaled(window, self.network.multiple))])[1]
+            return self.network.decode(latent[(..., *window)], skips)
+
+        return blend(tile, latent.shape[-2], latent.shape[-1], self.side, self.network.multiple)
+
+
+def read_tiny_decoder(folder_or_id: str | Path) -> Any:
+    """A diffusers ``AutoencoderTiny``, from its folder or from the Hub.
+
+    Raises:
+        CheckpointError: when it is another model, or damaged.
+        InputError: when it is neither a folder nor a repository, or the Hub cannot be reached.
+    """
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    folder = Path(folder_or_id)
+    if not folder.is_dir():
+        folder = fetch_repository(str(folder_or_id), None, [CONFIG, f"{WEIGHTS}.safetensors"])
+    config = read_json(folder / CONFIG)
+    name = config.get("_class_name")
+    if name != AutoencoderTiny.__name__:
+        raise CheckpointError(f"{folder} is a folder of another model: {name}, not AutoencoderTiny")
+    tiny = AutoencoderTiny(**own_arguments(AutoencoderTiny, config))
+    load_weights(tiny, read_weights(folder, WEIGHTS))
+    return tiny.eval()
+
+
+def check_tiny_decoder(tiny: Any, network: DifixNetwork) -> None:
+    """Refuse a tiny decoder for other latents; None is fine.
+
+    Raises:
+        InputError: telling both numbers of channels.
+    """
+    if tiny is None:
+        return
+    theirs, ours = tiny.config["latent_channels"], network.vae.config["latent_channels"]
+    if theirs != ours:
+        raise InputError(f"the tiny decoder is for latents of {theirs} channels, this network's have {ours}")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video that is written part by part, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.footage.sequence import Item
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.media import VideoWriter, check_same_size, join_videos, read_video
+
+PART_FRAMES = 480
+PART_SECONDS = 60.0
+"""A part ends after so many frames, or so much work."""
+_STATE = "state.json"
+
+
+class VideoParts:
+    """Whole short videos in a hidden folder beside the target, until they are joined.
+
+    Args:
+        target: the video.
+        fps: frames per second.
+        settings: JSON values; parts of a run with other settings are thrown away.
+        failures: what was wrong with frames that were left out; those of the interrupted run are added.
+        side_by_side: whether the repaired frame is the right half of what is written.
+        clock: tells seconds.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        fps: float,
+        settings: dict[str, Any],
+        failures: list[str],
+        side_by_side: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target, self._fps, self._failures = target, fps, failures
+        self._side_by_side, self._clock = side_by_side, clock
+        self._folder = target.with_name(f".{target.name}.parts")
+        self._state: dict[str, Any] = {"settings": settings, "next": 0, "parts": [], "failures": [], "size": None}
+        self._writer: VideoWriter | None = None
+        self._numbers: list[int] = []
+        self._began = 0.0
+
+    def __enter__(self) -> VideoParts:
+        try:
+            stored = self._stored()
+            if stored is not None and stored["settings"] == self._state["settings"]:
+                self._state = stored
+                self._failures[:0] = stored["failures"]
+            else:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self._target} cannot be written: {error}") from error
+        return self
+
+    def remaining(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The frames; those that are written already are marked, those that were left out are gone."""
+        written = {number for part in self._state["parts"] for number in part["numbers"]}
+        for item in items:
+            if item.number >= self._state["next"]:
+                yield item
+            elif item.number in written:
+                yield replace(item, repaired=partial(self._written, item.number))
+
+    def write(self, item: Item, picture: Float[Tensor, "3 h w"]) -> None:
+        """Add the repaired picture of a frame.
+
+        Raises:
+            InputError: when it has another size than the first, or cannot be written.
+        """
+        size = [picture.shape[-1], picture.shape[-2]]
+        self._state["size"] = self._state["size"] or size
+        check_same_size(self._target, self._state["size"], size)
+        if self._writer is None:
+            self._writer = VideoWriter(self._folder / f"{item.number:09d}.mp4", self._fps, joinable=True).__enter__()
+            self._began = self._clock()
+        self._writer.write(picture)
+        self._numbers.append(item.number)
+        if len(self._numbers) >= PART_FRAMES or self._clock() - self._began >= PART_SECONDS:
+            self._end_part()
+
+    def join(self, sound_from: Path | None) -> None:
+        """Make the video of the parts, with that file's sound; without any frame there is none."""
+        self._end_part()
+        if self._state["parts"]:
+            files = [self._folder / part["file"] for part in self._state["parts"]]
+            join_videos(files, self._target, sound_from)
+        shutil.rmtree(self._folder)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+        if not self._state["parts"]:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_part(self) -> None:
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        writer.__exit__(None, None, None)
+        part = {"file": f"{self._numbers[0]:09d}.mp4", "numbers": self._numbers}
+        self._state["parts"].append(part)
+        self._state.update(next=self._numbers[-1] + 1, failures=list(self._failures))
+        self._numbers = []
+        partial_state = self._folder / f"{_STATE}.partial"
+        partial_state.write_text(json.dumps(self._state))
+        partial_state.replace(self._folder / _STATE)
+
+    def _stored(self) -> dict[str, Any] | None:
+        file = self._folder / _STATE
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def _written(self, number: int) -> Float[Tensor, "3 h w"]:
+        part = next(part for part in self._state["parts"] if number in part["numbers"])
+        _, frames = read_video(self._folder / part["file"])
+        picture = next(frame for other, frame in zip(part["numbers"], frames, strict=True) if other == number)
+        return picture[..., picture.shape[-1] // 2 :] if self._side_by_side else picture
