@@ -15,7 +15,7 @@ from gsplat_trainer.distributed import World
 from harmonizer_ns.splats.files import read_gsplat
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
-from harmonizer_ns.enhancers.precision import choose_device
+from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 

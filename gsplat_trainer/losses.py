@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.ssim import splat_loss
+from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.types import Cameras
 
 

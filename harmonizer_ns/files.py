@@ -1,18 +1,119 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repositories of the Hugging Face Hub: only files that are asked for are fetched, and nothing in them is ever run."""
+"""Files of our own and of others: written whole or not at all, JSON with readable errors, shipped assets, the Hub."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from harmonizer_ns.errors import InputError
 
+_PACKAGE = Path(__file__).resolve().parent
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@contextmanager
+def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> Iterator[Path]:
+    """The block writes to the path that it is given; what it wrote appears as ``path`` when it is complete.
+
+    Files are synced to the disk before they appear; a folder replaces one that was there. When the block fails, what
+    was there before stays, and nothing of the new is left behind.
+
+    Args:
+        path: file or folder to be; its parents are created.
+        advice: added to the error's message, such as how to go on.
+        folder: where the unfinished file lies, on the same disk; None: beside ``path``.
+
+    Raises:
+        InputError: when the disk is full or the place cannot be written, naming the path.
+    """
+    partial = partial_path(path if folder is None else folder / path.name)
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if partial.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _sync(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # torch reports a full disk as RuntimeError; all others are not about the file
+        raise InputError(f"cannot write {path}: {first_line(error)}{advice and '. ' + advice}") from error
+    finally:
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Where the unfinished part of a file lies: hidden, of this process, with the suffix that writers go by."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        InputError: when it is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+        raise InputError(f"{path} is not JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
+    return content
+
+
+def asset(name: str) -> Path:
+    """Folder or file of the asset ``name``, for example ``asset("builtin")``.
+
+    A source checkout (or an editable install) keeps assets in ``assets/`` beside the package; an installed wheel
+    carries a copy inside the package, in ``_assets/``.
+
+    Raises:
+        FileNotFoundError: when neither place has it; the message names both.
+    """
+    candidates = (_PACKAGE / "_assets" / name, _PACKAGE.parent / "assets" / name)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    places = " nor ".join(str(candidate) for candidate in candidates)
+    raise FileNotFoundError(f"asset {name!r} is neither at {places}; is the installation complete?")
 
 
 def fetch_repository(repository: str, revision: str | None, patterns: list[str]) -> Path:
     """The folder of a Hub repository, from the Hub or from its cache; only files that match a pattern.
+
+    Nothing in them is ever run.
 
     Raises:
         InputError: when the name is none, and when the Hub cannot be reached or has no such repository or revision.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image metrics. All take RGB in [0, 1] and give one value per image; masks are weights in [0, 1]."""
+"""Image metrics, and the loss of Gaussian splatting. All metrics take RGB in [0, 1] and give one value per image; masks are weights in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from harmonizer_ns.ssim import ssim_map
-
+SSIM_WINDOW = 11
+"""Side of the window of SSIM in pixels."""
 MSE_FLOOR = 1e-10
 """Squared errors below this count as this: equal images score 100 dB instead of infinity, so means stay finite."""
 
@@ -61,6 +62,49 @@ def ssim(
         margin = (mask.shape[-1] - values.shape[-1]) // 2
         mask = mask[..., margin:-margin, margin:-margin]
     return _masked_mean(values, mask)
+
+
+def splat_loss(
+    image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], ssim_weight: float = 0.2
+) -> Float[Tensor, ""]:
+    """``(1 - w) L1 + w (1 - SSIM)``, equation 7 of Kerbl et al. 2023; L1 alone for images smaller than the window."""
+    l1 = F.l1_loss(image, target)
+    if ssim_weight == 0 or min(image.shape[-2:]) < SSIM_WINDOW:
+        return l1
+    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim_map(image, target).mean())
+
+
+def ssim_map(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h-10 w-10"]:
+    """Structural similarity of each pixel (Wang et al. 2004, equation 13), differentiable.
+
+    ``(2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2))`` with moments under an 11x11 Gaussian
+    window of sigma 1.5, ``C1 = 0.01^2`` and ``C2 = 0.03^2``. Windows that leave the image are not evaluated.
+
+    Raises:
+        ValueError: on differing shapes or an image smaller than the window.
+    """
+    if image.shape != target.shape or image.ndim != 4 or min(image.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs two images n 3 h w of one shape and at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
+            f"got {tuple(image.shape)} and {tuple(target.shape)}"
+        )
+    moments = torch.cat([image, target, image * image, target * target, image * target], dim=1)
+    mx, my, xx, yy, xy = _gaussian_blur(moments).chunk(5, dim=1)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mx * my + c1) / (mx * mx + my * my + c1)
+    structure = (2 * (xy - mx * my) + c2) / ((xx - mx * mx) + (yy - my * my) + c2)
+    return luminance * structure
+
+
+def _gaussian_blur(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h-10 w-10"]:
+    """Separable 11-tap Gaussian of sigma 1.5 without padding."""
+    offsets = torch.arange(11, device=image.device, dtype=image.dtype) - 5
+    taps = torch.exp(-offsets.square() / (2 * 1.5**2))
+    taps = taps / taps.sum()
+    channels = image.shape[1]
+    vertical = taps.view(1, 1, 11, 1).expand(channels, -1, -1, -1)
+    horizontal = taps.view(1, 1, 1, 11).expand(channels, -1, -1, -1)
+    return F.conv2d(F.conv2d(image, vertical, groups=channels), horizontal, groups=channels)
 
 
 def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:

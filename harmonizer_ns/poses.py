@@ -17,6 +17,11 @@ RIGID_TOLERANCE = 1e-3
 """Largest entry of ``R^T R - I`` that still passes for rounding."""
 
 
+def flip_axes(camera_to_world: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
+    """The same poses with the camera's y and z axes reversed: OpenGL's (y up, z backward) to OpenCV's, and back."""
+    return camera_to_world * camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
+
+
 def check_poses(camera_to_world: Tensor, names: Sequence[str] | None = None) -> None:
     """Check that every pose is a finite rigid transform.
 

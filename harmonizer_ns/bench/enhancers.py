@@ -26,7 +26,7 @@ from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.bench.frames import parse_size, sample_frames
 from harmonizer_ns.enhancers.latent_cache import NothingKept
 from harmonizer_ns.enhancers.reading import read_json
-from harmonizer_ns.enhancers.precision import DTYPES, Precision, choose_device
+from harmonizer_ns.devices import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames

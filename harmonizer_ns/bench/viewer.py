@@ -19,8 +19,8 @@ from gsplat_trainer.config import DefaultConfig
 from harmonizer_ns.captures.capture import load_scene
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
-from harmonizer_ns import assets
-from harmonizer_ns.enhancers.precision import choose_device
+from harmonizer_ns.files import asset
+from harmonizer_ns.devices import choose_device
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.bench.watcher import Watcher
 
@@ -124,7 +124,7 @@ def run(bench: ViewerBench) -> None:
 def measure(bench: ViewerBench, folder: Path, device: torch.device) -> _Stopwatch:
     """The rates of a run that learns without density control, so that its steps cost the same all along."""
     config = DefaultConfig(
-        data_dir=bench.data or assets.path("demo"),
+        data_dir=bench.data or asset("demo"),
         data_factor=bench.data_factor,
         result_dir=folder,
         enhancer=bench.enhancer,

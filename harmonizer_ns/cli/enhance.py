@@ -12,7 +12,7 @@ import tyro
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.footage.files import check_paths, enhance_path, find_references
-from harmonizer_ns.enhancers.precision import DTYPES, Precision, choose_device
+from harmonizer_ns.devices import DTYPES, Precision, choose_device
 from harmonizer_ns.footage.sequence import FrameEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError

@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from harmonizer_ns.enhancers.precision import choose_device
+from harmonizer_ns.devices import choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, Renderer

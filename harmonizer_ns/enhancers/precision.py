@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,22 +18,7 @@ from harmonizer_ns.types import Frames
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_TILE = 64
-
-
-def choose_device(name: str) -> str:
-    """The device that an option names; "auto" is the GPU when there is one.
-
-    Raises:
-        InputError: when there is no GPU to use.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
-    return name
 
 
 def default_dtype(device: torch.device | str) -> torch.dtype:

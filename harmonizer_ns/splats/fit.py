@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.raster import rasterization
-from harmonizer_ns.ssim import splat_loss
+from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.types import Cameras, Frames, cat_frames
 
 SH_C0 = 0.28209479177387814

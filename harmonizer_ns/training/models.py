@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonizer_ns import assets
+from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.builtin.enhancer import build_network
 from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint, load_weights
@@ -89,7 +89,7 @@ def load_choice_network(config: TrainingConfig) -> tuple[ChoiceNetwork, dict[str
         kwargs = _read_architecture(Path(config.model))
         kwargs.pop("architecture", None)
         return ChoiceNetwork(**kwargs), kwargs
-    checkpoint = load_checkpoint(assets.path("builtin") if config.model == "builtin" else config.model)
+    checkpoint = load_checkpoint(asset("builtin") if config.model == "builtin" else config.model)
     return build_network(checkpoint), checkpoint.kwargs
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harmonizer_ns import assets
+from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer, gather_inputs
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, ray_cues, relative_inverse_depth
@@ -209,7 +209,7 @@ def test_save_and_load_give_the_same_enhancer(tmp_path, plane_frames):
 
 
 def test_the_shipped_weights_are_whole():
-    folder = assets.path("builtin")
+    folder = asset("builtin")
     config = json.loads((folder / "config.json").read_text())
     assert hashlib.sha256((folder / config["weights"]).read_bytes()).hexdigest() == config["sha256"]
     assert BuiltinEnhancer.from_pretrained().metadata["licence"] == "Apache-2.0"
@@ -237,4 +237,4 @@ def _picture(height: int = 64, width: int = 96) -> Frames:
 
 def test_a_missing_asset_names_where_it_was_looked_for():
     with pytest.raises(FileNotFoundError, match=r"no-such-asset.*_assets"):
-        assets.path("no-such-asset")
+        asset("no-such-asset")

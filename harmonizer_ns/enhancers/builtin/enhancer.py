@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns import assets
+from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.builtin.inputs import (
     CUE_STRIDE,
@@ -73,7 +73,7 @@ class BuiltinEnhancer:
             FileNotFoundError: when the packaged weights are not installed.
             CheckpointError: when the folder is not a good checkpoint of this architecture.
         """
-        checkpoint = load_checkpoint(assets.path("builtin") if folder is None else folder)
+        checkpoint = load_checkpoint(asset("builtin") if folder is None else folder)
         network = build_network(checkpoint)
         return cls(network, checkpoint.kwargs, checkpoint.metadata).to(device)
 

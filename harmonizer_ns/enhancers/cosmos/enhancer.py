@@ -25,16 +25,7 @@ from harmonizer_ns.enhancers.cosmos.formats import RELEASES, convert, read_relea
 from harmonizer_ns.enhancers.cosmos.network import ARCHITECTURE, CosmosNetwork
 from harmonizer_ns.enhancers.cosmos.tiles import tile_autoencoder
 from harmonizer_ns.enhancers.latent_cache import KeptLatents
-from harmonizer_ns.enhancers.precision import (
-    check_tile,
-    compile_mode,
-    default_dtype,
-    finished,
-    fully_trusted,
-    in_size_of,
-    prepared,
-    say_licence,
-)
+from harmonizer_ns.enhancers.precision import check_tile, compile_mode, default_dtype, finished, fully_trusted, in_size_of, prepared, say_licence
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import fetch_repository
 from harmonizer_ns.images import Padding

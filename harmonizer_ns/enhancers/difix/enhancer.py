@@ -20,16 +20,7 @@ from harmonizer_ns.enhancers.difix.lora import merged
 from harmonizer_ns.enhancers.difix.network import ARCHITECTURE, PROMPT, DifixNetwork
 from harmonizer_ns.enhancers.difix.tiled import ThriftyDifix, check_tiny_decoder, read_tiny_decoder
 from harmonizer_ns.enhancers.latent_cache import KeptLatents
-from harmonizer_ns.enhancers.precision import (
-    check_tile,
-    compile_mode,
-    default_dtype,
-    finished,
-    fully_trusted,
-    in_size_of,
-    prepared,
-    say_licence,
-)
+from harmonizer_ns.enhancers.precision import check_tile, compile_mode, default_dtype, finished, fully_trusted, in_size_of, prepared, say_licence
 from harmonizer_ns.footage.sequence import as_frames
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding, resize, to_float, to_uint8

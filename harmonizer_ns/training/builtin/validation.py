@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin.network import MULTIPLE, ChoiceNetwork
-from harmonizer_ns.ssim import splat_loss
+from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.training.builtin.losses import CONFIDENT
 from harmonizer_ns.training.builtin.samples import Batch, Sample, whole
 

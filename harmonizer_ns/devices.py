@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where to compute, and in which precision: one word for each, the same in every command and configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from harmonizer_ns.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> str:
+    """The device that an option names; "auto" is the GPU when there is one.
+
+    Raises:
+        InputError: when there is no GPU to use.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch finds no GPU here; --device cpu works everywhere")
+    return name
+
+
+def choose_dtype(name: Precision, device: torch.device | str) -> torch.dtype:
+    """The number type that a precision names; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    return DTYPES[name]
