@@ -33,8 +33,8 @@ class SynthesizeConfig:
     """What to make, of what, and where."""
 
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
-    """YAML file of streams, counts and settings, or a shipped one's name: mix, mix-tiny, shadows. Not needed with
-    --rebuild."""
+    """YAML file of streams, counts and settings, or a shipped one's name: mix, mix-tiny, builtin-sparse,
+    shadows. Not needed with --rebuild."""
     output: Path
     """Folder that receives everything."""
     scenes: _Folders = ()

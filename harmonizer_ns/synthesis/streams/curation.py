@@ -73,7 +73,7 @@ class SparseSettings(CurationSettings):
     every: tuple[int, int] = (2, 6)
     """Range of n; 1 fits all photos."""
     share: tuple[float, float] = (1.0, 1.0)
-    """Range of the share of the steps that are done."""
+    """Range of the share of the steps that are done; each halving is as likely as any other."""
     near_clean: float = 0.2
     """Chance of a clip to show fitted photos, which teach an enhancer to leave good pixels alone."""
 
@@ -133,7 +133,8 @@ def make_sparse(capture: Capture, settings: SparseSettings, seed: int) -> Iterat
     """
     draw = random.Random(seed)
     every, offset = _draw_every(capture, settings, draw)
-    steps = max(1, round(settings.steps * draw.uniform(*settings.share)))
+    low, high = settings.share
+    steps = max(1, round(settings.steps * low * (high / low) ** draw.random()))
     split = every_nth(len(capture), every, offset)
     fit = _fit(capture, split, replace(settings, steps=steps), seed)
     return _show(fit, settings, draw, {"every": every, "offset": offset, "steps": steps})
