@@ -5,13 +5,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_TURNED = range(5, 9)
+"""EXIF orientations that swap width and height."""
 
 
 def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -48,6 +54,32 @@ def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as `load_image` gives it; only its header is read.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is not a readable image.
+    """
+    from PIL import Image
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file at {path}")
+    try:
+        with Image.open(path) as opened:
+            return upright_size(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read {path} as an image: {error}") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image once it stands upright (EXIF orientation applied)."""
+    from PIL import ExifTags
+
+    turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return (image.height, image.width) if turned else image.size
 
 
 def save_image(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:

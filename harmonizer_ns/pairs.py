@@ -11,8 +11,9 @@
 | mask | optional path: an image of the same size, white where the image was changed |
 | clip, frame | optional, together: the clip's name and the frame's number in it; consecutive numbers are neighbours |
 | depth | optional path of a safetensors file (below) |
-| cameras | optional ``{"image": CAMERA, "references": [CAMERA, ...]}``, a reference for each photo, where CAMERA is
-  ``{"camera_to_world": 4x4, "intrinsics": 3x3}``: OpenCV axes, pixels of the image's size |
+| cameras | optional ``{"image": CAMERA, "references": [CAMERA, ...], "width": W, "height": H}``, a reference for each
+  photo, where CAMERA is ``{"camera_to_world": 4x4, "intrinsics": 3x3}``: OpenCV axes, pixels of the image's size, which
+  is read from the image where it is not given |
 | source | optional text or JSON object: the recipe that made the pair |
 
 Paths are relative to the file's folder. Other keys are left alone. References have the image's size when cameras are
@@ -22,46 +23,28 @@ optionally ``alpha`` [h, w], opacity in [0, 1], and ``reference_depths`` [r, h, 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json, write_json
+from harmonizer_ns.images import image_size
 from harmonizer_ns.poses import check_poses
+from harmonizer_ns.types import Cameras
 
-Matrix = tuple[tuple[float, ...], ...]
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class PairCamera:
-    """One pinhole camera.
-
-    Args:
-        camera_to_world: 4x4, OpenCV axes, scene units.
-        intrinsics: 3x3, in pixels of the image's size.
-    """
-
-    camera_to_world: Matrix
-    intrinsics: Matrix
-
-
-@dataclass(frozen=True)
-class PairCameras:
-    """Cameras of a pair: the image's, and that of each reference."""
-
-    image: PairCamera
-    references: tuple[PairCamera, ...] = ()
-
-
-@dataclass(frozen=True)
 class Pair:
-    """A damaged image and what it should look like; see the module's table."""
+    """A damaged image and what it should look like; see the module's table.
+
+    ``cameras`` holds the image's camera and then one for each reference. Equal pairs may differ in their cameras.
+    """
 
     name: str
     image: Path
@@ -72,7 +55,7 @@ class Pair:
     clip: str | None = None
     frame: int | None = None
     depth: Path | None = None
-    cameras: PairCameras | None = None
+    cameras: Cameras | None = field(default=None, compare=False)
     source: str | dict[str, Any] | None = None
 
 
@@ -85,7 +68,7 @@ class Pairs:
 
 
 def read_pairs(path: Path, allow_outside: bool = False) -> Pairs:
-    """Read a pairs file; images are not opened.
+    """Read a pairs file; images are not opened, but for the size of cameras that do not tell it.
 
     Args:
         path: of the JSON file.
@@ -94,7 +77,7 @@ def read_pairs(path: Path, allow_outside: bool = False) -> Pairs:
     Raises:
         InputError: naming everything that is wrong with it.
     """
-    content = _read_json(path)
+    content = read_json(path)
     problems: list[str] = []
     reader = _Reader(path.resolve().parent, allow_outside)
     splits = {split: tuple(_read_split(content, split, reader, problems)) for split in ("train", "test")}
@@ -102,16 +85,6 @@ def read_pairs(path: Path, allow_outside: bool = False) -> Pairs:
         problems = ['it holds no pairs: neither "train" nor "test" names any']
     raise_all(problems, f"{path} is no good pairs file")
     return Pairs(**splits)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
-        raise InputError(f"cannot read the pairs file {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f'{path} is no pairs file: it should hold {{"train": {{...}}, "test": {{...}}}}')
-    return content
 
 
 def _read_split(content: dict[str, Any], split: str, reader: _Reader, problems: list[str]) -> Iterator[Pair]:
@@ -122,12 +95,8 @@ def _read_split(content: dict[str, Any], split: str, reader: _Reader, problems: 
     for name, entry in entries.items():
         try:
             yield reader.pair(name, entry)
-        except _PairError as problem:  # noqa: PERF203 (all problems are told at once)
+        except InputError as problem:  # noqa: PERF203 (all problems are told at once)
             problems.append(f"{split}/{name}: {problem}")
-
-
-class _PairError(Exception):
-    """What is wrong with one pair."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +106,14 @@ class _Reader:
 
     def pair(self, name: str, entry: Any) -> Pair:
         if not isinstance(entry, dict):
-            raise _PairError(f"is {entry!r}, not a pair")
+            raise InputError(f"is {entry!r}, not a pair")
         image, target = self._path(entry, "image"), self._path(entry, "target_image")
         if image is None or target is None:
-            raise _PairError(f"has no {'image' if image is None else 'target_image'!r}")
+            raise InputError(f"has no {'image' if image is None else 'target_image'!r}")
         references = self._references(entry)
         clip, frame = _optional(entry, "clip", str), _optional(entry, "frame", int)
         if (clip is None) != (frame is None):
-            raise _PairError('has one of "clip" and "frame", needs both or none')
+            raise InputError('has one of "clip" and "frame", needs both or none')
         return Pair(
             name,
             image,
@@ -155,7 +124,7 @@ class _Reader:
             clip=clip,
             frame=frame,
             depth=self._path(entry, "depth"),
-            cameras=_cameras(entry.get("cameras"), len(references)),
+            cameras=_cameras(entry.get("cameras"), image, len(references)),
             source=_optional(entry, "source", (str, dict)),
         )
 
@@ -172,10 +141,10 @@ class _Reader:
 
     def _resolve(self, value: Any, key: str) -> Path:
         if not isinstance(value, str) or not value or "\0" in value:
-            raise _PairError(f"{key!r} is {value!r}, not a path")
+            raise InputError(f"{key!r} is {value!r}, not a path")
         path = (self.folder / value).resolve()
         if not (self.allow_outside or path.is_relative_to(self.folder)):
-            raise _PairError(
+            raise InputError(
                 f"{key!r} is {value!r}, outside the pairs file's folder; allow that with --data.allow-outside"
             )
         return path
@@ -184,40 +153,64 @@ class _Reader:
 def _optional(entry: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
     value = entry.get(key)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise _PairError(f"{key!r} is {value!r}")
+        raise InputError(f"{key!r} is {value!r}")
     return value
 
 
-def _cameras(value: Any, references: int) -> PairCameras | None:
+def _cameras(value: Any, image: Path, references: int) -> Cameras | None:
     if value is None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("references", []), list):
-        raise _PairError('"cameras" should hold "image" and a list of "references"')
-    others = tuple(_camera(item, f"reference {i}") for i, item in enumerate(value.get("references", [])))
+        raise InputError('"cameras" should hold "image" and a list of "references"')
+    others = value.get("references", [])
     if len(others) != references:
-        raise _PairError(f'"cameras" has {len(others)} references, there are {references} reference images')
-    return PairCameras(_camera(value.get("image"), "image"), others)
+        raise InputError(f'"cameras" has {len(others)} references, there are {references} reference images')
+    size = _optional(value, "width", int), _optional(value, "height", int)
+    return cameras_from_json([value.get("image"), *others], image, size if all(size) else None)
 
 
-def _camera(value: Any, name: str) -> PairCamera:
+def cameras_from_json(entries: list[Any], image: Path, size: tuple[int, int] | None = None) -> Cameras:
+    """The cameras of an image and of its references, as `cameras_as_json` wrote them.
+
+    Args:
+        entries: the image's camera, then those of the references.
+        image: is asked for width and height when ``size`` does not tell them.
+        size: width and height.
+
+    Raises:
+        InputError: when one of them is no rigid pinhole camera, or the image cannot be read.
+    """
+    names = ["image", *(f"reference {i}" for i in range(len(entries) - 1))]
+    poses, intrinsics = zip(*map(_camera, entries, names), strict=True)
+    try:
+        check_poses(torch.tensor(poses, dtype=torch.float64), names)
+        return Cameras(torch.tensor(poses), torch.tensor(intrinsics), *(size or image_size(image)))
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def cameras_as_json(cameras: Cameras) -> list[dict[str, Any]]:
+    """Each camera as the module's table describes it."""
+    poses, intrinsics = cameras.camera_to_world.tolist(), cameras.intrinsics.tolist()
+    return [{"camera_to_world": p, "intrinsics": k} for p, k in zip(poses, intrinsics, strict=True)]
+
+
+def _camera(value: Any, name: str) -> tuple[list[list[float]], list[list[float]]]:
+    """Pose and intrinsics, of the right shape."""
     if not isinstance(value, dict):
-        raise _PairError(f'"cameras" has no camera of {name}')
+        raise InputError(f'"cameras" has no camera of {name}')
     pose = _matrix(value.get("camera_to_world"), 4, f"camera_to_world of {name}")
     intrinsics = _matrix(value.get("intrinsics"), 3, f"intrinsics of {name}")
-    try:
-        check_poses(torch.tensor(pose, dtype=torch.float64)[None], [name])
-    except ValueError as error:
-        raise _PairError(str(error)) from error
     if not (intrinsics[0][0] > 0 and intrinsics[1][1] > 0):
-        raise _PairError(f"intrinsics of {name} have focal lengths {intrinsics[0][0]}, {intrinsics[1][1]}")
-    return PairCamera(pose, intrinsics)
+        raise InputError(f"intrinsics of {name} have focal lengths {intrinsics[0][0]}, {intrinsics[1][1]}")
+    return pose, intrinsics
 
 
-def _matrix(value: Any, size: int, name: str) -> Matrix:
+def _matrix(value: Any, size: int, name: str) -> list[list[float]]:
     rows = value if isinstance(value, list) and len(value) == size else [None]
     if not all(isinstance(row, list) and len(row) == size and all(map(_is_number, row)) for row in rows):
-        raise _PairError(f"{name} should be a {size}x{size} list of numbers, got {value!r}")
-    return tuple(tuple(map(float, row)) for row in value)
+        raise InputError(f"{name} should be a {size}x{size} list of numbers, got {value!r}")
+    return [[float(number) for number in row] for row in value]
 
 
 def _is_number(value: Any) -> bool:
@@ -235,14 +228,12 @@ def write_pairs(path: Path, train: Iterable[Pair], test: Iterable[Pair] = ()) ->
     """Write a pairs file, whole or not at all; paths inside its folder become relative.
 
     Raises:
+        InputError: when the file cannot be written.
         ValueError: when a split has two pairs of one name.
     """
     folder = path.resolve().parent
     content = {"train": _entries(train, folder), "test": _entries(test, folder)}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, content)
 
 
 def _entries(pairs: Iterable[Pair], folder: Path) -> dict[str, dict[str, Any]]:
@@ -272,14 +263,12 @@ def _entry(pair: Pair, folder: Path) -> dict[str, Any]:
         "clip": pair.clip,
         "frame": pair.frame,
         "depth": text(pair.depth),
-        "cameras": _camera_entries(pair.cameras) if pair.cameras else None,
+        "cameras": pair.cameras and _camera_entries(pair.cameras),
         "source": pair.source,
     }
     return {key: value for key, value in entry.items() if value is not None}
 
 
-def _camera_entries(cameras: PairCameras) -> dict[str, Any]:
-    def entry(camera: PairCamera) -> dict[str, Any]:
-        return {"camera_to_world": camera.camera_to_world, "intrinsics": camera.intrinsics}
-
-    return {"image": entry(cameras.image), "references": [entry(camera) for camera in cameras.references]}
+def _camera_entries(cameras: Cameras) -> dict[str, Any]:
+    image, *references = cameras_as_json(cameras)
+    return {"image": image, "references": references, "width": cameras.width, "height": cameras.height}

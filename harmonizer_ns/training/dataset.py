@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import image_size
 from harmonizer_ns.pairs import Pair
 from harmonizer_ns.training.batch import PairBatch, as_clip, collate
 from harmonizer_ns.training.crops import CropConfig, centre_window, random_window
 from harmonizer_ns.training.mixture import MixtureSampler
-from harmonizer_ns.training.pairs import clips, image_size
+from harmonizer_ns.training.pairs import clips
 from harmonizer_ns.training.views import load_view
 
 Item = tuple[Pair, ...]

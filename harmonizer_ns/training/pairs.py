@@ -7,17 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harmonizer_ns.images import upright_size
 from harmonizer_ns.pairs import Pair, raise_all
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-
-_ROTATED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 def clips(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
@@ -75,21 +71,6 @@ def _probed(probe: Callable[[Path], Any]) -> Callable[[Path], Any]:
     return found
 
 
-def image_size(path: Path) -> Size:
-    """Size of an image as `harmonizer_ns.images.load_image` gives it; only its header is read."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return _upright_size(image)
-
-
-def _upright_size(image: Image.Image) -> Size:
-    from PIL import ExifTags
-
-    rotated = image.getexif().get(ExifTags.Base.Orientation) in _ROTATED
-    return (image.height, image.width) if rotated else image.size
-
-
 def _image_size(path: Path) -> Size:
     from PIL import Image
 
@@ -98,7 +79,7 @@ def _image_size(path: Path) -> Size:
     try:
         with Image.open(path) as image:
             image.load()
-            return _upright_size(image)
+            return upright_size(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _FileError(f"{path} is not a whole image: {error}") from error
 
@@ -127,6 +108,9 @@ def _mismatches(pair: Pair, sizes: dict[Path, Any], shapes: dict[Path, Any]) -> 
         free = path in pair.references and not pair.cameras  # else its intrinsics tell of the image's size
         if not (free or isinstance(sizes[path], _FileError) or sizes[path] == size):
             yield f"{pair.name}: {path} is {_text(sizes[path])}, its image is {_text(size)}"
+    if pair.cameras and (pair.cameras.width, pair.cameras.height) != size:
+        declared = _text((pair.cameras.width, pair.cameras.height))
+        yield f"{pair.name}: its cameras say {declared}, {pair.image} is {_text(size)}"
     found = shapes[pair.depth] if pair.depth else {}
     if not isinstance(found, _FileError):
         yield from (f"{pair.name}: {problem}" for problem in _depth_mismatches(pair, found, size))

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonizer_ns.images import load_image
-from harmonizer_ns.pairs import Pair, PairCamera, PairCameras
+from harmonizer_ns.pairs import Pair
 from harmonizer_ns.training.batch import Geometry, PairBatch
 from harmonizer_ns.training.crops import Window, covered
+from harmonizer_ns.types import Cameras
 
 Slot = int | None
 """Which reference of a pair is shown; None is the pair's own image."""
@@ -48,22 +49,22 @@ def _slots(there: int, wanted: int) -> list[Slot]:
     return [i % there if there else None for i in range(wanted)]
 
 
-def _geometry(depth: Path, cameras: PairCameras, window: Window, slots: Sequence[Slot]) -> Geometry:
+def _geometry(depth: Path, cameras: Cameras, window: Window, slots: Sequence[Slot]) -> Geometry:
     tensors = {name: value.float() for name, value in load_file(depth).items()}
     own = tensors["depth"]
     alpha = tensors.get("alpha", torch.ones_like(own))
     others = tensors.get("reference_depths")
     unknown = torch.zeros_like(own)
     depths = [own if slot is None else unknown if others is None else others[slot] for slot in slots]
-    chosen = [cameras.image if slot is None else cameras.references[slot] for slot in slots]
+    chosen = cameras[[0 if slot is None else slot + 1 for slot in slots]]
     return Geometry(
         depth=_cut_depth([own], window),
         alpha=window.cut(alpha[None, None]),
-        camera_to_world=_poses([cameras.image]),
-        intrinsics=window.intrinsics(_intrinsics([cameras.image])),
+        camera_to_world=cameras.camera_to_world[:1],
+        intrinsics=window.intrinsics(cameras.intrinsics[:1]),
         reference_depth=_cut_depth(depths, window)[None],
-        reference_camera_to_world=_poses(chosen)[None],
-        reference_intrinsics=window.intrinsics(_intrinsics(chosen))[None],
+        reference_camera_to_world=chosen.camera_to_world[None],
+        reference_intrinsics=window.intrinsics(chosen.intrinsics)[None],
     )
 
 
@@ -71,11 +72,3 @@ def _cut_depth(depths: list[Float[Tensor, "hs ws"]], window: Window) -> Float[Te
     if not depths:
         return torch.zeros(0, 1, window.crop.height, window.crop.width)
     return window.cut_nearest(torch.stack(depths)[:, None])
-
-
-def _poses(cameras: Sequence[PairCamera]) -> Float[Tensor, "n 4 4"]:
-    return torch.tensor([camera.camera_to_world for camera in cameras]).reshape(-1, 4, 4)
-
-
-def _intrinsics(cameras: Sequence[PairCamera]) -> Float[Tensor, "n 3 3"]:
-    return torch.tensor([camera.intrinsics for camera in cameras]).reshape(-1, 3, 3)

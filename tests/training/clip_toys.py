@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from harmonizer_ns.images import save_image
-from harmonizer_ns.pairs import Pair, PairCamera, PairCameras, write_pairs
+from harmonizer_ns.pairs import Pair, write_pairs
+from harmonizer_ns.types import Cameras, cat_cameras
 
 HEIGHT, WIDTH = 32, 48
 _DEPTH, _STEP = 4.0, 2  # scene units; pixels that the view moves from frame to frame
@@ -41,13 +42,13 @@ def _frame(folder: Path, panorama, number: int, last: int, geometry: bool, gener
         clip="train" if number < last else "test",
         frame=number,
         depth=folder / f"depth_{number}.safetensors" if geometry else None,
-        cameras=PairCameras(_camera(number), (_camera(number + 1),)) if geometry else None,
+        cameras=cat_cameras([_camera(number), _camera(number + 1)]) if geometry else None,
     )
 
 
-def _camera(number: int) -> PairCamera:
+def _camera(number: int) -> Cameras:
     """With a focal length of 48 pixels, a step of the camera moves the plane by ``_STEP`` pixels."""
-    pose = [[float(i == j) for j in range(4)] for i in range(4)]
-    pose[0][3] = number * _STEP * _DEPTH / WIDTH
+    pose = torch.eye(4)
+    pose[0, 3] = number * _STEP * _DEPTH / WIDTH
     intrinsics = [[WIDTH, 0.0, WIDTH / 2], [0.0, WIDTH, HEIGHT / 2], [0.0, 0.0, 1.0]]
-    return PairCamera(tuple(map(tuple, pose)), tuple(map(tuple, intrinsics)))
+    return Cameras(pose[None], torch.tensor(intrinsics)[None], WIDTH, HEIGHT)

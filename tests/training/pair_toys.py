@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from harmonizer_ns.images import save_image
-from harmonizer_ns.pairs import Pair, PairCamera, PairCameras
+from harmonizer_ns.pairs import Pair
+from harmonizer_ns.types import Cameras, cat_cameras
 from harmonizer_ns.warp import pixel_grid
 
 WIDTH, HEIGHT = 48, 32
@@ -24,7 +25,7 @@ def toy_camera(x=0.0):
     pose = torch.eye(4)
     pose[0, 3] = x
     K = [[40.0, 0.0, WIDTH / 2], [0.0, 40.0, HEIGHT / 2], [0.0, 0.0, 1.0]]
-    return PairCamera(tuple(map(tuple, pose.tolist())), tuple(map(tuple, K)))
+    return Cameras(pose[None], torch.tensor([K]), WIDTH, HEIGHT)
 
 
 def write_pair(folder: Path, name: str, references=0, mask=False, geometry=False, **values) -> Pair:
@@ -49,7 +50,7 @@ def write_pair(folder: Path, name: str, references=0, mask=False, geometry=False
     depth = 1 + coordinates()[0]
     path = folder / f"{name}.safetensors"
     save_file({"depth": depth, "alpha": depth / 2, "reference_depths": depth.expand(references, -1, -1).clone()}, path)
-    cameras = PairCameras(toy_camera(), tuple(toy_camera(1.0 + i) for i in range(references)))
+    cameras = cat_cameras([toy_camera(), *(toy_camera(1.0 + i) for i in range(references))])
     return Pair(**{**vars(pair), "depth": path, "cameras": cameras})
 
 

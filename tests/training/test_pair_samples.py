@@ -10,11 +10,11 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin.enhancer import gather_inputs
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, to_float
-from harmonizer_ns.pairs import PairCamera, write_pairs
-from harmonizer_ns.training.builtin.train import BuiltinTrainingConfig, train
+from harmonizer_ns.pairs import write_pairs
 from harmonizer_ns.training.builtin.pair_samples import load_pair_samples
 from harmonizer_ns.training.builtin.samples import whole
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.training.builtin.train import BuiltinTrainingConfig, train
+from harmonizer_ns.types import Frames
 
 
 def _pairs(folder: Path) -> Path:
@@ -25,11 +25,6 @@ def _pairs(folder: Path) -> Path:
     return folder / "pairs.json"
 
 
-def _cameras(*cameras: PairCamera) -> Cameras:
-    poses, intrinsics = zip(*((camera.camera_to_world, camera.intrinsics) for camera in cameras), strict=True)
-    return Cameras(torch.tensor(poses), torch.tensor(intrinsics), 48, 32)
-
-
 def test_the_network_sees_what_the_enhancer_would_show_it(tmp_path):
     """Photos of a pair warped for training are those that the enhancer warps when it runs."""
     path = _pairs(tmp_path)
@@ -37,9 +32,9 @@ def test_the_network_sees_what_the_enhancer_would_show_it(tmp_path):
     sample = load_pair_samples(path)[1]
     assert (sample.scene, sample.recipe, sample.split) == ("room", "sparse", "train")
     depths = load_file(pair.depth)
-    photos, cameras = torch.stack([load_image(path) for path in pair.references]), _cameras(*pair.cameras.references)
+    photos, cameras = torch.stack([load_image(path) for path in pair.references]), pair.cameras[1:]
     seen = Frames(photos, torch.ones(2, 1, 32, 48), depths["reference_depths"][:, None], cameras)
-    shown, camera = load_image(pair.image)[None], _cameras(pair.cameras.image)
+    shown, camera = load_image(pair.image)[None], pair.cameras[0]
     view = Frames(shown, depths["alpha"][None, None], depths["depth"][None, None], camera)
     wanted = gather_inputs(view, Context((seen,)), 2)
     inputs = whole(sample, 16).inputs

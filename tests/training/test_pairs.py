@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
-from harmonizer_ns.pairs import Pair, PairCameras, read_pairs, write_pairs
+from harmonizer_ns.pairs import Pair, read_pairs, write_pairs
 from harmonizer_ns.training.pairs import check_pairs
+from harmonizer_ns.types import cat_cameras
 
 
 def write_json(path, train, test=None):
@@ -32,6 +33,11 @@ def test_pairs_survive_a_file(tmp_path, full):
     write_pairs(tmp_path / "pairs.json", [full, plain], [replace(plain, name="c", source="isp")])
     pairs = read_pairs(tmp_path / "pairs.json")
     assert pairs.train == (full, plain)
+    cameras = pairs.train[0].cameras
+    assert (cameras.width, cameras.height, len(cameras)) == (WIDTH, HEIGHT, 3)
+    torch.testing.assert_close(cameras.camera_to_world, full.cameras.camera_to_world, atol=0, rtol=0)
+    torch.testing.assert_close(cameras.intrinsics, full.cameras.intrinsics, atol=0, rtol=0)
+    assert pairs.train[1].cameras is None
     assert pairs.test == (replace(plain, name="c", source="isp"),)
 
 
@@ -115,7 +121,7 @@ def test_cameras_are_checked(tmp_path):
     def entry(pose=None, focal=40.0, references=()):
         good = toy_camera()
         camera = {
-            "camera_to_world": pose or good.camera_to_world,
+            "camera_to_world": pose or good.camera_to_world[0].tolist(),
             "intrinsics": [[focal, 0, 1], [0, 40, 1], [0, 0, 1]],
         }
         return {"image": "i.png", "target_image": "t.png", "cameras": {"image": camera, "references": list(references)}}
@@ -193,7 +199,21 @@ def test_references_may_have_their_own_size_unless_cameras_speak_of_them(tmp_pat
     resize_file(pair.references[0], 20, 30)
     check_pairs([[pair]])
     with pytest.raises(InputError, match=r"reference0\.png is 20x30"):
-        check_pairs([[replace(pair, cameras=PairCameras(toy_camera(), (toy_camera(),)))]])
+        check_pairs([[replace(pair, cameras=cat_cameras([toy_camera(), toy_camera()]))]])
+
+
+def test_cameras_are_of_the_images_size(tmp_path, full):
+    """The file tells the size; an older one that does not is completed from the image."""
+    path = tmp_path / "pairs.json"
+    write_pairs(path, [full])
+    content = json.loads(path.read_text())
+    cameras = content["train"]["a"]["cameras"]
+    assert (cameras.pop("width"), cameras.pop("height")) == (WIDTH, HEIGHT)
+    (old,) = read_pairs(write_json(tmp_path / "old.json", content["train"])).train
+    assert (old.cameras.width, old.cameras.height) == (WIDTH, HEIGHT)
+    cameras.update(width=WIDTH, height=HEIGHT + 1)
+    with pytest.raises(InputError, match=r"a: its cameras say 48x33, .*a_image\.png is 48x32"):
+        check_pairs([read_pairs(write_json(tmp_path / "other.json", content["train"])).train])
 
 
 def test_clips_are_checked_within_their_own_file(tmp_path):

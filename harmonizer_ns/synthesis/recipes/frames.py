@@ -19,9 +19,9 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image, to_float, to_uint8
-from harmonizer_ns.pairs import Pair, PairCamera, PairCameras
+from harmonizer_ns.pairs import Pair, cameras_as_json, cameras_from_json
 from harmonizer_ns.synthesis.streams.base import Made, References
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.types import Frames
 
 _HALF_RANGE = (6.2e-5, 6.5e4)
 """Where half floats have all their digits."""
@@ -156,12 +156,8 @@ def _relative(file: str, scene: str) -> str:
 def _cameras(made: Made) -> list[dict[str, Any]] | None:
     if made.geometry is None:
         return None
-    return _plain(made.geometry.cameras) + (_plain(made.references.frames.cameras) if made.references else [])
-
-
-def _plain(cameras: Cameras) -> list[dict[str, Any]]:
-    poses, intrinsics = cameras.camera_to_world.tolist(), cameras.intrinsics.tolist()
-    return [{"camera_to_world": p, "intrinsics": k} for p, k in zip(poses, intrinsics, strict=True)]
+    others = cameras_as_json(made.references.frames.cameras) if made.references else []
+    return cameras_as_json(made.geometry.cameras) + others
 
 
 def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, Any]) -> list[Pair]:
@@ -181,16 +177,16 @@ def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, A
 
 
 def _pair(record: Record, stem: Path, name: str, source: dict[str, Any], item: str, length: int) -> Pair:
-    cameras = [PairCamera(**camera) for camera in record["cameras"] or ()]
+    image, cameras = _file(stem, "image.png"), record["cameras"]
     return Pair(
         name,
-        _file(stem, "image.png"),
+        image,
         _file(stem, "target.png"),
         references=tuple(stem.with_name(file) for file in record["references"]),
         mask=_file(stem, "mask.png") if record["mask"] else None,
         clip=f"{item}/clip{record['clip']}" if length > 1 else None,
         frame=record["frame"] if length > 1 else None,
         depth=_file(stem, "depth.safetensors") if cameras else None,
-        cameras=PairCameras(cameras[0], tuple(cameras[1:])) if cameras else None,
+        cameras=cameras_from_json(cameras, image) if cameras else None,
         source={**source, "file": record["file"], "parameters": record["parameters"]},
     )

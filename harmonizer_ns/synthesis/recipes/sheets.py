@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonizer_ns.images import load_image, resize, to_uint8
-from harmonizer_ns.pairs import Pair, PairCamera
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.pairs import Pair
+from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, backward_warp
 
 _ROWS, _WIDTH, _GAP, _TITLE = 8, 320, 4, 14
@@ -67,14 +67,7 @@ def _reference(pair: Pair, image: Float[Tensor, "3 h w"]) -> tuple[str, Float[Te
     depths = load_file(pair.depth) if pair.depth else {}
     if pair.cameras is None or "reference_depths" not in depths:
         return "reference", photo[0]
-    height, width = image.shape[-2:]
-    own, other = (_cameras(camera, height, width) for camera in (pair.cameras.image, pair.cameras.references[0]))
     depth, other_depth = depths["depth"].float()[None, None], depths["reference_depths"][:1, None].float()
-    source = Frames(photo, torch.ones_like(other_depth), other_depth, other)
-    warped = backward_warp(source, depth, own, REFERENCE_TOLERANCE)
+    source = Frames(photo, torch.ones_like(other_depth), other_depth, pair.cameras[1])
+    warped = backward_warp(source, depth, pair.cameras[0], REFERENCE_TOLERANCE)
     return "warped reference", torch.lerp(image.mean(0, keepdim=True) / 2, warped.rgb[0], warped.valid[0])
-
-
-def _cameras(camera: PairCamera, height: int, width: int) -> Cameras:
-    pose, intrinsics = torch.tensor(camera.camera_to_world), torch.tensor(camera.intrinsics)
-    return Cameras(pose[None], intrinsics[None], width, height)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from harmonizer_ns.images import to_uint8
+from harmonizer_ns.images import image_size, to_uint8
 from harmonizer_ns.pairs import Pair, read_pairs
 from harmonizer_ns.training.batch import PairBatch
+from harmonizer_ns.training.builtin.samples import REFERENCES, Sample, make_sample
 from harmonizer_ns.training.builtin.trainee import frames_of, references_of
 from harmonizer_ns.training.crops import CropConfig, centre_window
-from harmonizer_ns.training.pairs import check_pairs, clips, image_size
-from harmonizer_ns.training.builtin.samples import REFERENCES, Sample, make_sample
+from harmonizer_ns.training.pairs import check_pairs, clips
 from harmonizer_ns.training.views import load_view
 from harmonizer_ns.types import Frames, cat_cameras, cat_frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, Warped, warp_all
