@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.types import Cameras
+from harmonizer_ns.warp import in_frustum, project
 
 
 def image_loss(
@@ -26,15 +27,12 @@ def image_loss(
 
 def depth_loss(depth: Float[Tensor, "1 1 h w"], camera: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, ""]:
     """Mean absolute difference of disparity (1 / depth) at the points that a photo shows; 0 where it shows none."""
-    pose = camera.world_to_camera[0]
-    local = points @ pose[:3, :3].T + pose[:3, 3]
-    pixels = local @ camera.intrinsics[0].T
-    pixels = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6)
-    size = pixels.new_tensor([camera.width, camera.height])
-    inside = (local[:, 2] > 0) & (pixels >= 0).all(dim=1) & (pixels <= size).all(dim=1)
+    pixels, z = project(points[None], camera)
+    inside = in_frustum(camera, points)
     if not inside.any():
         return depth.sum() * 0
+    size = pixels.new_tensor([camera.width, camera.height])
     grid = (2 * pixels[inside] / size - 1)[None, None]
     drawn = F.grid_sample(depth, grid, align_corners=False)[0, 0, 0]
     disparity = torch.where(drawn > 0, 1 / drawn.clamp(min=1e-6), torch.zeros_like(drawn))
-    return F.l1_loss(disparity, 1 / local[inside, 2])
+    return F.l1_loss(disparity, 1 / z[inside])

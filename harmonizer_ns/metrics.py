@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image metrics, and the loss of Gaussian splatting. All metrics take RGB in [0, 1] and give one value per image; masks are weights in [0, 1]."""
+"""Image metrics, and the loss of Gaussian splatting.
+
+All metrics take RGB in [0, 1] and give one value per image; masks are weights in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,15 +45,18 @@ def psnr(
 def good_half_psnr(
     render: Float[Tensor, "n 3 h w"], enhanced: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> BeforeAfter:
-    """PSNR over the pixels that were good before: those whose render error is at most the image's median.
+    """PSNR of render and enhanced image over the `better_half` of the render.
 
-    With ``e_r`` the squared error of the plain render, ``m = [e_r <= median(e_r)]`` and the PSNR of render and
-    enhanced image are both taken under ``m``. An enhancer that leaves good pixels alone keeps ``after`` at ``before``.
+    An enhancer that leaves good pixels alone keeps ``after`` at ``before``.
     """
-    error = squared_error(render, target)
-    median = error.flatten(1).median(dim=1).values
-    mask = (error <= median[:, None, None, None]).float()
+    mask = better_half(render, target).float()
     return BeforeAfter(psnr(render, target, mask), psnr(enhanced, target, mask))
+
+
+def better_half(render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n 1 h w"]:
+    """The pixels of a render that are good already: ``e <= median(e)`` with ``e`` their squared errors."""
+    error = squared_error(render, target)
+    return error <= error.flatten(1).median(dim=1).values[:, None, None, None]
 
 
 def ssim(

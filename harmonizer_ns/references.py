@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.distill.resize import cover_cameras, cover_images
-from harmonizer_ns.distill.visibility import in_frustum, local_points
-from harmonizer_ns.images import to_float
+from harmonizer_ns.images import resize, to_float
 from harmonizer_ns.poses import nearest_spacing, rotation_angle
+from harmonizer_ns.spread import thin
 from harmonizer_ns.types import Cameras, Frames, Renderer, cat_cameras
+from harmonizer_ns.warp import in_frustum, project
 
 _MAX_POINTS = 4096
 """Points a view is compared by: enough to rank photos, few enough for hundreds of photos."""
@@ -40,8 +41,7 @@ def covisibility(view: Cameras, photos: list[Cameras], points: Float[Tensor, "p 
         photos: batches of one; sizes may differ.
         points: seed points of the scene.
     """
-    visible = points[in_frustum(view, points)[0]]
-    visible = visible[:: max(1, -(-len(visible) // _MAX_POINTS))]
+    visible = thin(points[in_frustum(view, points)[0]], _MAX_POINTS)
     rays = torch.nn.functional.normalize(visible - view.centers, dim=-1)
     sharpness = _sharpness(view, visible)
     chunks = [photos[i : i + _CHUNK] for i in range(0, len(photos), _CHUNK)]
@@ -56,7 +56,7 @@ def _same_size(cameras: list[Cameras]) -> Cameras:
 def _sharpness(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "n p"]:
     """Relative resolution of points, ``f / z`` with the focal length in image heights."""
     focal = cameras.intrinsics[:, 1, 1] / cameras.height
-    return focal[:, None] / local_points(cameras, points)[..., 2].clamp(min=1e-12)
+    return focal[:, None] / project(points[None], cameras)[1].clamp(min=1e-12)
 
 
 def _score(
@@ -159,3 +159,29 @@ class ReferenceSelector:
         angles = rotation_angle(self._poses[:, :3, :3], view.camera_to_world[:, :3, :3])
         order = torch.argsort(distances / unit + angles / 0.1745, stable=True)
         return order[: self.count].tolist()
+
+
+# --- to the size of a view -------------------------------------------------------------------------------------------
+
+
+def _cover_size(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int]:
+    """The smallest size of about the same aspect that covers ``to_width x to_height``."""
+    scale = max(to_width / width, to_height / height)
+    return max(to_width, round(width * scale)), max(to_height, round(height * scale))
+
+
+def cover_cameras(cameras: Cameras, width: int, height: int) -> Cameras:
+    """The cameras of the same photos after ``cover_images``: scaled, and cropped by a shift of the principal point."""
+    scaled = cameras.resized(*_cover_size(cameras.width, cameras.height, width, height))
+    intrinsics = scaled.intrinsics.clone()
+    intrinsics[:, 0, 2] -= (scaled.width - width) // 2
+    intrinsics[:, 1, 2] -= (scaled.height - height) // 2
+    return replace(scaled, intrinsics=intrinsics, width=width, height=height)
+
+
+def cover_images(images: Float[Tensor, "n c h w"], width: int, height: int) -> Float[Tensor, "n c height width"]:
+    """Resize until the image covers ``width x height``, then crop its centre."""
+    scaled_width, scaled_height = _cover_size(images.shape[-1], images.shape[-2], width, height)
+    scaled = resize(images, scaled_height, scaled_width)
+    left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
+    return scaled[..., top : top + height, left : left + width]

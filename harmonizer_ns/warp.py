@@ -57,15 +57,32 @@ def backproject(depth: Float[Tensor, "n 1 h w"], cameras: Cameras) -> Float[Tens
 
 
 def project(
-    points: Float[Tensor, "n h w 3"], cameras: Cameras
-) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
-    """Pixel coordinates and z-depth of world points. Pixels are meaningless where the z-depth is not positive."""
-    world_to_camera = cameras.world_to_camera
-    local = torch.einsum("nij,nhwj->nhwi", world_to_camera[:, :3, :3], points)
-    local = local + world_to_camera[:, None, None, :3, 3]
-    z = local[..., 2]
-    homogeneous = torch.einsum("nij,nhwj->nhwi", cameras.intrinsics, local)
+    points: Float[Tensor, "n *some 3"], cameras: Cameras
+) -> tuple[Float[Tensor, "n *some 2"], Float[Tensor, " n *some"]]:
+    """Pixel coordinates and z-depth of world points. Pixels are meaningless where the z-depth is not positive.
+
+    Args:
+        points: some for each camera; a first axis of 1 shows the same points to all cameras.
+        cameras: that look at them.
+    """
+    homogeneous = _homogeneous(points, cameras)
+    z = homogeneous[..., 2]
     return homogeneous[..., :2] / z.clamp(min=1e-6)[..., None], z
+
+
+def in_frustum(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Bool[Tensor, "n p"]:
+    """Whether each camera has each point in front of it and inside its image; occlusion is not considered."""
+    # Compare x with w z instead of x / z with w: no division by a depth near zero.
+    x, y, z = _homogeneous(points[None], cameras).unbind(-1)
+    return (z > 0) & (x >= 0) & (y >= 0) & (x <= cameras.width * z) & (y <= cameras.height * z)
+
+
+def _homogeneous(points: Float[Tensor, "n *some 3"], cameras: Cameras) -> Float[Tensor, "n *some 3"]:
+    """World points as ``z [p, 1] = K R^T (X - t)``."""
+    pose = cameras.world_to_camera
+    shift = pose[:, :3, 3].view(-1, *(1,) * (points.ndim - 2), 3)
+    local = torch.einsum("nij,n...j->n...i", pose[:, :3, :3], points) + shift
+    return torch.einsum("nij,n...j->n...i", cameras.intrinsics, local)
 
 
 def reproject(

@@ -10,8 +10,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from harmonizer_ns.distill.targets import extrapolate, keep_overlapping, load_camera_path, spread
+from harmonizer_ns.distill.targets import extrapolate, keep_overlapping, load_camera_path
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.types import Cameras
 
 TargetChoice = Literal["auto", "path", "eval"]
@@ -47,7 +48,7 @@ def choose_targets(
     """
     try:
         targets, origin = _chosen(choice, path, count, extrapolation, train, points, held_out, transform)
-        return _with_overlap(spread(targets, count), train, points, say), origin
+        return _with_overlap(evenly_spread(targets, count, ends=True), train, points, say), origin
     except InputError:
         raise
     except ValueError as error:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from harmonizer_ns.distill.resize import cover_cameras
 from harmonizer_ns.poses import check_poses, interpolate_pose, nearest_spacing, rotation_angle
+from harmonizer_ns.references import cover_cameras
 from harmonizer_ns.types import Cameras
 
 MIN_ROTATION_SPACING = math.radians(10.0)

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.distill.visibility import in_frustum, local_points, seen_fraction
 from harmonizer_ns.poses import check_poses, rotation_between
+from harmonizer_ns.spread import thin
 from harmonizer_ns.types import Cameras
+from harmonizer_ns.warp import in_frustum, project
 
 _DIRECTIONS = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """Right, up, left, down and forward in OpenCV axes."""
@@ -152,16 +153,11 @@ def capture_extent(centers: Float[Tensor, "n 3"]) -> float:
     return 2 * (centers - centers.mean(dim=0)).norm(dim=-1).quantile(0.9).item()
 
 
-def thin(points: Float[Tensor, "p 3"], maximum: int) -> Float[Tensor, "q 3"]:
-    """At most ``maximum`` points, evenly strided."""
-    return points[:: -(-len(points) // maximum)]
-
-
 def look_distance(camera: Cameras, points: Float[Tensor, "p 3"] | None, fallback: float) -> float:
     """Median z-depth of the points in one camera's frustum; ``fallback`` when it sees none."""
     if points is None:
         return fallback
-    depths = local_points(camera, points)[0, :, 2][in_frustum(camera, points)[0]]
+    depths = project(points[None], camera)[1][in_frustum(camera, points)]
     return depths.median().item() if len(depths) else fallback
 
 
@@ -241,10 +237,6 @@ def keep_overlapping(
     return [target for i, target in enumerate(targets) if i not in set(blind)]
 
 
-def spread(targets: list[Cameras], count: int) -> list[Cameras]:
-    """At most ``count`` of the targets, evenly spread along their order, the first and the last among them."""
-    if len(targets) <= count:
-        return targets
-    if count == 1:
-        return [targets[len(targets) // 2]]
-    return [targets[round(i * (len(targets) - 1) / (count - 1))] for i in range(count)]
+def seen_fraction(camera: Cameras, points: Float[Tensor, "p 3"]) -> float:
+    """Fraction, in [0, 1], of the points that one camera (a batch of one) has in its frustum."""
+    return in_frustum(camera, points)[0].double().mean().item()

@@ -17,11 +17,12 @@ import tyro
 from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import report
-from harmonizer_ns.metrics import load_lpips_squeeze
 from harmonizer_ns.evaluation.protocol import Comparison, Distance, compare, summarize
 from harmonizer_ns.evaluation.report import SceneResult
-from harmonizer_ns.splats.held_out import every_nth, fit_sparse, spread
+from harmonizer_ns.metrics import load_lpips_squeeze
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import every_nth, fit_sparse
+from harmonizer_ns.spread import evenly_spread
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def evaluate_scene(
     """Fit a sparse splat, enhance its held-out renders and average the metrics."""
     capture = capture.to(config.device)
     fit = fit_sparse(capture, every_nth(len(capture), config.every), SplatReconstructor(_splat(config)))
-    comparisons = list(compare(fit, enhancer, spread(fit.split.held_out, config.views)))
+    comparisons = list(compare(fit, enhancer, evenly_spread(fit.split.held_out, config.views)))
     if config.output:
         write_images(config.output / capture.name, comparisons)
     return summarize(capture.name, comparisons, distance)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer
-from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
 from harmonizer_ns.evaluation.report import SceneResult
+from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Frames
 
@@ -31,7 +31,7 @@ class Comparison:
     seconds: float
 
 
-def compare(fit: SparseFit, enhancer: Enhancer, views: tuple[int, ...]) -> Iterable[Comparison]:
+def compare(fit: SparseFit, enhancer: Enhancer, views: Sequence[int]) -> Iterable[Comparison]:
     """Render and enhance each view with the nearest fitted photos as references."""
     for view in views:
         photo = fit.capture.photos[view]

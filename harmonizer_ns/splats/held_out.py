@@ -45,13 +45,6 @@ def every_nth(count: int, every: int, offset: int = 0) -> Split:
     return Split(train, tuple(i for i in range(count) if i not in set(train)))
 
 
-def spread(indices: tuple[int, ...], limit: int) -> tuple[int, ...]:
-    """At most ``limit`` of the indices, evenly spread over them."""
-    if len(indices) <= limit:
-        return indices
-    return tuple(indices[(2 * i + 1) * len(indices) // (2 * limit)] for i in range(limit))
-
-
 def fit_sparse(capture: Capture, split: Split, reconstructor: Reconstructor) -> SparseFit:
     """Fit the training photos of the split, from the capture's seed points."""
     photos = [capture.photos[i] for i in split.train]

@@ -37,8 +37,9 @@ from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.images import to_uint8
-from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse, select_references, spread
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse, select_references
+from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.types import Frames, cat_cameras, cat_frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, warp_all
 
@@ -132,10 +133,10 @@ def draw_settings(capture: Capture, config: SparseConfig) -> list[Setting]:
 def write_setting(capture: Capture, setting: Setting, config: SparseConfig) -> int:
     """Fit the setting and write its samples; returns how many were missing and are written now."""
     split = every_nth(len(capture), setting.every, setting.offset)
-    fitted = spread(split.train, config.near_clean if split.held_out else 2 * config.near_clean)
+    fitted = evenly_spread(split.train, config.near_clean if split.held_out else 2 * config.near_clean)
     paths = {
         view: config.output / capture.name / f"{setting.recipe}_{view:04d}.safetensors"
-        for view in spread(split.held_out, config.views) + fitted
+        for view in evenly_spread(split.held_out, config.views) + fitted
     }
     missing = {view: path for view, path in paths.items() if not path.exists()}
     if missing:

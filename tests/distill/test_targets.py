@@ -7,8 +7,7 @@ import pytest
 import torch
 from plane_scene import PLANE, look_at, plane_points, row_of_cameras
 
-from harmonizer_ns.distill.targets import extrapolate, keep_overlapping, load_camera_path, spread
-from harmonizer_ns.distill.visibility import seen_fraction
+from harmonizer_ns.distill.targets import extrapolate, keep_overlapping, load_camera_path, seen_fraction
 from harmonizer_ns.poses import check_poses
 
 
@@ -134,10 +133,3 @@ def test_overlap_names_blind_targets():
     with pytest.raises(ValueError, match=r"no overlap: target 0 sees 0\.00%"):
         keep_overlapping([blind], train, points)
     assert keep_overlapping([blind], train, None) == [blind]
-
-
-def test_spread_keeps_both_ends():
-    cameras = row_of_cameras(11)
-    assert all(a is cameras[i] for a, i in zip(spread(cameras, 3), (0, 5, 10), strict=True))
-    assert spread(cameras, 20) == cameras
-    assert len(spread(cameras, 1)) == 1

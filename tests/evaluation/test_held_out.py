@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references, spread
+from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
 from harmonizer_ns.warp import backward_warp
 
 
@@ -19,16 +18,6 @@ def test_a_split_uses_every_photo_once(count, every, offset):
 def test_a_split_with_nothing_to_fit_is_refused(count, every, offset):
     with pytest.raises(ValueError, match=r"every >= 1"):
         every_nth(count, every, offset)
-
-
-@pytest.mark.parametrize(("count", "limit"), [(3, 5), (20, 5), (21, 16), (7, 0)])
-def test_spread_picks_distinct_indices_over_the_whole_range(count, limit):
-    picked = spread(tuple(range(count)), limit)
-    assert len(set(picked)) == len(picked) == min(count, limit)
-    assert list(picked) == sorted(picked)
-    if 0 < limit < count:
-        gaps = torch.tensor([-0.5, *picked, count - 0.5]).diff()
-        assert gaps.max() <= count / limit + 1
 
 
 def test_only_the_training_photos_reach_the_reconstructor(wall, perfect_renderer):

@@ -39,6 +39,7 @@ from harmonizer_ns.synthesis.streams.runs import (
     splat_config,
 )
 from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.warp import in_frustum, project
 
 _OVERLAP = 0.5
 """Least intersection over union of an object's masks and of what its Gaussians show."""
@@ -124,13 +125,12 @@ def _places(splats: dict[str, Tensor], renders: Frames, masks: Tensor) -> tuple[
 
 def _place(means: Tensor, render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple[Tensor, Tensor, Tensor]:
     camera = render.cameras
-    local = means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3]
-    pixels = local @ camera.intrinsics[0].T
-    place = pixels[:, :2] / pixels[:, 2:].clamp(min=1e-6) / local.new_tensor([camera.width, camera.height]) * 2 - 1
+    pixels, z = project(means[None], camera)
+    place = pixels / means.new_tensor([camera.width, camera.height]) * 2 - 1
     maps = torch.cat([mask[None], render.depth], 1)
-    inside, depth = F.grid_sample(maps, place[None, None], mode="nearest", align_corners=False)[0, :, 0]
-    in_view = (local[:, 2] > 0) & (place.abs() < 1).all(-1)
-    return (inside > 0) & in_view, in_view, local[:, 2] / depth.clamp(min=1e-12)
+    inside, depth = F.grid_sample(maps, place[None], mode="nearest", align_corners=False)[0, :, 0]
+    in_view = in_frustum(camera, means)[0]
+    return (inside > 0) & in_view, in_view, z[0] / depth.clamp(min=1e-12)
 
 
 def visible_share(renderer: SplatRenderer, own: Bool[Tensor, " g"], cameras: Cameras) -> Float[Tensor, "n 1 h w"]:

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture
-from harmonizer_ns.distill.visibility import in_frustum
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.held_out import SparseFit, every_nth
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.held_out import SparseFit, every_nth
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
 from harmonizer_ns.types import Cameras, Frames, cat_cameras, cat_frames
+from harmonizer_ns.warp import in_frustum
 
 T = TypeVar("T")
 

@@ -3,9 +3,8 @@ import pytest
 import torch
 from plane_scene import PLANE, PlaneRenderer, look_at, photo_of, plane_points, row_of_cameras
 
-from harmonizer_ns.references import ReferenceSelector, covisibility, greedy_cover
-from harmonizer_ns.distill.resize import cover_cameras, cover_images
 from harmonizer_ns.poses import rotation_angle
+from harmonizer_ns.references import ReferenceSelector, cover_cameras, cover_images, covisibility, greedy_cover
 from harmonizer_ns.warp import backward_warp
 
 
