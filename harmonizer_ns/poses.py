@@ -13,12 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from harmonizer_ns.errors import InputError
+
 RIGID_TOLERANCE = 1e-3
 """Largest entry of ``R^T R - I`` that still passes for rounding."""
 
 
-def flip_axes(camera_to_world: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4 4"]:
-    """The same poses with the camera's y and z axes reversed: OpenGL's (y up, z backward) to OpenCV's, and back."""
+def flip_axes(camera_to_world: Float[Tensor, "*n r 4"]) -> Float[Tensor, "*n r 4"]:
+    """The same poses with the camera's y and z axes reversed: OpenGL's (y up, z backward) to OpenCV's, and back.
+
+    This is the only flip of the project: whatever reads or writes OpenGL poses, 3x4 or 4x4, comes here.
+    """
     return camera_to_world * camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
 
 
@@ -30,7 +35,7 @@ def check_poses(camera_to_world: Tensor, names: Sequence[str] | None = None) -> 
         names: one name for each pose, such as the image's file name, for the message.
 
     Raises:
-        ValueError: naming the first offending image and what is wrong with it.
+        InputError: naming the first offending image and what is wrong with it.
     """
     if camera_to_world.ndim != 3 or tuple(camera_to_world.shape[1:]) != (4, 4):
         raise ValueError(f"poses must have shape (n, 4, 4), got {tuple(camera_to_world.shape)}")
@@ -39,7 +44,7 @@ def check_poses(camera_to_world: Tensor, names: Sequence[str] | None = None) -> 
     for index, pose in enumerate(camera_to_world.double()):
         problem = _problem(pose)
         if problem:
-            raise ValueError(f"pose of {names[index] if names else f'camera {index}'} {problem}")
+            raise InputError(f"pose of {names[index] if names else f'camera {index}'} {problem}")
 
 
 def _problem(pose: Float[Tensor, "4 4"]) -> str | None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from harmonizer_ns.captures.colmap import PosedViews, View
 from harmonizer_ns.captures.pinhole import natural_key
-from harmonizer_ns.errors import InputError
 from harmonizer_ns.captures.pointcloud import read_point_cloud
-from harmonizer_ns.poses import check_poses
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.poses import check_poses, flip_axes
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 
@@ -62,7 +62,7 @@ def _poses(frames: list[dict[str, Any]], path: Path) -> Float[Tensor, "n 4 4"]:
         check_poses(poses, names)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: bad transform_matrix: {error}") from error
-    return poses * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    return flip_axes(poses)
 
 
 def _lens(frame: dict[str, Any], where: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.poses import check_poses, rotation_between
+from harmonizer_ns.poses import check_poses, flip_axes, rotation_between
 from harmonizer_ns.spread import thin
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import in_frustum, project
@@ -59,7 +59,7 @@ def load_camera_path(
     poses = torch.stack([_read_pose(entry, f"{path}: camera {i}") for i, entry in enumerate(entries)])
     poses = poses if transform is None else transform(poses)
     check_poses(poses, [f"{path}: camera {i}" for i in range(len(entries))])
-    poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])  # OpenGL to OpenCV: y and z point the other way
+    poses = flip_axes(poses)
     focals = [_focal(entry, height, f"{path}: camera {i}") for i, entry in enumerate(entries)]
     return [
         Cameras(pose[None], _centred_intrinsics(focal, width, height), width, height)

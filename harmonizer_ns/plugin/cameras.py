@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only place where nerfstudio's cameras (OpenGL axes, 3x4) and ours (OpenCV axes, 4x4) meet.
 
-OpenGL cameras look along -z with y up; OpenCV cameras look along +z with y down. One is the other with the second
-and third column of the rotation negated. Both put pixel centres at +0.5.
+OpenGL cameras look along -z with y up; OpenCV cameras look along +z with y down. Both put pixel centres at +0.5.
 """
 
 from __future__ import annotations
@@ -13,12 +12,8 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.cameras.cameras import CameraType
 from torch import Tensor
 
+from harmonizer_ns.poses import flip_axes
 from harmonizer_ns.types import Cameras
-
-
-def flip_axes(camera_to_world: Float[Tensor, "n r 4"]) -> Float[Tensor, "n r 4"]:
-    """OpenGL to OpenCV camera axes, or back: the flip is its own inverse."""
-    return camera_to_world * camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
 
 
 def opencv_poses(camera_to_worlds: Float[Tensor, "*n r 4"]) -> Float[Tensor, "m 4 4"]:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from plyfile import PlyData
 
+from harmonizer_ns.poses import flip_axes
 from harmonizer_ns.synthesis.scenes import meshes, procedural
-from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, project, to_opengl
+from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, project
 from harmonizer_ns.synthesis.scenes.meshes import Mesh
 from harmonizer_ns.synthesis.scenes.objects import THINGS, Material, Part, flat
 from harmonizer_ns.synthesis.scenes.patterns import noise
@@ -48,7 +50,7 @@ def color_errors(folder, flip=False):
             continue
         pose = np.array(frame["transform_matrix"])
         if flip:
-            pose = to_opengl(pose[None])[0]
+            pose = flip_axes(torch.from_numpy(pose)).numpy()
         u, v, z = opengl_project(positions[mine], pose, meta)
         ok = (z > 0) & (u >= 0) & (v >= 0) & (u < meta["w"]) & (v < meta["h"])
         photo = np.asarray(Image.open(folder / frame["file_path"]), float)
@@ -274,7 +276,6 @@ def test_the_shipped_demo_is_consistent():
 
 def test_the_demo_camera_path_is_in_nerfstudios_frame():
     camera_utils = pytest.importorskip("nerfstudio.cameras.camera_utils")
-    import torch
 
     meta = json.loads((DEMO / "transforms.json").read_text())
     poses = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])

@@ -54,11 +54,6 @@ def look_at(eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> 
     return poses
 
 
-def to_opengl(poses: Poses) -> Poses:
-    """Turn OpenCV camera axes into OpenGL ones (x right, y up, z backward), or back."""
-    return poses @ np.diag([1.0, -1.0, -1.0, 1.0])
-
-
 def project(
     points: Float[np.ndarray, "p 3"], pose: Float[np.ndarray, "4 4"], matrix: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "p 2"], Float[np.ndarray, " p"]]:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
-from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, to_opengl
+from harmonizer_ns.poses import flip_axes
+from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses
 from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
 
 
@@ -77,7 +79,7 @@ def write_camera_path(path: Path, route: Poses, capture_poses: Poses, lens: Lens
     """
     center = capture_poses[:, :3, 3].mean(axis=0)
     scale = 1 / np.abs(capture_poses[:, :3, 3] - center).max()
-    frames = to_opengl(route)
+    frames = _opengl(route)
     frames[:, :3, 3] = (frames[:, :3, 3] - center) * scale
     seconds, aspect, fov = len(route) / fps, lens.width / lens.height, lens.vertical_degrees
     keyframes = [
@@ -104,7 +106,7 @@ def _transforms(capture: Capture) -> dict[str, object]:
     lens, held_out = capture.lens, set(capture.held_out)
     frames = [
         {"file_path": name, "transform_matrix": pose.tolist()}
-        for name, pose in zip(capture.names, to_opengl(capture.poses), strict=True)
+        for name, pose in zip(capture.names, _opengl(capture.poses), strict=True)
     ]
     document: dict[str, object] = {
         "camera_model": "OPENCV",
@@ -122,6 +124,10 @@ def _transforms(capture: Capture) -> dict[str, object]:
         document["train_filenames"] = [name for name in capture.names if name not in held_out]
         document["val_filenames"] = document["test_filenames"] = capture.held_out
     return document
+
+
+def _opengl(poses: Poses) -> Poses:
+    return flip_axes(torch.from_numpy(poses)).numpy()
 
 
 def _dump(path: Path, document: dict[str, object], indent: int | None = 1) -> None:
