@@ -55,7 +55,7 @@ def compare(config: CompareConfig) -> dict[str, list[Figures]]:
     for folder in config.checkpoints:
         enhancer = BuiltinEnhancer.from_pretrained(folder)
         if config.eagerness is not None:
-            enhancer.network.eagerness = config.eagerness
+            enhancer.network.bias_when_shown = config.eagerness
         for name, samples in groups.items():
             figures[name].append(validate(enhancer.network, samples)["mean"])
     return figures

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.builtin.enhancer import build_network
 from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint, load_weights
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import asset
 from harmonizer_ns.training.config import Family, TrainingConfig
 from harmonizer_ns.training.lora import VAE_DECODER, make_trainable, merged_state
 
@@ -43,7 +43,9 @@ class FamilySpec:
 
 FAMILIES: dict[Family, FamilySpec] = {
     "difix": FamilySpec(
-        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer", "harmonizer_ns.enhancers.difix.network:DifixNetwork", "unet"
+        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer",
+        "harmonizer_ns.enhancers.difix.network:DifixNetwork",
+        "unet",
     ),
     "cosmos": FamilySpec(
         "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer",
@@ -76,21 +78,20 @@ def load_network(config: TrainingConfig) -> nn.Module:
     return _with_context(network, spec, config.temporal.context)
 
 
-def load_choice_network(config: TrainingConfig) -> tuple[ChoiceNetwork, dict[str, Any]]:
-    """The built-in network that a run starts from, and its arguments.
+def load_choice_network(config: TrainingConfig) -> ChoiceNetwork:
+    """The built-in network that a run starts from.
 
     Raises:
         InputError: when there is no such checkpoint or architecture.
     """
     torch.manual_seed(config.seed)
     if config.model == "new":
-        return ChoiceNetwork(), {}
+        return ChoiceNetwork()
     if Path(config.model).suffix == ".json":
         kwargs = _read_architecture(Path(config.model))
         kwargs.pop("architecture", None)
-        return ChoiceNetwork(**kwargs), kwargs
-    checkpoint = load_checkpoint(asset("builtin") if config.model == "builtin" else config.model)
-    return build_network(checkpoint), checkpoint.kwargs
+        return ChoiceNetwork(**kwargs)
+    return build_network(load_checkpoint(asset("builtin") if config.model == "builtin" else config.model))
 
 
 def make_ready(network: nn.Module, config: TrainingConfig) -> nn.Module:

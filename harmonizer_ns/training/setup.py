@@ -62,12 +62,12 @@ def _prepare_one_step(config: TrainingConfig, accelerator: Accelerator) -> tuple
 
 def _prepare_choice(config: TrainingConfig, accelerator: Accelerator) -> tuple[Trainee, PairsData]:
     _check_choice(config)
-    network, kwargs = load_choice_network(config)
+    network = load_choice_network(config)
     data, criterion = _data(config, MULTIPLE, accelerator)
     if data.lacks_geometry:
         raise InputError('the built-in network warps photos: no pair has "depth" and "cameras"')
     network = network.to(accelerator.device)
-    return ChoiceTrainee(network, kwargs, criterion, config.temporal, config.schedule), data
+    return ChoiceTrainee(network, criterion, config.temporal, config.schedule), data
 
 
 def _check_choice(config: TrainingConfig) -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer, gather_inputs
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, ray_cues, relative_inverse_depth
 from harmonizer_ns.enhancers.builtin.network import SCALES, Choice, ChoiceNetwork
+from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
+from harmonizer_ns.files import asset
 from harmonizer_ns.types import Cameras, Frames
 
 
@@ -66,15 +67,15 @@ def test_it_starts_almost_as_the_identity(plane_frames):
     assert (without.rgb - frames.rgb).square().mean().sqrt() < 0.01
 
 
-def test_boldness_counts_only_where_one_learns_from_the_repair(plane_frames):
+def test_the_second_bias_counts_only_where_one_learns_from_the_repair(plane_frames):
     network = _stirred()
-    network.boldness = 4.0
+    network.bias_when_learned = 4.0
     enhancer, frames = BuiltinEnhancer(network), plane_frames(1, 48, 64)
     photos = (plane_frames(3, 48, 64, shift=0.1, seed=1),)
     looked_at = enhancer.enhance(frames, Context(photos)).rgb
     learned_from = enhancer.enhance(frames, Context(photos, learning=True)).rgb
     assert (learned_from - frames.rgb).abs().mean() > 1.2 * (looked_at - frames.rgb).abs().mean()
-    network.boldness = network.eagerness
+    network.bias_when_learned = network.bias_when_shown
     assert torch.equal(enhancer.enhance(frames, Context(photos, learning=True)).rgb, looked_at)
 
 
@@ -199,13 +200,21 @@ def test_relative_inverse_depth():
 
 def test_save_and_load_give_the_same_enhancer(tmp_path, plane_frames):
     network = ChoiceNetwork(shared=16, candidate=8, trunk=(16, 24, 32), blocks=(1, 1, 1))
-    kwargs = {"shared": 16, "candidate": 8, "trunk": [16, 24, 32], "blocks": [1, 1, 1]}
-    saved = BuiltinEnhancer(network, kwargs, {"steps": 3})
+    network.bias_when_learned = 0.5
+    saved = BuiltinEnhancer(network, {"steps": 3})
     saved.save(tmp_path)
     loaded = BuiltinEnhancer.from_pretrained(tmp_path)
     frames, context = plane_frames(1), Context((plane_frames(2, shift=0.1),))
     assert loaded.metadata == {"steps": 3}
+    assert loaded.network.config == network.config
     assert torch.equal(saved.enhance(frames, context).rgb, loaded.enhance(frames, context).rgb)
+
+
+def test_a_folder_with_the_older_names_of_the_biases_still_loads(tmp_path):
+    weights = ChoiceNetwork().state_dict()
+    save_checkpoint(tmp_path, Checkpoint("choice-smooth", {"eagerness": -0.5, "boldness": 0.25}, weights))
+    network = BuiltinEnhancer.from_pretrained(tmp_path).network
+    assert (network.bias_when_shown, network.bias_when_learned) == (-0.5, 0.25)
 
 
 def test_the_shipped_weights_are_whole():

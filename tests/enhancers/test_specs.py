@@ -20,7 +20,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_a_checkpoint_folder_loads(tmp_path):
-    BuiltinEnhancer(ChoiceNetwork(), {}, {"note": "mine"}).save(tmp_path / "mine")
+    BuiltinEnhancer(ChoiceNetwork(), {"note": "mine"}).save(tmp_path / "mine")
     enhancer = load_enhancer(tmp_path / "mine", device="cpu")
     assert isinstance(enhancer, BuiltinEnhancer)
     assert enhancer.metadata == {"note": "mine"}

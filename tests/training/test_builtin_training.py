@@ -7,8 +7,8 @@ import torch
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.images import load_image
 from harmonizer_ns.training.builtin.augment import AugmentConfig
-from harmonizer_ns.training.builtin.train import EAGERNESS, BuiltinTrainingConfig, calibrate, split, thinned, train
 from harmonizer_ns.training.builtin.samples import load_samples
+from harmonizer_ns.training.builtin.train import EAGERNESS, BuiltinTrainingConfig, calibrate, split, thinned, train
 from harmonizer_ns.training.builtin.validation import score, validate
 
 
@@ -66,11 +66,11 @@ def test_calibration_takes_what_good_pixels_can_bear(folder, tmp_path):
     assert chosen == sorted(chosen)
     assert len({boldness for _, boldness in chosen}) == 1
     network = BuiltinEnhancer.from_pretrained(output).network
-    assert (network.eagerness, network.boldness) == chosen[-1]
+    assert (network.bias_when_shown, network.bias_when_learned) == chosen[-1]
     losses = {}
-    for network.eagerness in EAGERNESS:
-        losses[network.eagerness] = validate(network, held_out)["mean"]["loss"]
-    assert losses[network.boldness] == min(losses.values()) < 1
+    for network.bias_when_shown in EAGERNESS:
+        losses[network.bias_when_shown] = validate(network, held_out)["mean"]["loss"]
+    assert losses[network.bias_when_learned] == min(losses.values()) < 1
     calibrate(output, held_out, 0.5)
     figures = validate(BuiltinEnhancer.from_pretrained(output).network, held_out)["mean"]
     assert figures["good_render"] - figures["good_output"] <= 0.5

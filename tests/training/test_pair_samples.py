@@ -87,9 +87,8 @@ def test_checkpoints_are_compared_by_damage(tmp_path, write_samples):
     from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
     from harmonizer_ns.training.compare import CompareConfig, compare, table
 
-    kwargs = {"eagerness": 0.0, "boldness": 0.0}
-    fresh = ChoiceNetwork(**kwargs)
-    save_checkpoint(tmp_path / "fresh", Checkpoint(ARCHITECTURE, kwargs, fresh.state_dict(), {}))
+    fresh = ChoiceNetwork()
+    save_checkpoint(tmp_path / "fresh", Checkpoint(ARCHITECTURE, fresh.config, fresh.state_dict(), {}))
     path = _pairs(tmp_path)
     config = CompareConfig((tmp_path / "fresh",), ("room",), pairs=(path,))
     figures = compare(config)

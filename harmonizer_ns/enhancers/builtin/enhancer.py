@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.files import asset
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.builtin.inputs import (
     CUE_STRIDE,
@@ -28,11 +27,13 @@ from harmonizer_ns.enhancers.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from harmonizer_ns.files import asset
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, backward_warp
 
 ARCHITECTURE = "choice-smooth"
+_RENAMED = {"eagerness": "bias_when_shown", "boldness": "bias_when_learned"}  # in older folders
 
 Candidate = tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Float[Tensor, "2 h/4 w/4"]]
 """Colours warped into the view, validity, cues."""
@@ -49,18 +50,14 @@ class BuiltinEnhancer:
 
     Args:
         network: a `ChoiceNetwork`; used as it is, on the device where it is.
-        kwargs: the arguments that the network was built with, for `save`.
         metadata: what its checkpoint says about data, licence and training.
     """
 
     max_references = 3
     needs_geometry = True
 
-    def __init__(
-        self, network: ChoiceNetwork, kwargs: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, network: ChoiceNetwork, metadata: dict[str, Any] | None = None) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.kwargs = kwargs or {}
         self.metadata = metadata or {}
 
     @classmethod
@@ -74,12 +71,11 @@ class BuiltinEnhancer:
             CheckpointError: when the folder is not a good checkpoint of this architecture.
         """
         checkpoint = load_checkpoint(asset("builtin") if folder is None else folder)
-        network = build_network(checkpoint)
-        return cls(network, checkpoint.kwargs, checkpoint.metadata).to(device)
+        return cls(build_network(checkpoint), checkpoint.metadata).to(device)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads."""
-        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.kwargs, self.network.state_dict(), self.metadata))
+        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.network.config, self.network.state_dict(), self.metadata))
 
     def to(self, device: torch.device | str) -> BuiltinEnhancer:
         """Move the network; returns itself."""
@@ -97,7 +93,7 @@ class BuiltinEnhancer:
         inputs = gather_inputs(frames, context, self.max_references)
         inputs = _to(inputs, next(self.network.parameters()).device)
         padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, MULTIPLE)
-        choice = self.network(_pad(inputs, padding), bold=context.learning)
+        choice = self.network(_pad(inputs, padding), learned=context.learning)
         return Repaired(
             rgb=padding.undo(choice.rgb).clamp(0, 1).to(device),
             confidence=padding.undo(choice.confidence).sigmoid().to(device),
@@ -115,7 +111,7 @@ def build_network(checkpoint: Checkpoint) -> ChoiceNetwork:
             f"the built-in enhancer has architecture {ARCHITECTURE!r}, not {checkpoint.architecture!r}"
         )
     try:
-        network = ChoiceNetwork(**checkpoint.kwargs)
+        network = ChoiceNetwork(**{_RENAMED.get(name, name): value for name, value in checkpoint.kwargs.items()})
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the network cannot be built from {checkpoint.kwargs}: {error}") from error
     load_weights(network, checkpoint.weights)

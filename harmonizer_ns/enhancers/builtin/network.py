@@ -17,6 +17,7 @@ There is no free residual: it would learn the textures of its training scenes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -118,9 +119,9 @@ class ChoiceNetwork(nn.Module):
         candidate: channels at half resolution of what is seen once for each candidate.
         trunk: channels at a quarter, an eighth and a sixteenth of the resolution.
         blocks: residual blocks at these scales on the way down.
-        eagerness: added to every logit but the render's. Calibrated after training: how much may change before good
-            pixels suffer.
-        boldness: the same for repairs that are learned from, chosen for the loss of who learns.
+        bias_when_shown: added to every logit but the render's where the output is looked at. Calibrated after training:
+            how much may change before good pixels suffer.
+        bias_when_learned: the same where the output is learned from, calibrated for the loss of who learns.
     """
 
     def __init__(
@@ -129,11 +130,12 @@ class ChoiceNetwork(nn.Module):
         candidate: int = 16,
         trunk: tuple[int, int, int] = (48, 80, 128),
         blocks: tuple[int, int, int] = (1, 1, 2),
-        eagerness: float = 0.0,
-        boldness: float = 0.0,
+        bias_when_shown: float = 0.0,
+        bias_when_learned: float = 0.0,
     ) -> None:
         super().__init__()
-        self.eagerness, self.boldness = eagerness, boldness
+        self.sizes = {"shared": shared, "candidate": candidate, "trunk": tuple(trunk), "blocks": tuple(blocks)}
+        self.bias_when_shown, self.bias_when_learned = bias_when_shown, bias_when_learned
         fine = trunk[0]
         self.shared_stem = _conv(3 + 1 + 3, shared, 4, stride=2)
         self.shared_down = _conv(shared, fine, stride=2)
@@ -159,9 +161,20 @@ class ChoiceNetwork(nn.Module):
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.candidate_head.bias, _LOGIT_BIAS)  # type: ignore[arg-type]
 
-    def forward(self, inputs: BuiltinInputs, bold: bool = False) -> Choice:
-        """Decide for every pixel. Sides are multiples of 16."""
-        eagerness = self.boldness if bold else self.eagerness
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this network, JSON values."""
+        sizes = {name: list(size) if isinstance(size, tuple) else size for name, size in self.sizes.items()}
+        return {**sizes, "bias_when_shown": self.bias_when_shown, "bias_when_learned": self.bias_when_learned}
+
+    def forward(self, inputs: BuiltinInputs, learned: bool = False) -> Choice:
+        """Decide for every pixel. Sides are multiples of 16.
+
+        Args:
+            inputs: the render and its candidates.
+            learned: the output is learned from, not looked at.
+        """
+        bias = self.bias_when_learned if learned else self.bias_when_shown
         n, k = inputs.is_previous.shape
         render, valid = inputs.render, inputs.valid
         # Where a candidate is not valid it equals the render, so that its colours cannot leak into any feature.
@@ -182,8 +195,8 @@ class ChoiceNetwork(nn.Module):
         decoded = F.relu(self.decode(F.relu(shared + _twice(self.decode_trunk(F.relu(fine))))))
         base = F.pixel_shuffle(self.base_head(decoded), 2)
         logits = self._logits(decoded, seen, seen_down).unflatten(0, (n, k))
-        scores = _scores(logits + eagerness, valid)
-        smooth_scores = base[:, :-1] * _LOGIT_SCALE + (_LOGIT_BIAS * _LOGIT_SCALE + eagerness)
+        scores = _scores(logits + bias, valid)
+        smooth_scores = base[:, :-1] * _LOGIT_SCALE + (_LOGIT_BIAS * _LOGIT_SCALE + bias)
         weights, smooth_weights = _weights(scores, smooth_scores)
         smoothing = torch.stack([_blurred(render, scale) for scale in SCALES], dim=1) - render[:, None]
         low = F.interpolate(low.flatten(0, 1), scale_factor=_BLUR, mode="bilinear").view_as(offset)

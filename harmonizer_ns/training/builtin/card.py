@@ -23,8 +23,8 @@ invents nothing.
 - Training: {steps} steps in {stage_count} stages, at the end of {batch} crops of {crop} pixels, on a CPU or GPU, by
   `harmonizer_ns.training.builtin.train`; the configuration of every stage is in `training.json`.
 - Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
-- Two calibrations: pictures that are looked at change only as far as good pixels bear it (eagerness {eagerness:+.2f});
-  repairs that a reconstruction learns from lower the loss of splats, L1 and SSIM, most (boldness {boldness:+.2f}).
+- Two calibrations: pictures that are looked at change only as far as good pixels bear it (bias {bias_when_shown:+.2f});
+  repairs that a reconstruction learns from lower the loss of splats, L1 and SSIM, most (bias {bias_when_learned:+.2f}).
 
 ## Measured on held-out scenes
 {held_out_views} views, PSNR in dB, mean over scenes of means over views. "Good half": pixels where the render is
@@ -56,8 +56,8 @@ def model_card(report: dict[str, Any]) -> str:
         stage_count=len(stages),
         batch=config["batch"],
         crop=config["augment"]["crop"],
-        eagerness=report["eagerness"],
-        boldness=report["boldness"],
+        bias_when_shown=report["bias_when_shown"],
+        bias_when_learned=report["bias_when_learned"],
         held_out_views=report["held_out_views"],
         figures=_table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
         curves=f"\n![Loss and held-out PSNR over the steps of the last stage]({CURVES})\n"

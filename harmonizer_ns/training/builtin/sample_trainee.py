@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from harmonizer_ns.training.builtin.augment import random_batch
 from harmonizer_ns.training.builtin.losses import total_loss
-from harmonizer_ns.training.journal import read_log
 from harmonizer_ns.training.builtin.samples import Batch, Sample
-from harmonizer_ns.training.trainee import Parts, Validation
 from harmonizer_ns.training.builtin.validation import score, table, validate
+from harmonizer_ns.training.journal import read_log
+from harmonizer_ns.training.trainee import Parts, Validation
 
 if TYPE_CHECKING:
     from harmonizer_ns.training.builtin.train import BuiltinTrainingConfig
@@ -65,7 +65,7 @@ class SampleTrainee:
     def __init__(self, config: BuiltinTrainingConfig, training: list[Sample], held_out: list[Sample]) -> None:
         self.config, self.held_out = config, held_out
         self.scenes = sorted({sample.scene for sample in training})
-        self.network, self.kwargs, self.stages = _initial_network(config)
+        self.network, self.stages = _initial_network(config)
         earlier = [entry["test/score"] for entry in read_log(config.output / RUN) if "test/score" in entry]
         self._best = max(earlier, default=-math.inf) if config.resume else -math.inf
 
@@ -76,7 +76,7 @@ class SampleTrainee:
 
     def validate(self, batches: list[Batch], step: int) -> Validation:
         """Figures of the held-out views; the checkpoint is saved when they are the best so far."""
-        on_cpu = ChoiceNetwork(**self.kwargs).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_cpu = ChoiceNetwork(**self.network.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         on_cpu.load_state_dict(self.network.state_dict())
         found = validate(on_cpu, self.held_out)
         print(f"--- step {step}\n{table(found)}", flush=True)
@@ -97,7 +97,7 @@ class SampleTrainee:
             "training_scenes": self.scenes,
             "stages": [*self.stages, {"steps": step, "config": _plain(self.config)}],
         }
-        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.kwargs, network.state_dict(), metadata))
+        save_checkpoint(folder, Checkpoint(ARCHITECTURE, network.config, network.state_dict(), metadata))
 
 
 def _to_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -105,15 +105,14 @@ def _to_device(batch: Batch, device: torch.device | str) -> Batch:
     return Batch(inputs, batch.target.to(device), batch.good.to(device))
 
 
-def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, dict, list[dict]]:
-    """The network to train, its arguments, and the training that it has had."""
-    kwargs: dict[str, Any] = {"eagerness": 0.0, "boldness": 0.0}
-    network, stages = ChoiceNetwork(**kwargs), []
+def _initial_network(config: BuiltinTrainingConfig) -> tuple[ChoiceNetwork, list[dict]]:
+    """The network to train, and the training that it has had."""
+    network, stages = ChoiceNetwork(), []
     if config.initial is not None:
         checkpoint = load_checkpoint(config.initial)
-        kwargs = checkpoint.kwargs | kwargs
-        network, stages = build_network(replace(checkpoint, kwargs=kwargs)), checkpoint.metadata.get("stages", [])
-    return network.train().to(memory_format=torch.channels_last), kwargs, stages  # type: ignore[call-overload]
+        network, stages = build_network(checkpoint), checkpoint.metadata.get("stages", [])
+        network.bias_when_shown = network.bias_when_learned = 0.0
+    return network.train().to(memory_format=torch.channels_last), stages  # type: ignore[call-overload]
 
 
 def _plain(config: BuiltinTrainingConfig) -> dict:

@@ -16,18 +16,18 @@ import torch
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.builtin.augment import AugmentConfig
+from harmonizer_ns.training.builtin.card import CURVES, model_card
 from harmonizer_ns.training.builtin.losses import LossConfig
+from harmonizer_ns.training.builtin.pair_samples import load_pair_samples
+from harmonizer_ns.training.builtin.sample_trainee import RUN, SampleData, SampleTrainee
+from harmonizer_ns.training.builtin.samples import Sample, load_samples
+from harmonizer_ns.training.builtin.validation import CONDITIONS, Figures, table, validate
 from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingConfig, TrainingConfig
 from harmonizer_ns.training.journal import curves, read_log
 from harmonizer_ns.training.loop import Run
-from harmonizer_ns.training.builtin.card import CURVES, model_card
-from harmonizer_ns.training.builtin.pair_samples import load_pair_samples
 from harmonizer_ns.training.rates import ScheduleConfig
-from harmonizer_ns.training.builtin.sample_trainee import RUN, SampleData, SampleTrainee
-from harmonizer_ns.training.builtin.samples import Sample, load_samples
 from harmonizer_ns.training.setup import start_processes
 from harmonizer_ns.training.sheets import save_curves
-from harmonizer_ns.training.builtin.validation import CONDITIONS, Figures, table, validate
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def calibrate(folder: Path, samples: list[Sample], tolerated_loss: float) -> tup
     enhancer = BuiltinEnhancer.from_pretrained(folder)
     gains, harm, losses = {}, {}, {}
     for eagerness in EAGERNESS:
-        enhancer.network.eagerness = eagerness
+        enhancer.network.bias_when_shown = eagerness
         figures = validate(enhancer.network, samples)["mean"]
         gains[eagerness] = figures["output"] - figures["render"]
         harm[eagerness] = figures["good_render"] - figures["good_output"]
@@ -193,13 +193,13 @@ def calibrate(folder: Path, samples: list[Sample], tolerated_loss: float) -> tup
         )
     harmless = [eagerness for eagerness in EAGERNESS if harm[eagerness] <= tolerated_loss]
     chosen = {
-        "eagerness": max(harmless, key=gains.__getitem__, default=EAGERNESS[0]),
-        "boldness": min(losses, key=losses.__getitem__),
+        "bias_when_shown": max(harmless, key=gains.__getitem__, default=EAGERNESS[0]),
+        "bias_when_learned": min(losses, key=losses.__getitem__),
     }
-    enhancer.network.eagerness, enhancer.network.boldness = chosen["eagerness"], chosen["boldness"]
-    enhancer.kwargs = enhancer.kwargs | chosen
+    enhancer.network.bias_when_shown = chosen["bias_when_shown"]
+    enhancer.network.bias_when_learned = chosen["bias_when_learned"]
     enhancer.save(folder)
-    return chosen["eagerness"], chosen["boldness"]
+    return chosen["bias_when_shown"], chosen["bias_when_learned"]
 
 
 def export(
@@ -213,8 +213,8 @@ def export(
         "parameters": sum(p.numel() for p in enhancer.network.parameters()),
         "training_views": len(training),
         "held_out_views": len(held_out),
-        "eagerness": enhancer.network.eagerness,
-        "boldness": enhancer.network.boldness,
+        "bias_when_shown": enhancer.network.bias_when_shown,
+        "bias_when_learned": enhancer.network.bias_when_learned,
         "figures": figures,
         "curves": curves(read_log(config.output / RUN), tuple(_CURVES)),
     }

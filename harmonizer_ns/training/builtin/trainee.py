@@ -19,10 +19,10 @@ from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
 from harmonizer_ns.training.batch import PairBatch, unknown_geometry
 from harmonizer_ns.training.builtin.losses import LossConfig as OwnLossConfig
 from harmonizer_ns.training.builtin.losses import total_loss
+from harmonizer_ns.training.builtin.samples import REFERENCES, Batch, good_pixels
 from harmonizer_ns.training.config import ScheduleConfig, TemporalConfig
 from harmonizer_ns.training.context import Images, roll_out
 from harmonizer_ns.training.criterion import Criterion
-from harmonizer_ns.training.builtin.samples import REFERENCES, Batch, good_pixels
 from harmonizer_ns.training.scoring import validated
 from harmonizer_ns.training.trainee import Parts, Pictures, Validation
 from harmonizer_ns.types import Cameras, Frames
@@ -33,7 +33,6 @@ class ChoiceTrainee:
 
     Args:
         network: on its device.
-        kwargs: what it was built with.
         criterion: further losses.
         temporal: whether it sees the warped previous output in clips.
         schedule: of the run; the network's guidance fades along it.
@@ -42,12 +41,11 @@ class ChoiceTrainee:
     def __init__(
         self,
         network: ChoiceNetwork,
-        kwargs: dict[str, Any],
         criterion: Criterion,
         temporal: TemporalConfig,
         schedule: ScheduleConfig,
     ) -> None:
-        self.network, self.kwargs, self.criterion = network.train(), kwargs, criterion
+        self.network, self.criterion = network.train(), criterion
         self.temporal, self.schedule = temporal, schedule
 
     def loss(self, network: nn.Module, batch: PairBatch, step: int) -> tuple[Float[Tensor, ""], Parts]:
@@ -85,7 +83,7 @@ class ChoiceTrainee:
     def export(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write an enhancer folder."""
         weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.kwargs, weights, metadata))
+        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.network.config, weights, metadata))
 
 
 def choice_inputs(
