@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m gsplat_trainer default|mcmc|harmonize``."""
+"""``gsplat-trainer default|mcmc|harmonize``, or ``python -m gsplat_trainer ...``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harmonizer_ns.splats.files import read_gsplat
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
 from harmonizer_ns.devices import choose_device
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
 Command = (
@@ -28,11 +28,9 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run; bad input ends with one line and exit status 1."""
-    config: Config = tyro.cli(Command, args=arguments, prog="gsplat_trainer")  # type: ignore[arg-type]
-    try:
+    config: Config = tyro.cli(Command, args=arguments, prog="gsplat-trainer")  # type: ignore[arg-type]
+    with errors_in_one_line("gsplat-trainer"):
         launch(config)
-    except (InputError, ImportError) as error:
-        raise SystemExit(f"gsplat_trainer: {error}") from error
 
 
 def launch(config: Config) -> None:

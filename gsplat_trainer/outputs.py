@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 from torch import Tensor
@@ -23,7 +22,7 @@ from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.distill.report import RoundReport, picture_strip
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.metrics import psnr, ssim
-from harmonizer_ns.images import save_image, to_float
+from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import VideoWriter
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -127,8 +126,8 @@ class Outputs:
                 images["_enhanced"] = repairs.enhance(frames)
             target = to_float(scene.photo(index).to(frames.rgb.device))[None]
             rows.append(self._metrics(images, target, scene.mask(index)))
-            strip = torch.cat([target, *images.values()], dim=-1)
-            save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip[0])
+            strip = beside([target[0], *(image[0] for image in images.values())])
+            save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip)
         values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}
         self.scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
         values["ellipse_time"] = seconds / max(len(rows), 1)

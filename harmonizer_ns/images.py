@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+from harmonizer_ns.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,19 +44,12 @@ def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     """An image file as float RGB in [0, 1], upright (EXIF orientation applied); transparency is dropped.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not a readable image.
+        InputError: when there is no such file, or it is not a readable image.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
-    try:
-        with Image.open(path) as opened:
-            pixels = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read {path} as an image: {error}") from error
+    with _opened(Path(path)) as image:
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
@@ -60,18 +57,24 @@ def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image as `load_image` gives it; only its header is read.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not a readable image.
+        InputError: when there is no such file, or it is not a readable image.
     """
+    with _opened(path) as image:
+        return upright_size(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; what goes wrong with it in the block becomes an `InputError`."""
     from PIL import Image
 
     if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
+        raise InputError(f"no image file at {path}")
     try:
-        with Image.open(path) as opened:
-            return upright_size(opened)
+        with Image.open(path) as image:
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read {path} as an image: {error}") from error
+        raise InputError(f"cannot read {path} as an image: {error}") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -111,6 +114,37 @@ def resize(image: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Te
         return image
     resized = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return resized.clamp(0, 1)
+
+
+def beside(images: Sequence[Float[Tensor, "_ _ _"]], gap: int = 0) -> Float[Tensor, "3 h wide"]:
+    """Pictures from left to right, all as high and wide as the first; those of one channel turn grey.
+
+    Args:
+        images: ``3 h w`` or ``1 h w``; of any size, the first one's counts.
+        gap: white columns between two.
+
+    Raises:
+        ValueError: without images.
+    """
+    if not images:
+        raise ValueError("no images to put beside each other")
+    height, width = images[0].shape[-2:]
+    white = images[0].new_ones(3, height, gap)
+    row: list[Tensor] = []
+    for image in images:
+        row += [white, resize(image[None].to(images[0]), height, width)[0].expand(3, -1, -1)]
+    return torch.cat(row[1:], dim=-1)
+
+
+def contact_sheet(rows: Sequence[Sequence[Float[Tensor, "_ _ _"]]], gap: int = 4) -> Float[Tensor, "3 tall wide"]:
+    """Rows of pictures (`beside`) below each other, on white.
+
+    Raises:
+        ValueError: without images.
+    """
+    strips = [beside(row, gap) for row in rows]
+    wide = max((strip.shape[-1] for strip in strips), default=0)
+    return torch.cat([F.pad(strip, (0, wide - strip.shape[-1], 0, gap), value=1.0) for strip in strips], dim=1)
 
 
 @dataclass(frozen=True)

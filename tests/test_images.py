@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from harmonizer_ns.images import Padding, load_image, resize, save_image, to_float, to_uint8
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import Padding, beside, contact_sheet, load_image, resize, save_image, to_float, to_uint8
 
 
 def test_bytes_and_floats_round_trip():
@@ -52,20 +53,38 @@ def test_grey_and_transparent_files_become_rgb(tmp_path):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
+    with pytest.raises(InputError, match=r"nothing\.png"):
         load_image(tmp_path / "nothing.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.png as an image"):
+    with pytest.raises(InputError, match=r"text\.png as an image"):
         load_image(tmp_path / "text.png")
     save_image(tmp_path / "whole.png", torch.rand(3, 50, 50))
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"half\.png as an image"):
+    with pytest.raises(InputError, match=r"half\.png as an image"):
         load_image(tmp_path / "half.png")
 
 
 def test_save_refuses_other_shapes(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\)"):
         save_image(tmp_path / "x.png", torch.zeros(1, 3, 4, 4))
+
+
+def test_pictures_beside_each_other_are_as_high_as_the_first():
+    image, mask = torch.rand(3, 4, 6), torch.rand(1, 8, 12)
+    row = beside([image, mask, image], gap=2)
+    assert row.shape == (3, 4, 3 * 6 + 2 * 2)
+    assert torch.equal(row[..., :6], image)
+    assert torch.equal(row[..., -6:], image)
+    assert torch.equal(row[0, :, 8:14], row[2, :, 8:14])
+    assert (row[..., 6:8] == 1).all()
+
+
+def test_a_sheet_holds_rows_of_any_length_on_white():
+    image = torch.rand(3, 4, 6)
+    sheet = contact_sheet([[image], [image, image]], gap=1)
+    assert sheet.shape == (3, 10, 13)
+    assert (sheet[:, :4, 6:] == 1).all()
+    assert torch.equal(sheet[:, 5:9, 7:], image)
 
 
 def test_resize_keeps_constants_and_means():

@@ -1,29 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: ``harmonizer bench enhancers|raster|viewer``, or ``python -m harmonizer_ns.cli.bench ...``."""
+"""``harmonizer bench enhancers|raster|viewer``: speed and memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import tyro
 
-from harmonizer_ns.bench import viewer as viewer
-from harmonizer_ns.bench import enhancers as enhancers
-from harmonizer_ns.bench import raster as raster
+from harmonizer_ns.bench import enhancers, raster, viewer
+from harmonizer_ns.cli.parsing import with_examples
+
+EXAMPLES = """
+harmonizer bench enhancers                        # the built-in one
+harmonizer bench enhancers --enhancers configs/harmonizer.json --sizes 1024x576 --precisions bf16 --compile
+harmonizer bench raster                           # the CPU rasterizer beside gsplat's torch reference
+harmonizer bench viewer                           # what a viewer costs a run
+"""
+BENCHMARKS = {
+    "enhancers": (enhancers.EnhancersBench, enhancers.run),
+    "raster": (raster.RasterBench, raster.run),
+    "viewer": (viewer.ViewerBench, viewer.run),
+}
+"""Name -> dataclass of options, function."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark that the command line names; each is a dataclass of options and a function."""
-    benchmarks = {
-        "enhancers": (enhancers.EnhancersBench, enhancers.run),
-        "raster": (raster.RasterBench, raster.run),
-        "viewer": (viewer.ViewerBench, viewer.run),
-    }
-    options = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in benchmarks.items()}, args=arguments
+def parse(arguments: Sequence[str]) -> Any:
+    """Read the command line: the options of one benchmark."""
+    return tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in BENCHMARKS.items()},
+        args=arguments,
+        prog="harmonizer bench",
+        description=with_examples("Measure speed and memory.", EXAMPLES),
     )
-    for kind, run in benchmarks.values():
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the benchmark that the command line names."""
+    options = parse(arguments)
+    for kind, run in BENCHMARKS.values():
         if type(options) is kind:
             run(options)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from harmonizer_ns.cli.parsing import parse as parse_options
+
+EXAMPLES = """
+harmonizer convert diffusion_harmonizer.pkl my-folder
+harmonizer convert fixer.pkl my-fixer --kind fixer
+harmonizer convert model_10001.pkl my-difix --kind difix --base stabilityai/sd-turbo
+"""
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,14 @@ class ConvertConfig:
     """Architecture (JSON, as in configs/) of a network of another size; --kind is not looked at then."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str]) -> ConvertConfig:
+    """Read the command line."""
+    return parse_options(ConvertConfig, "convert", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Read, check every name, write."""
-    config = tyro.cli(ConvertConfig, args=arguments, prog="harmonizer convert", description=ConvertConfig.__doc__)
+    config = parse(arguments)
     (_convert_difix if config.kind == "difix" else _convert_cosmos)(config)
 
 
@@ -51,7 +65,3 @@ def _convert_cosmos(config: ConvertConfig) -> None:
     save_checkpoint(config.output, checkpoint)
     print(f"{config.output}: {len(checkpoint.weights)} tensors, {len(report.ignored)} entries were not needed")
     print(f"Weights released by NVIDIA are under the {LICENCE}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.devices import DTYPES, Device, Precision, choose_device
 from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.footage.files import check_paths, enhance_path, find_references
-from harmonizer_ns.devices import DTYPES, Precision, choose_device
-from harmonizer_ns.footage.sequence import FrameEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage.files import check_paths, enhance_path, find_references
+from harmonizer_ns.footage.sequence import FrameEnhancer
+
+EXAMPLES = """
+harmonizer enhance renders/ fixed/ --enhancer difix-ref --ref photo.png   # a folder
+harmonizer enhance drive.mp4 fixed.mp4 --enhancer harmonizer              # a video
+harmonizer enhance render.png fixed.png --enhancer my-folder --side-by-side
+"""
 
 
 @dataclass(frozen=True)
 class EnhanceConfig:
-    """Repair an image, a folder of images or a video; what is there already is not done again."""
+    """Repair an image, a folder of images or a video. Results that exist are kept, unless --overwrite is given."""
 
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """An image, a folder of images, or a video."""
@@ -30,10 +38,10 @@ class EnhanceConfig:
     """A name that `harmonizer enhancers` lists, or the folder of a checkpoint."""
     ref: tuple[Path, ...] = ()
     """Real photos of the scene for every frame, or one folder with a photo for each (same names or same order)."""
-    device: str = "auto"
-    """Where to run: cpu, cuda, cuda:1. auto takes a GPU when there is one."""
-    precision: Precision | Literal["auto"] = "auto"
-    """Of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
+    device: Device = "auto"
+    """Where to run; auto takes a GPU when there is one."""
+    precision: Precision = "auto"
+    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
     compile: bool = False
     """Compile the network, with CUDA graphs on a GPU: slow to start, for every image size anew, then faster."""
     tile: int = 0
@@ -47,26 +55,36 @@ class EnhanceConfig:
     side_by_side: bool = False
     """Write input and output beside each other."""
     overwrite: bool = False
-    """Do again what is there already."""
+    """Repair anew what exists already."""
     fps: float | None = None
     """Frames per second of a video; by default the input's, or 24 for a folder."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str]) -> EnhanceConfig:
+    """Read the command line."""
+    return parse_options(EnhanceConfig, "enhance", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Load the enhancer, then repair what the command line names, with a progress bar."""
-    config = tyro.cli(EnhanceConfig, args=arguments, prog="harmonizer enhance", description=EnhanceConfig.__doc__)
+    config = parse(arguments)
+    options = _options(config)
     check_paths(config.input, config.output)
     references = find_references(config.ref)
-    enhancer = load_enhancer(config.enhancer, choose_device(config.device), **_options(config))
+    enhancer = load_enhancer(config.enhancer, choose_device(config.device), **options)
     _warn(config, enhancer)
     frames = FrameEnhancer(enhancer, references, config.batch, config.temporal)
-    done = _with_progress_bar(config, frames)
+    done = _with_progress_bar(config, options, frames)
     count = "1 frame" if done == 1 else f"{done} frames"
     print(f"{count} repaired: {config.output}" if done else f"nothing to do: {config.output} is there already")
 
 
 def _options(config: EnhanceConfig) -> dict[str, Any]:
-    """What was asked for that not every enhancer has."""
+    """What was asked for that not every enhancer has.
+
+    Raises:
+        InputError: when there is no such enhancer, or it has no such option.
+    """
     wanted = {
         "--precision": ("dtype", DTYPES.get(config.precision)),
         "--compile": ("compiled", config.compile),
@@ -74,7 +92,7 @@ def _options(config: EnhanceConfig) -> dict[str, Any]:
         "--tiny-decoder": ("tiny_decoder", config.tiny_decoder),
     }
     given = {flag: option for flag, option in wanted.items() if option[1]}
-    known = options_of(config.enhancer) if given else frozenset()
+    known = options_of(config.enhancer)
     for flag, (name, _) in given.items():
         if name not in known:
             raise InputError(f"the enhancer {config.enhancer} has no {flag}")
@@ -93,7 +111,7 @@ def _warn(config: EnhanceConfig, enhancer: Enhancer) -> None:
         print(f"warning: the enhancer {config.enhancer} uses no reference photos, --ref has no effect", file=sys.stderr)
 
 
-def _with_progress_bar(config: EnhanceConfig, frames: FrameEnhancer) -> int:
+def _with_progress_bar(config: EnhanceConfig, options: dict[str, Any], frames: FrameEnhancer) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -107,9 +125,5 @@ def _with_progress_bar(config: EnhanceConfig, frames: FrameEnhancer) -> int:
             overwrite=config.overwrite,
             fps=config.fps,
             progress=lambda done, total: bar.update(task, completed=done, total=max(done, total)),
-            repair=repr([config.enhancer, config.ref, config.temporal, _options(config)]),
+            repair=repr([config.enhancer, config.ref, config.temporal, options]),
         )
-
-
-if __name__ == "__main__":
-    main()

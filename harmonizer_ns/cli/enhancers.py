@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec
+
+EXAMPLES = """
+harmonizer enhancers
+"""
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,14 @@ class EnhancersConfig:
     """List the enhancers by name; a checkpoint's folder works wherever a name does."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str]) -> EnhancersConfig:
+    """Read the command line."""
+    return parse_options(EnhancersConfig, "enhancers", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Print one paragraph for each enhancer."""
-    tyro.cli(EnhancersConfig, args=arguments, prog="harmonizer enhancers", description=EnhancersConfig.__doc__)
+    parse(arguments)
     for name, spec in SPECS.items():
         lines = spec.description, f"install: {spec.install}", f"weights: {where(spec)}", f"licence: {spec.licence}"
         print(f"{name}: " + "\n    ".join(lines))
@@ -35,7 +44,3 @@ def where(spec: EnhancerSpec) -> str:
     if cached.is_dir():
         return f"{spec.repository}, on this machine: {cached.parent}"
     return f"{spec.repository}, downloaded from the Hugging Face Hub when first used"
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns import __version__
+from harmonizer_ns.errors import InputError, errors_in_one_line
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Command:
     """One command.
 
     Args:
-        module: where its ``main(arguments: list[str]) -> None`` lives.
+        module: where its ``main(arguments)`` lives, and its ``parse(arguments)``, which only reads the options.
         description: one line for ``harmonizer --help``.
     """
 
@@ -24,35 +27,49 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "bench": Command("harmonizer_ns.cli.bench", "measure speed and memory"),
-    "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),
-    "enhance": Command("harmonizer_ns.cli.enhance", "repair an image, a folder or a video"),
-    "enhancers": Command("harmonizer_ns.cli.enhancers", "list the enhancers, how to install them, and their licences"),
+    "train": Command("harmonizer_ns.cli.train", "train an enhancer from pairs"),
     "synthesize": Command("harmonizer_ns.cli.synthesize", "make training pairs from a recipe"),
-    "train": Command("harmonizer_ns.cli.train", "train an enhancer from a pairs file"),
+    "scenes": Command("harmonizer_ns.cli.scenes", "render scenes to make pairs of"),
+    "enhance": Command("harmonizer_ns.cli.enhance", "repair an image, a folder or a video"),
+    "evaluate": Command("harmonizer_ns.cli.evaluate", "measure what an enhancer gains on held-out photos"),
     "view": Command("harmonizer_ns.cli.view", "look at a reconstruction in the browser, enhanced or not"),
+    "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),
+    "enhancers": Command("harmonizer_ns.cli.enhancers", "list the enhancers, how to install them, and their licences"),
+    "bench": Command("harmonizer_ns.cli.bench", "measure speed and memory"),
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the command line names; bad input ends with one line on stderr and exit status 1."""
-    name, *arguments = sys.argv[1:] or ["--help"]
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
-        return
-    if name not in COMMANDS:
-        sys.exit(f"harmonizer: unknown command {name!r}; known commands are {', '.join(COMMANDS)}")
-    try:
-        import_module(COMMANDS[name].module).main(arguments)
-    except (InputError, ImportError) as error:
-        sys.exit(f"harmonizer {name}: {error}")
+    elif name == "--version":
+        print(f"harmonizer {__version__}")
+    else:
+        with errors_in_one_line("harmonizer" if name not in COMMANDS else f"harmonizer {name}"):
+            import_module(find(name).module).main(rest)
+
+
+def find(name: str) -> Command:
+    """The command of that name.
+
+    Raises:
+        InputError: when there is none; the message says which name comes near.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name]
+    near = get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
+    advice = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+    raise InputError(f"there is no command {name!r}; {advice}")
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.description}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: harmonizer COMMAND [options]; harmonizer COMMAND --help lists them", "", *lines])
+    usage = "usage: harmonizer COMMAND [options]", "       harmonizer COMMAND --help", "       harmonizer --version"
+    return "\n".join([*usage, "", "commands:", *lines])
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # torchrun -m harmonizer_ns.cli.main train
     main()

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make training pairs: harmonizer synthesize RECIPE --output DIR [--scenes DIR ...] [--photos DIR ...].
-
-The recipe mixes streams of damage. OUTPUT receives images, pairs.json for "harmonizer train --pairs" (and
-pairs_STREAM.json, for weights of their own), summary.json, and a contact sheet for each stream, sheet_STREAM.png. The
-same command again continues a run that ended early, remakes what has changed and leaves the rest alone.
-"""
+"""``harmonizer synthesize RECIPE --output DIR``: make training pairs."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +13,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.errors import InputError
 
 if TYPE_CHECKING:
     from harmonizer_ns.synthesis.recipes.items import Outcome
     from harmonizer_ns.synthesis.recipes.plan import Plan
 
+EXAMPLES = """
+harmonizer synthesize mix --scenes captures/* --photos photos --output pairs
+harmonizer synthesize shadows --output pairs              # needs no data at all
+harmonizer synthesize --rebuild sparse/0_00/0000 --output pairs
+"""
 _LOG = "errors.log"  # of the last run
 _Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR ...]")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
-    """What to make, of what, and where."""
+    """Make training pairs.
+
+    The recipe mixes streams of damage. The output folder receives images, pairs.json for
+    `harmonizer train --pairs` (and pairs_STREAM.json, to weight streams), summary.json, and a contact sheet for each
+    stream, sheet_STREAM.png. The same command again continues a run that ended early and remakes what has changed.
+    """
 
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file of streams, counts and settings, or a shipped one's name: mix, mix-tiny, builtin-sparse,
@@ -40,7 +46,7 @@ class SynthesizeConfig:
     scenes: _Folders = ()
     """Captures for the streams that name none: folders of one scene each, with transforms.json or images alone."""
     photos: _Folders = ()
-    """Likewise folders of single photos, which have nothing to do with each other."""
+    """Folders of single photos, which have nothing to do with each other, for the streams that name none."""
     workers: int = 1
     """Processes on this machine."""
     ray: bool = False
@@ -53,14 +59,14 @@ class SynthesizeConfig:
             raise InputError(f"--workers should be at least 1, got {self.workers}")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str]) -> SynthesizeConfig:
+    """Read the command line."""
+    return parse_options(SynthesizeConfig, "synthesize", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
-    config = tyro.cli(
-        SynthesizeConfig,
-        prog="harmonizer synthesize",
-        description=__doc__,
-        args=sys.argv[1:] if arguments is None else arguments,
-    )
+    config = parse(arguments)
     from harmonizer_ns.synthesis.recipes.items import raise_if_full, remove_leftovers
     from harmonizer_ns.synthesis.recipes.lock import locked
 
@@ -136,7 +142,3 @@ def _rebuild(name: str, output: Path) -> list[str]:
     outcome = make_item(item_of(named[0], output), output)
     _log(outcome, output)
     return [outcome.problem] if outcome.problem else []
-
-
-if __name__ == "__main__":
-    main()

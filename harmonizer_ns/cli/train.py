@@ -1,33 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train an enhancer: ``harmonizer train PRESET --pairs FILE ... --output DIR``.
-
-For several GPUs: ``torchrun --nproc-per-node N -m harmonizer_ns.cli.main train PRESET ...``, or ``accelerate launch``
-in place of ``torchrun``.
-"""
+"""``harmonizer train PRESET --pairs FILE ... --output DIR``: train an enhancer."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import tyro
 
+from harmonizer_ns.cli.parsing import with_examples
+from harmonizer_ns.training.config import TrainingConfig
 from harmonizer_ns.training.presets import PRESETS
 
+EXAMPLES = """
+harmonizer train builtin --pairs pairs/pairs.json --output runs/builtin
+harmonizer train difix --pairs pairs.json --output runs/difix --model sd-turbo/
+harmonizer train harmonizer --pairs clips.json --output runs/harmonizer --model my-fixer/ --resume
+torchrun --nproc-per-node 8 -m harmonizer_ns.cli.main train difix --pairs pairs.json --output runs/difix
+"""
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train the preset that the command line names; an interrupted run ends with exit status 1."""
+
+def parse(arguments: Sequence[str]) -> TrainingConfig:
+    """Read the command line: a preset, and what differs from it."""
     presets = {name: (preset.description, preset.config) for name, preset in PRESETS.items()}
-    config = tyro.extras.overridable_config_cli(
-        presets, prog="harmonizer train", description=__doc__, args=sys.argv[1:] if arguments is None else arguments
-    )
+    description = with_examples("Train an enhancer from pairs of damaged and clean images.", EXAMPLES)
+    return tyro.extras.overridable_config_cli(presets, args=arguments, prog="harmonizer train", description=description)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the preset that the command line names; an interrupted run ends with exit status 1."""
+    config = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from harmonizer_ns.training.setup import train
 
     outcome = train(config)
     if not outcome.finished:
         sys.exit(f"interrupted after step {outcome.step}; continue with --resume")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +13,18 @@ import torch
 import tyro
 from torch import Tensor
 
-from harmonizer_ns.devices import choose_device
-from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.devices import Device, choose_device
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Frames, Renderer
 from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, warn_if_reachable
 from harmonizer_ns.viewing.settings import ViewSettings
 
+EXAMPLES = """
+harmonizer view outputs/.../config.yml                 # a nerfstudio run; its photos guide the enhancer
+harmonizer view ckpt_6999_rank0.pt --data DATA         # splats: also .ply and .spz; --data is optional
+"""
 _NEAREST = 0.9  # start where this share of the splats fits into the view
 
 
@@ -42,8 +47,8 @@ class ViewConfig:
     """Where to listen."""
     max_side: int = 960
     """Longest side of a frame at rest, in pixels."""
-    device: str = "auto"
-    """Where to render and enhance: cpu, cuda. auto takes a GPU when there is one."""
+    device: Device = "auto"
+    """Where to render and enhance; auto takes a GPU when there is one."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,14 @@ class Scene:
     photos: Callable[[Cameras], Frames | None]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str]) -> ViewConfig:
+    """Read the command line."""
+    return parse_options(ViewConfig, "view", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Serve until interrupted."""
-    config = tyro.cli(ViewConfig, args=arguments, prog="harmonizer view", description=ViewConfig.__doc__)
-    viewer = serve(config)
+    viewer = serve(parse(arguments))
     try:
         while True:
             time.sleep(1.0)
@@ -76,8 +85,9 @@ def serve(config: ViewConfig) -> SceneViewer:
     """Open the scene and start the server.
 
     Raises:
-        InputError: on a scene or capture that cannot be opened.
+        InputError: on an unknown enhancer, and a scene or capture that cannot be opened.
     """
+    options_of(config.enhancer)
     device = choose_device(config.device)
     warn_if_reachable(config.host)
     scene = open_scene(config, device)
@@ -113,10 +123,10 @@ def open_scene(config: ViewConfig, device: str) -> Scene:
 
 
 def _open_splats(config: ViewConfig, device: str) -> Scene:
-    from harmonizer_ns.splats.rendering import SplatRenderer
+    from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
     from harmonizer_ns.splats.files import read_splats
     from harmonizer_ns.splats.model import degree_of
-    from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+    from harmonizer_ns.splats.rendering import SplatRenderer
 
     if device == "cpu":
         give_cores_to_the_rasterizer()
@@ -146,7 +156,3 @@ def overview(means: Tensor) -> Cameras:
     pose[:3, 3] = center - torch.tensor([0.0, 0.0, 2.0 * max(radius, 1e-6)])
     intrinsics = torch.tensor([[[800.0, 0.0, 400.0], [0.0, 800.0, 300.0], [0.0, 0.0, 1.0]]])
     return Cameras(pose[None], intrinsics, 800, 600)
-
-
-if __name__ == "__main__":
-    main()

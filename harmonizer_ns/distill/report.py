@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.images import beside
 from harmonizer_ns.types import Cameras
 
 PICTURES = ("render", "repaired", "reference", "weight")
@@ -61,4 +61,4 @@ class RoundReport:
 
 def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
     """The pictures of one view side by side, in the order of `PICTURES`; missing ones are left out."""
-    return torch.cat([images[name].expand(3, -1, -1) for name in PICTURES if name in images], dim=-1)
+    return beside([images[name] for name in PICTURES if name in images])

@@ -5,19 +5,68 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.devices import Device
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.evaluation.report import SceneResult
 from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
-from harmonizer_ns.splats.held_out import SparseFit, select_references
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
 from harmonizer_ns.types import Frames
 
 Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Measure what an enhancer gains.
+
+    For each capture a splat is fitted to every n-th photo; its renders of the other
+    photos' views are enhanced with the nearest fitted photos as references, and both are compared with the photos.
+    """
+
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA [DATA ...]")]
+    """Folders of captures."""
+    enhancer: str = "builtin"
+    """A name that `harmonizer enhancers` lists, or the folder of a checkpoint."""
+    temporal: bool = False
+    """Measure flicker instead: fly past held-out photos, every frame enhanced as part of one stream."""
+    width: int | None = 240
+    """Width of photos and renders in pixels."""
+    every: int = 4
+    """Every n-th photo is fitted."""
+    views: int = 16
+    """Held-out photos compared for each scene: evenly spread, or with --temporal the first ones in a row."""
+    between: int = 3
+    """With --temporal: interpolated frames between two photos."""
+    steps: int = 700
+    """Optimisation steps of the splat."""
+    seed: int = 0
+    """Seed of the splat."""
+    output: Path | None = None
+    """Folder for report.json and images side by side (render, enhanced, photo); None writes nothing."""
+    lpips: tuple[Path, Path] | None = None
+    """Weights of LPIPS-squeeze: torchvision's squeezenet1_1 state dict and the linear heads."""
+    device: Device = "auto"
+    """Where to fit and enhance."""
+    threads: int = 1
+    """Threads of torch on a CPU."""
+    splat: SplatConfig = field(default_factory=SplatConfig)
+    """The fitter; its steps and seed come from above."""
+
+    def fit(self, capture: Capture) -> SparseFit:
+        """A splat of every n-th photo of a capture."""
+        splat = replace(self.splat, steps=self.steps, seed=self.seed)
+        return fit_sparse(capture, every_nth(len(capture), self.every), SplatReconstructor(splat))
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+from harmonizer_ns.files import write_json
 
 GOOD_HALF_TOLERANCE = 0.1
 """By how many dB the pixels that were already good may get worse."""
@@ -114,8 +116,12 @@ def sentence(verdict: Verdict) -> str:
     )
 
 
-def write_json(path: Path, results: list[SceneResult], protocol: dict[str, Any]) -> None:
-    """Write the results, their average, the verdict and the settings they were made with."""
+def write_report(path: Path, results: list[SceneResult], protocol: dict[str, Any]) -> None:
+    """Write the results, their average, the verdict and the settings they were made with.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
     verdict = judge(results)
     content = {
         "protocol": protocol,
@@ -123,5 +129,11 @@ def write_json(path: Path, results: list[SceneResult], protocol: dict[str, Any])
         "average": asdict(average(results)),
         "verdict": {**asdict(verdict), "passed": verdict.passed},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(path, content, indent=2)
+
+
+def wide_console() -> Console:
+    """A console whose tables keep their cells whole, also in a log file, which has 80 columns."""
+    console = Console()
+    console.width = max(console.width, 110)
+    return console

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does enhanced video flicker? ``python -m harmonizer_ns.evaluation.temporal --scenes DIR...``.
+"""Does enhanced video flicker? The path of held-out photos is flown with and without the enhancer's own history.
 
-For each capture: fit a splat to every n-th photo, then fly along the other photos in capture order, with interpolated
-views in between. Every frame is enhanced as part of one stream. The warp error compares each frame with its successor
+Between two photos in capture order there are interpolated views. The warp error compares each frame with its successor
 through the exact flow of the rendered geometry; PSNR is taken where the path passes a held-out photo.
 """
 
@@ -10,46 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 from jaxtyping import Float
+from rich.table import Table
 from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
-from harmonizer_ns.metrics import psnr
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.protocol import EvaluationConfig
+from harmonizer_ns.evaluation.report import wide_console
 from harmonizer_ns.flow import depth_flow, warp_by_flow
+from harmonizer_ns.metrics import psnr
 from harmonizer_ns.poses import interpolate_pose
-from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
-from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Cameras, Frames
-
-
-@dataclass(frozen=True)
-class TemporalConfig:
-    """Measure flicker and quality of enhanced video on a held-out moving trajectory."""
-
-    scenes: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR...")]
-    """Capture folders (transforms.json, images, seed points)."""
-    enhancer: str = "builtin"
-    """Name of an enhancer, or folder of a checkpoint."""
-    width: int | None = 240
-    """Width of photos and renders in pixels."""
-    every: int = 4
-    """Every n-th photo is fitted."""
-    photos: int = 8
-    """Held-out photos passed, in a row."""
-    between: int = 3
-    """Interpolated frames between two photos."""
-    steps: int = 700
-    """Optimisation steps of the splat."""
-    seed: int = 0
-    """Seed of the splat."""
-    device: str = "cpu"
-    """Where to fit and enhance."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +50,31 @@ class TemporalResult:
     psnr_enhanced: float
 
 
-def main(config: TemporalConfig) -> None:
-    """Evaluate and print the table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from harmonizer_ns.enhancers.specs import load_enhancer
-
-    enhancer = load_enhancer(config.enhancer, config.device)
+def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
+    """Fly through all scenes and print the table."""
     table = Table(title=f"{config.enhancer}: warp error x 1000 (lower is steadier), PSNR in dB")
     for name in ("scene", "frames", "warp render", "warp enhanced", "no history", "PSNR render", "PSNR enhanced"):
         table.add_column(name, justify="left" if name == "scene" else "right")
+    console = wide_console()
     for folder in config.scenes:
-        result = evaluate(load_capture(folder, config.width).to(config.device), enhancer, config)
+        capture = load_capture(folder, config.width).to(device)
+        with console.status(f"{capture.name}: fitting and flying"):
+            result = evaluate_scene(capture, enhancer, config)
         errors = (result.warp_render, result.warp_enhanced, result.warp_single)
-        cells = [f"{1000 * value:.2f}" for value in errors] + [
-            f"{value:.2f}" for value in (result.psnr_render, result.psnr_enhanced)
-        ]
+        cells = [f"{1000 * value:.2f}" for value in errors]
+        cells += [f"{value:.2f}" for value in (result.psnr_render, result.psnr_enhanced)]
         table.add_row(result.scene, str(result.frames), *cells)
-    console = Console()
-    console.width = max(console.width, 100)
     console.print(table)
 
 
-def evaluate(capture: Capture, enhancer: Enhancer, config: TemporalConfig) -> TemporalResult:
+def evaluate_scene(capture: Capture, enhancer: Enhancer, config: EvaluationConfig) -> TemporalResult:
     """Fit, fly, enhance with and without history, and measure.
 
     Raises:
-        ValueError: when fewer than two photos are held out.
+        InputError: when fewer than two photos are held out.
     """
-    splat = replace(SplatConfig(), steps=config.steps, seed=config.seed)
-    fit = fit_sparse(capture, every_nth(len(capture), config.every), SplatReconstructor(splat))
-    passed = fit.split.held_out[: config.photos]
+    fit = config.fit(capture)
+    passed = fit.split.held_out[: config.views]
     renders = [fit.renderer.render(camera) for camera in trajectory(capture, passed, config.between)]
     enhanced, single = (enhance_video(fit, renders, enhancer, history) for history in (True, False))
     stops = range(0, len(renders), config.between + 1)
@@ -127,10 +95,10 @@ def trajectory(capture: Capture, passed: tuple[int, ...], between: int) -> list[
     """From photo to photo with interpolated poses; all with the first one's intrinsics and size when they differ.
 
     Raises:
-        ValueError: when fewer than two photos are passed.
+        InputError: when fewer than two photos are passed.
     """
     if len(passed) < 2:
-        raise ValueError(f"{capture.name} has {len(passed)} held-out photos, a trajectory needs at least two")
+        raise InputError(f"{capture.name} has {len(passed)} held-out photos, a trajectory needs at least two")
     stops = [capture.photos[i].cameras for i in passed]
     path = []
     for start, end in pairwise(stops):
@@ -171,7 +139,3 @@ def warp_error(geometry: list[Frames], video: list[Float[Tensor, "1 3 h w"]]) ->
 
 def _mean(values: list[float]) -> float:
     return sum(values) / max(len(values), 1)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(TemporalConfig))

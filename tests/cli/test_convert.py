@@ -11,9 +11,9 @@ from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
 from harmonizer_ns.enhancers.cosmos.formats import upstream_names
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.formats import write_checkpoint
-from harmonizer_ns.footage.sequence import as_frames
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage.sequence import as_frames
 
 
 def test_a_release_becomes_a_folder(tmp_path, capsys):

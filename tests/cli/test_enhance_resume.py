@@ -4,11 +4,11 @@
 import pytest
 import torch
 
-from harmonizer_ns.footage import video_parts
 from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage import video_parts
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item
-from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
 from harmonizer_ns.media import VideoWriter, read_video
 

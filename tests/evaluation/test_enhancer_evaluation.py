@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.evaluation.enhancer import EvaluationConfig, evaluate_scene, main, write_images
-from harmonizer_ns.evaluation.protocol import compare, summarize
+from harmonizer_ns.evaluation.enhancer import evaluate_scene, write_images
+from harmonizer_ns.evaluation.protocol import EvaluationConfig, compare, summarize
 from harmonizer_ns.splats.held_out import SparseFit, every_nth
 from harmonizer_ns.types import Frames
 
@@ -83,8 +84,8 @@ def test_a_splat_is_fitted_rendered_and_compared(wall):
 def test_the_command_prints_a_verdict_and_writes_json(wall, tmp_path, capsys):
     folder = tmp_path / "wall"
     write_to_disk(wall, folder)
-    config = EvaluationConfig(scenes=(folder,), enhancer="none", width=None, steps=10, views=2, output=tmp_path / "out")
-    main(config)
+    options = ["--enhancer", "none", "--width", "None", "--steps", "10", "--views", "2", "--device", "cpu"]
+    main(["evaluate", str(folder), *options, "--output", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "wall" in printed
     assert "FAIL: +0.00 dB" in printed  # the identity gains nothing

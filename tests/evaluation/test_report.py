@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harmonizer_ns.evaluation.report import SceneResult, average, judge, sentence, table, write_json
+from harmonizer_ns.evaluation.report import SceneResult, average, judge, sentence, table, write_report
 
 FIRST = SceneResult("first", 4, 20.0, 21.0, 0.7, 0.8, 30.0, 30.2, 10.0)
 SECOND = SceneResult("second", 12, 24.0, 24.5, 0.9, 0.9, 40.0, 39.7, 20.0)
@@ -39,7 +39,7 @@ def test_the_table_shows_every_scene_and_the_average():
 
 
 def test_json_holds_scenes_average_verdict_and_protocol(tmp_path):
-    write_json(tmp_path / "deep/report.json", [FIRST, SECOND], {"every": 4})
+    write_report(tmp_path / "deep/report.json", [FIRST, SECOND], {"every": 4})
     content = json.loads((tmp_path / "deep/report.json").read_text())
     assert content["protocol"] == {"every": 4}
     assert [scene["scene"] for scene in content["scenes"]] == ["first", "second"]

@@ -5,7 +5,8 @@ from toy import arc_cameras
 
 from harmonizer_ns.captures.pinhole import load_capture
 from harmonizer_ns.enhancers.base import Repaired
-from harmonizer_ns.evaluation.temporal import TemporalConfig, evaluate, warp_error
+from harmonizer_ns.evaluation.protocol import EvaluationConfig
+from harmonizer_ns.evaluation.temporal import evaluate_scene, warp_error
 from harmonizer_ns.types import Frames
 
 
@@ -41,8 +42,8 @@ def test_a_capture_is_flown_and_measured(capture):
         def enhance(self, frames, context):
             return Repaired(0.5 * frames.rgb + 0.25, torch.ones_like(frames.alpha))
 
-    config = TemporalConfig((capture,), width=None, every=2, photos=3, between=1, steps=20)
-    result = evaluate(load_capture(capture), Greyer(), config)
+    config = EvaluationConfig((capture,), width=None, every=2, views=3, between=1, steps=20)
+    result = evaluate_scene(load_capture(capture), Greyer(), config)
     assert result.frames == 5
     assert result.warp_enhanced == pytest.approx(result.warp_render / 2, rel=1e-3)
     assert result.warp_single == pytest.approx(result.warp_enhanced)

@@ -44,7 +44,7 @@ def test_the_command_leaves_what_gsplat_users_expect(colmap, tmp_path, mixer, ki
 
 
 def test_bad_input_is_one_line(tmp_path):
-    with pytest.raises(SystemExit, match=r"^gsplat_trainer: no COLMAP reconstruction"):
+    with pytest.raises(SystemExit, match=r"^gsplat-trainer: no COLMAP reconstruction"):
         main(["default", "--data_dir", str(tmp_path), "--result_dir", str(tmp_path / "o")])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render the demo capture: ``python -m harmonizer_ns.synthesis.scenes.demo --output assets/demo``.
+"""Render the demo capture: ``harmonizer scenes demo --output assets/demo``.
 
 The training photos lie on a short arc in front of a desk; the held-out photos follow a path that leaves the arc
 sideways and towards the desk. The seed points are triangulated by COLMAP, as in a real capture.
@@ -32,7 +32,7 @@ A desk in the corner of a room, {train} training photos (`images/train_*`) on a 
 - `camera_path.json`: a path through the held-out region for `ns-render camera-path` (nerfstudio's default scaling).
 
 Nothing here was photographed: shapes and textures are formulas, rendered by Mitsuba 3. Made by
-`python -m harmonizer_ns.synthesis.scenes.demo --output assets/demo`.
+`harmonizer scenes demo --output assets/demo`.
 
 Licence: the images and data of this folder are dedicated to the public domain (CC0 1.0); the code that makes them is
 Apache-2.0.
@@ -93,9 +93,3 @@ def make_demo(config: DemoConfig) -> Capture:
     write_camera_path(config.output / "camera_path.json", novel_poses(90), capture.poses, lens, fps=30)
     (config.output / "README.md").write_text(NOTE.format(train=config.train, test=config.test), encoding="utf-8")
     return capture
-
-
-if __name__ == "__main__":
-    import tyro
-
-    make_demo(tyro.cli(DemoConfig))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random scenes in bulk: ``python -m harmonizer_ns.synthesis.scenes.procedural --output DIR --count N --seed S``.
+"""Random scenes in bulk: ``harmonizer scenes procedural --output DIR --count N --seed S``.
 
 Every scene follows from (seed, index) alone, so a longer run extends a shorter one.
 """
@@ -234,9 +234,3 @@ def _shoot(
     surfaces = [renderer.positions(pose) for pose in poses]
     points = find_seed_points(rng, photos, surfaces, poses, lens, config.points)
     return Capture(photos, poses, lens, points, numbered("frame_", len(photos), ".png"))
-
-
-if __name__ == "__main__":
-    import tyro
-
-    make_scenes(tyro.cli(ProceduralConfig))

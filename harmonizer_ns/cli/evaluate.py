@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``harmonizer evaluate DATA ...``: what an enhancer gains on photos of your own captures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.devices import choose_device
+from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.evaluation import enhancer as held_out
+from harmonizer_ns.evaluation import temporal
+from harmonizer_ns.evaluation.protocol import EvaluationConfig
+
+EXAMPLES = """
+harmonizer evaluate DATA                                   # the built-in enhancer
+harmonizer evaluate captures/* --enhancer my-enhancer --output report
+harmonizer evaluate DATA --temporal --views 8 --width 160  # flicker
+"""
+
+
+def parse(arguments: Sequence[str]) -> EvaluationConfig:
+    """Read the command line."""
+    return parse_options(EvaluationConfig, "evaluate", arguments, EXAMPLES)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Load the enhancer, then measure scene after scene."""
+    config = parse(arguments)
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    enhancer = load_enhancer(config.enhancer, device)
+    (temporal if config.temporal else held_out).evaluate(config, enhancer, device)
