@@ -10,14 +10,14 @@ import tyro
 
 from gsplat_trainer import checkpoint, harmonize
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
-from harmonizer_ns.captures.capture import Scene, load_scene
 from gsplat_trainer.distributed import World
-from harmonizer_ns.splats.files import read_gsplat
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
+from harmonizer_ns.captures.capture import Scene, load_scene
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.splats.files import read_gsplat
 
 Command = (
     Annotated[DefaultConfig, tyro.conf.subcommand("default")]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
 
-from harmonizer_ns.splats.compressed import require_gsply
-from harmonizer_ns.distill.build import DistillSettings
+from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.compressed import require_gsply
 
 Trajectory = Literal["interp", "ellipse", "spiral", "none"]
 SplatFormat = Literal["ply", "ply_compressed", "spz"]
@@ -56,10 +56,6 @@ class Config(DistillSettings):
     """Steps after which the held-out photos are measured; the last step always is."""
     save_steps: list[int] = field(default_factory=lambda: [7_000, 30_000])
     """Steps after which checkpoints are written; the last step always is."""
-    fix_steps: list[int] | None = None
-    """Steps at which views are repaired; by default every steps_per_fix from fix_start on."""
-    novel_data_lambda: float = 1.0
-    """Trust in pseudo-views as a whole, in [0, 1]."""
     init_type: Literal["sfm", "random"] = "sfm"
     """Begin with the capture's points, or with random ones."""
     init_num_pts: int = 100_000
@@ -247,11 +243,11 @@ def check(config: Config) -> None:
             "max_steps, data_factor, batch_size and sh_degree_interval must be at least 1, got "
             f"{config.max_steps}, {config.data_factor}, {config.batch_size} and {config.sh_degree_interval}"
         )
-    if not 0 <= config.sh_degree <= 3 or not 0 <= config.ssim_lambda <= 1 or not 0 <= config.novel_data_lambda <= 1:
+    if not 0 <= config.sh_degree <= 3 or not 0 <= config.ssim_lambda <= 1:
         raise InputError(
-            "need sh_degree in 0..3, ssim_lambda and novel_data_lambda in [0, 1], got "
-            f"{config.sh_degree}, {config.ssim_lambda} and {config.novel_data_lambda}"
+            f"need sh_degree in 0..3 and ssim_lambda in [0, 1], got {config.sh_degree} and {config.ssim_lambda}"
         )
+    config.check()
 
 
 def plain(value: Any) -> Any:

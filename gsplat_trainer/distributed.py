@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from harmonizer_ns.distill.distiller import Progress, RoundReport
+from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.splats.model import NAMES
-from harmonizer_ns.distill.distiller import Distiller, Progress
-from harmonizer_ns.distill.report import RoundReport
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class World:
         return box[0]
 
 
-def run_round(world: World, distiller: Distiller, step: int, progress: Progress = iter) -> RoundReport | None:
+def run_round(world: World, repairs: Repairs, step: int, progress: Progress = iter) -> RoundReport | None:
     """One round of repairs by the first rank, whose pseudo-views all ranks then hold. All ranks must call it.
 
     Returns:
@@ -67,20 +67,19 @@ def run_round(world: World, distiller: Distiller, step: int, progress: Progress 
         Exception: whatever the first rank's repair raises, there; the other ranks raise RuntimeError.
     """
     if world.size == 1:
-        return distiller.run(step, progress)
-    report, failure = None, None
+        return repairs.run(step, progress)
+    report, views, failure = None, None, None
     if world.is_first:
         try:
-            report = distiller.run(step, progress)
+            report = repairs.run(step, progress)
+            views = repairs.views_of(step)
         except Exception as error:  # told to the others below, which would wait forever otherwise
             failure = error
-    views = None if failure or not world.is_first else [view for view in distiller.store if view.step == step]
-    shared = world.share((None if failure is None else repr(failure), views))
+    reason, views = world.share((None if failure is None else repr(failure), views))
     if failure is not None:
         raise failure
-    if shared[0] is not None:
-        raise RuntimeError(f"the repair on rank 0 failed: {shared[0]}")
+    if reason is not None:
+        raise RuntimeError(f"the repair on rank 0 failed: {reason}")
     if not world.is_first:
-        distiller.store.add(shared[1])
-        distiller.schedule.advance(step)
+        repairs.adopt(step, views)
     return report

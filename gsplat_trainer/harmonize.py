@@ -1,28 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repair splats that exist already, with the photos they were made from or without."""
+"""What connects this trainer to `harmonizer_ns.distill`: rounds of repair, and splats that exist already."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gsplat_trainer.config import HarmonizeConfig
+from gsplat_trainer.config import Config, HarmonizeConfig
+from gsplat_trainer.distributed import World
 from harmonizer_ns.captures.capture import Scene, load_scene
-from harmonizer_ns.splats.rendering import RasterOptions, SplatRenderer
+from harmonizer_ns.captures.frame import read_dataparser_transforms
+from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
+from harmonizer_ns.enhancers.identity import IdentityEnhancer
+from harmonizer_ns.enhancers.parking import ParkedEnhancer
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import degree_of
-from harmonizer_ns.distill.targets import load_camera_path
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.rendering import RasterOptions, SplatRenderer
+from harmonizer_ns.types import Renderer
 
 OUTPUT = "harmonized.ply"
 MIN_ALPHA = 0.05
 """Cameras that see less than this of the splats, on average, are in another frame."""
 _SOLID = 0.5
 _CHECKED = 4
+
+
+def make_repairs(config: Config, scene: Scene, renderer: Renderer, world: World, say: Callable[[str], None]) -> Repairs:
+    """The repairs of a run, planned. Only the first rank repairs, so only it loads an enhancer."""
+    repairs = Repairs(config, scene, renderer, say)
+    if not world.is_first:
+        repairs.enhancer = ParkedEnhancer(IdentityEnhancer())
+    repairs.plan(0, config.max_steps - 1, scene.test_cameras, _path_transform(config, scene))
+    return repairs
+
+
+def _path_transform(config: Config, scene: Scene) -> PoseTransform | None:
+    """From the frame of a camera path into the scene's."""
+    file = config.camera_path_transform
+    if file is None:
+        return None
+    way = read_dataparser_transforms(file, scene.applied).inverse()
+    return (scene.normalization().after(way) if config.normalize_world_space else way).poses
 
 
 def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Scene, Mapping[str, Tensor]]:
@@ -58,10 +82,7 @@ def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
 def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Scene:
     """No photos; the path's cameras stand for where the splats are looked at."""
     assert config.camera_path is not None
-    try:
-        cameras = load_camera_path(config.camera_path)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    cameras = load_camera_path(config.camera_path)
     points = splats["means"][torch.sigmoid(splats["opacities"]) > _SOLID]
     names = tuple(f"{config.camera_path}: camera {i}" for i in range(len(cameras)))
     return Scene(str(config.camera_path), names, cameras, points, torch.zeros_like(points), (), (), _no_photo)

@@ -16,14 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 from gsplat_trainer.config import Config, plain
-from harmonizer_ns.captures.capture import Scene
-from gsplat_trainer.pseudo import Repairs
 from gsplat_trainer.trajectory import make_trajectory
-from harmonizer_ns.distill.report import RoundReport, picture_strip
+from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.distill.distiller import RoundReport, picture_strip
+from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.metrics import psnr, ssim
 from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import VideoWriter
+from harmonizer_ns.metrics import psnr, ssim
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -92,14 +92,10 @@ class Outputs:
 
     def log_round(self, report: RoundReport) -> None:
         """Say what a round did; its pictures go to ``renders/novel/<step>`` and tensorboard."""
-        self.say(
-            f"Repaired {len(report.used)} of {len(report.views)} views at step {report.step}: "
-            f"{report.mean_position:.0%} of the way, mean weight {report.mean_weight:.2f}"
-        )
+        for line in report.lines():
+            self.say(line)
         self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.mean_position})
         for view in report.views:
-            if view.skipped:
-                self.say(f"Target {view.target} skipped: {view.skipped}")
             for name, image in view.images.items():
                 folder = self.folder / "renders" / "novel" / f"{report.step}" / _PICTURES[name]
                 save_image(folder / f"{view.target:04d}.png", image.expand(3, -1, -1))

@@ -20,12 +20,15 @@ from torch import Tensor
 from gsplat_trainer import checkpoint
 from gsplat_trainer import state as state_of
 from gsplat_trainer.config import Config
-from harmonizer_ns.captures.capture import Scene
-from gsplat_trainer.distributed import World
+from gsplat_trainer.distributed import World, run_round
+from gsplat_trainer.harmonize import make_repairs
 from gsplat_trainer.objective import Objective, make_extras
 from gsplat_trainer.outputs import Outputs
-from gsplat_trainer.pseudo import Repairs
-from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
+from gsplat_trainer.viewer import NoViewer, TrainingViewer
+from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.distill.distiller import progress_bar
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
 from harmonizer_ns.splats.model import (
     NAMES,
@@ -36,9 +39,7 @@ from harmonizer_ns.splats.model import (
     seed_splats,
     set_means_rate,
 )
-from gsplat_trainer.viewer import NoViewer, TrainingViewer
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.raster.strategies import use_cpu_ops
+from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
 
 
 class Trainer:
@@ -82,7 +83,7 @@ class Trainer:
         self._gathered: Any = None
         self.renderer = SplatRenderer(lambda: self._gathered or self.splats, lambda: self.degree, options)
         self.outputs = Outputs(config, enabled=world.is_first)
-        self.repairs = Repairs(config, scene, self.renderer, world, self.outputs.say)
+        self.repairs = make_repairs(config, scene, self.renderer, world, self.outputs.say)
         self._order: list[int] = []
         self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
         self._random: dict[str, Any] | None = None
@@ -126,7 +127,7 @@ class Trainer:
     def _repair_if_due(self, step: int) -> None:
         if self.repairs.due(step):
             with self.whole_scene():
-                report = self.repairs.run(step)
+                report = run_round(self.world, self.repairs, step, progress_bar(step))
             if report is not None:
                 self.outputs.log_round(report)
 

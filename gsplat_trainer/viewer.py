@@ -11,7 +11,7 @@ import torch
 
 from gsplat_trainer.config import Config
 from harmonizer_ns.captures.capture import Scene
-from gsplat_trainer.pseudo import Repairs
+from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable
 from harmonizer_ns.viewing.settings import ViewSettings
@@ -71,7 +71,7 @@ class LiveViewer:
             lambda name: load_enhancer(name, device),
             tuple(SPECS),
             scene.cameras[0],
-            photos=lambda view: repairs.references.select(view, repairs.renderer),
+            photos=repairs.photos,
             settings=ViewSettings(enhancer="builtin" if config.enhancer == "none" else config.enhancer),
             host=config.viewer_host,
             port=config.port,

@@ -21,7 +21,7 @@ def tiny_config(data: Path, output: Path, *, nerf: bool = False, **changes: obje
     config.max_num_iterations, config.steps_per_save, config.steps_per_eval_image = 30, 10, 0
     config.save_only_latest_checkpoint = False
     config.pipeline.fix_start = config.pipeline.steps_per_fix = 10
-    config.pipeline.num_targets, config.pipeline.real_odds = 3, 0.6
+    config.pipeline.num_targets, config.pipeline.photo_share = 3, 0.6
     if not nerf:
         config.pipeline.model.warmup_length, config.pipeline.model.refine_every = 5, 5
         config.pipeline.model.resolution_schedule = 15

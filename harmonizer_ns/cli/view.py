@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,8 @@ from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.types import Cameras, Frames, Renderer
-from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, warn_if_reachable
+from harmonizer_ns.types import Cameras, Renderer
+from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene, warn_if_reachable
 from harmonizer_ns.viewing.settings import ViewSettings
 
 EXAMPLES = """
@@ -49,21 +49,6 @@ class ViewConfig:
     """Longest side of a frame at rest, in pixels."""
     device: Device = "auto"
     """Where to render and enhance; auto takes a GPU when there is one."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is looked at.
-
-    Args:
-        renderer: of the reconstruction.
-        start: where to look from first.
-        photos: finds photos for a view.
-    """
-
-    renderer: Renderer
-    start: Cameras
-    photos: Callable[[Cameras], Frames | None]
 
 
 def parse(arguments: Sequence[str]) -> ViewConfig:
@@ -106,7 +91,7 @@ def serve(config: ViewConfig) -> SceneViewer:
     return viewer
 
 
-def open_scene(config: ViewConfig, device: str) -> Scene:
+def open_scene(config: ViewConfig, device: str) -> ViewedScene:
     """Open the file by its suffix.
 
     Raises:
@@ -117,12 +102,11 @@ def open_scene(config: ViewConfig, device: str) -> Scene:
 
         if config.data is not None:
             raise InputError("--data is for splats: a nerfstudio run knows its own photos")
-        run = open_run(config.scene)
-        return Scene(run.renderer, run.start, run.photos)
+        return open_run(config.scene)
     return _open_splats(config, device)
 
 
-def _open_splats(config: ViewConfig, device: str) -> Scene:
+def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
     from harmonizer_ns.splats.files import read_splats
     from harmonizer_ns.splats.model import degree_of
@@ -134,18 +118,18 @@ def _open_splats(config: ViewConfig, device: str) -> Scene:
     degree = degree_of(splats)
     renderer = SplatRenderer(lambda: splats, lambda: degree)
     if config.data is None:
-        return Scene(renderer, overview(splats["means"]), lambda view: None)
+        return ViewedScene(renderer, overview(splats["means"]), lambda view: None)
     return _with_photos(config.data, renderer)
 
 
-def _with_photos(folder: Path, renderer: Renderer) -> Scene:
+def _with_photos(folder: Path, renderer: Renderer) -> ViewedScene:
     from harmonizer_ns.captures.pinhole import load_capture
     from harmonizer_ns.references import ReferenceSelector
 
     capture = load_capture(folder)
     cameras = [photo.cameras for photo in capture.photos]
     selector = ReferenceSelector(lambda i: capture.photos[i].rgb[0], cameras, capture.points)
-    return Scene(renderer, cameras[0], lambda view: selector.select(view, renderer))
+    return ViewedScene(renderer, cameras[0], lambda view: selector.select(view, renderer))
 
 
 def overview(means: Tensor) -> Cameras:

@@ -1,30 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progressive distillation: repair what the model shows at new views and let it learn from the repairs.
+"""Progressive distillation: a round repairs what the model shows at new views, for it to learn from the repairs.
 
-A step from the seen toward the wanted views, as in Difix3D+ (Wu et al., CVPR 2025), with scale-free steps, references
-by covisibility, gated repairs and one store for the views of all rounds.
+A round is a step from the seen toward the wanted views, as in Difix3D+ (Wu et al., CVPR 2025), with scale-free steps,
+references by covisibility, gated repairs and one store for the views of all rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from harmonizer_ns.distill.gate import Gate
-from harmonizer_ns.references import ReferenceSelector
-from harmonizer_ns.distill.report import RoundReport, ViewReport
-from harmonizer_ns.distill.sampler import PseudoViewSampler
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
-from harmonizer_ns.distill.store import PseudoViewStore
+from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
-from harmonizer_ns.images import resize
+from harmonizer_ns.images import beside, resize
+from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
 
 Progress = Callable[[Sequence[Cameras]], Iterable[Cameras]]
-"""Wraps the cameras of a round while they are worked through, for example ``tqdm`` or ``rich.progress.track``."""
+"""Wraps the cameras of a round while they are worked through, as `progress_bar` does."""
+
+MIN_COVERAGE = 0.02
+"""Views whose mean alpha is below this show nothing and are skipped."""
+
+PICTURES = ("render", "repaired", "reference", "weight")
+"""Order of the pictures in a strip, left to right."""
+
+
+@dataclass(frozen=True)
+class ViewReport:
+    """One view of a round.
+
+    Args:
+        target: index of the target.
+        position: how far along its way the view was, in [0, 1].
+        camera: where it was rendered from.
+        mean_weight: mean trust in its pixels, 0 when skipped.
+        skipped: why it was not used, or None.
+        images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``.
+    """
+
+    target: int
+    position: float
+    camera: Cameras
+    mean_weight: float = 0.0
+    skipped: str | None = None
+    images: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One round: its training step and its views in the order of the targets."""
+
+    step: int
+    views: list[ViewReport]
+
+    @property
+    def used(self) -> list[ViewReport]:
+        """The views that joined the store."""
+        return [view for view in self.views if view.skipped is None]
+
+    @property
+    def mean_weight(self) -> float:
+        """Mean trust over the views used; 0 when none was."""
+        return sum(view.mean_weight for view in self.used) / max(1, len(self.used))
+
+    @property
+    def mean_position(self) -> float:
+        """How far the round was along the way to the targets, in [0, 1]."""
+        return sum(view.position for view in self.views) / max(1, len(self.views))
+
+    def lines(self) -> list[str]:
+        """What the round did in words, and why views were skipped."""
+        done = f"Repaired {len(self.used)} of {len(self.views)} views at step {self.step}: "
+        done += f"{self.mean_position:.0%} of the way, mean weight {self.mean_weight:.2f}"
+        skipped = [f"Target {view.target} skipped: {view.skipped}" for view in self.views if view.skipped]
+        return [done, *skipped]
 
 
 class Distiller:
@@ -38,9 +97,8 @@ class Distiller:
         gate: weighs a repair per pixel.
         store: keeps the repairs.
         sampler: draws from the store.
-        min_coverage: views whose mean alpha is below this show nothing and are skipped.
-        report_images: how many views of a round are reported with pictures.
-        report_size: longest side of those pictures, in pixels.
+        report_images: how many views of a round are reported with pictures; infinity for all.
+        report_size: longest side of those pictures, in pixels; infinity for their own size.
     """
 
     def __init__(
@@ -52,13 +110,11 @@ class Distiller:
         gate: Gate,
         store: PseudoViewStore,
         sampler: PseudoViewSampler,
-        min_coverage: float = 0.02,
-        report_images: int = 4,
-        report_size: int = 256,
+        report_images: float,
+        report_size: float,
     ) -> None:
         self.schedule, self.renderer, self.references = schedule, renderer, references
         self.enhancer, self.gate, self.store, self.sampler = enhancer, gate, store, sampler
-        self.min_coverage = min_coverage
         self.report_images, self.report_size = report_images, report_size
 
     def due(self, step: int) -> bool:
@@ -66,10 +122,10 @@ class Distiller:
         return self.schedule.due(step)
 
     def draw(self, step: int) -> PseudoView | None:
-        """A pseudo-view to learn from in this step, or None to learn from a photo.
+        """A pseudo-view to learn from besides a photo in this step, or None.
 
-        Trust falls linearly to 0 until the schedule's end. Repairs show a rough scene where it is wrong; a good scene
-        is sharper than they are, and photos should have the last word.
+        Trust falls linearly to 0 until the schedule's end: repairs show a rough scene where it is wrong, and in the end
+        the scene is sharper than they are.
         """
         return self.sampler.draw(self.store, self.schedule.remaining(step))
 
@@ -95,9 +151,13 @@ class Distiller:
             report, view = self._repair(step, target, positions[target], camera)
             reports.append(report)
             views += [] if view is None else [view]
+        self.adopt(step, views)
+        return RoundReport(step, reports)
+
+    def adopt(self, step: int, views: list[PseudoView]) -> None:
+        """Take the views of a round that is complete, here or in another process."""
         self.store.add(views)
         self.schedule.advance(step)
-        return RoundReport(step, reports)
 
     def _repair(self, step: int, target: int, position: float, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
         """Render, find photos, repair and weigh one view."""
@@ -121,7 +181,7 @@ class Distiller:
         if not all(torch.isfinite(image).all() for image in (render.rgb, render.alpha, render.depth)):
             return "the render contains NaN or infinity"
         coverage = render.alpha.mean().item()
-        return f"nothing to see there (mean alpha {coverage:.3f})" if coverage < self.min_coverage else None
+        return f"nothing to see there (mean alpha {coverage:.3f})" if coverage < MIN_COVERAGE else None
 
     def _images(
         self, target: int, render: Frames, repaired: Repaired, weight: Tensor, context: Context
@@ -167,3 +227,13 @@ def _checked(repaired: Repaired, render: Frames) -> Repaired:
         if not torch.isfinite(image).all():
             raise ValueError(f"the enhancer returned {name} with NaN or infinity")
     return Repaired(repaired.rgb.to(render.rgb).clamp(0.0, 1.0), repaired.confidence.to(render.rgb).clamp(0.0, 1.0))
+
+
+def progress_bar(step: int, console: Console | None = None) -> Progress:
+    """A bar on the terminal over the views of a round."""
+    return lambda cameras: track(cameras, f"Repairing views at step {step}", console=console, transient=True)
+
+
+def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
+    """The pictures of one view side by side, in the order of `PICTURES`; missing ones are left out."""
+    return beside([images[name] for name in PICTURES if name in images])

@@ -54,7 +54,7 @@ class GateConfig:
 class Gate:
     """Weighs repairs: ``weight = coverage(alpha) x support(photos) x confidence(enhancer)``, per pixel."""
 
-    config: GateConfig = GateConfig()
+    config: GateConfig
 
     def weight(self, renders: Frames, repaired: Repaired, context: Context) -> Float[Tensor, "n 1 h w"]:
         """Trust in each repaired pixel, in [0, 1].

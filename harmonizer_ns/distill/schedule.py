@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +62,8 @@ class ProgressiveSchedule:
     Args:
         train: training cameras, batches of one.
         targets: wanted cameras, batches of one; sizes and intrinsics may differ.
-        steps_per_fix: training steps between rounds.
-        start_step: first step at which a round may run.
-        stop_step: last step at which a round may run.
+        steps: training steps of the rounds, ascending.
+        last_step: last training step of the run; trust in repairs has fallen to 0 there.
         step_fraction: usual size of a round's move in units of the training cameras' spacing. Without a spacing (one
             camera, or all in one place) it is the fraction of the whole way.
 
@@ -74,24 +75,22 @@ class ProgressiveSchedule:
         self,
         train: list[Cameras],
         targets: list[Cameras],
-        steps_per_fix: int = 1500,
-        start_step: int = 1500,
-        stop_step: int = 30000,
-        step_fraction: float = 0.5,
+        steps: Sequence[int],
+        last_step: int,
+        step_fraction: float,
     ) -> None:
         if not train or not targets:
             raise ValueError(f"a schedule needs training cameras and targets, got {len(train)} and {len(targets)}")
-        if steps_per_fix < 1 or step_fraction <= 0 or stop_step < start_step:
+        if not steps or steps[-1] > last_step or step_fraction <= 0:
             raise ValueError(
-                f"need steps_per_fix >= 1, step_fraction > 0 and start_step <= stop_step, got {steps_per_fix}, "
-                f"{step_fraction}, {start_step} and {stop_step}"
+                f"need rounds, none after step {last_step}, and step_fraction > 0, got rounds at {list(steps)} and "
+                f"{step_fraction}"
             )
         check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
-        self.steps_per_fix, self.start_step, self.stop_step = steps_per_fix, start_step, stop_step
-        rounds = (stop_step - start_step) // steps_per_fix + 1
-        self.approaches = _plan(train, targets, step_fraction, slowest=1 / max(1, int(ARRIVAL * rounds)))
+        self.steps, self.last_step = steps, last_step
+        self.approaches = _plan(train, targets, step_fraction, slowest=1 / max(1, int(ARRIVAL * len(steps))))
         self._rounds = 0
-        self._last_step: int | None = None
+        self._last_round: int | None = None
 
     @property
     def rounds(self) -> int:
@@ -104,14 +103,13 @@ class ProgressiveSchedule:
         return [approach.position(self._rounds) for approach in self.approaches]
 
     def due(self, step: int) -> bool:
-        """Whether a round should run at this training step."""
-        if not self.start_step <= step <= self.stop_step:
-            return False
-        return self._last_step is None or step - self._last_step >= self.steps_per_fix
+        """Whether a round should run at this training step: one is planned for it, or was missed since the last."""
+        done = 0 if self._last_round is None else bisect_right(self.steps, self._last_round)
+        return step <= self.last_step and bisect_right(self.steps, step) > done
 
     def remaining(self, step: int) -> float:
-        """How much of the rounds' time is left: 1 until the first may run, falling linearly to 0 at ``stop_step``."""
-        left, whole = self.stop_step - step, max(1, self.stop_step - self.start_step)
+        """How much of the rounds' time is left: 1 until the first, falling linearly to 0 at the last step."""
+        left, whole = self.last_step - step, max(1, self.last_step - self.steps[0])
         return min(1.0, max(0.0, left / whole))
 
     def upcoming(self) -> list[Cameras]:
@@ -125,17 +123,17 @@ class ProgressiveSchedule:
     def advance(self, step: int) -> list[Cameras]:
         """Count a round at this training step and return its cameras, one batch of one for each target."""
         cameras = self.upcoming()
-        self._rounds, self._last_step = self._rounds + 1, step
+        self._rounds, self._last_round = self._rounds + 1, step
         return cameras
 
     def state_dict(self) -> dict[str, Any]:
         """Position along the way, as plain integers (the way itself follows from the constructor)."""
-        return {"rounds": self._rounds, "last_step": -1 if self._last_step is None else self._last_step}
+        return {"rounds": self._rounds, "last_step": -1 if self._last_round is None else self._last_round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
         self._rounds = int(state["rounds"])
-        self._last_step = None if state["last_step"] < 0 else int(state["last_step"])
+        self._last_round = None if state["last_step"] < 0 else int(state["last_step"])
 
 
 def _plan(train: list[Cameras], targets: list[Cameras], step_fraction: float, slowest: float) -> list[Approach]:

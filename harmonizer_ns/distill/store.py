@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one capped store of repaired views, in memory and part of the checkpoint."""
+"""The one capped store of repaired views, in memory and part of the checkpoint, and what is drawn from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.types import Cameras, PseudoView
+
+HALF_LIFE = 4.0
+"""Rounds after which a repair is worth half: the scene has changed since."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class PseudoViewStore:
         ValueError: when either is not positive.
     """
 
-    def __init__(self, capacity: int = 400, half_life: float = 4.0) -> None:
+    def __init__(self, capacity: int, half_life: float = HALF_LIFE) -> None:
         if capacity < 1 or half_life <= 0:
             raise ValueError(f"need capacity >= 1 and half_life > 0, got {capacity} and {half_life}")
         self.capacity, self.half_life = capacity, half_life
@@ -161,3 +164,52 @@ def _view_from_state(state: dict[str, Any]) -> StoredView:
         int(state["target"]),
         float(state["confidence"]),
     )
+
+
+class PseudoViewSampler:
+    """Draws the pseudo-views that training steps learn from besides their photos.
+
+    Args:
+        pseudo_probability: probability in [0, 1] that a step has a pseudo-view.
+        loss_weight: trust, in [0, 1], in pseudo-views as a whole; multiplied into the weight of a drawn view.
+        seed: of its own generator, so that draws depend on nothing else in the process.
+
+    Raises:
+        ValueError: when a probability or weight is out of range.
+    """
+
+    def __init__(self, pseudo_probability: float, loss_weight: float, seed: int = 0) -> None:
+        if not 0 <= pseudo_probability <= 1 or not 0 <= loss_weight <= 1:
+            raise ValueError(
+                f"pseudo_probability and loss_weight must be in [0, 1], got {pseudo_probability} and {loss_weight}"
+            )
+        self.pseudo_probability, self.loss_weight = pseudo_probability, loss_weight
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, store: PseudoViewStore, trust: float) -> PseudoView | None:
+        """A pseudo-view to learn from besides a photo in this step, or None.
+
+        Views are drawn in proportion to the store's ``values``: confidence, halved every ``half_life`` rounds. The
+        generator advances by the same amount whatever the outcome.
+
+        Args:
+            store: what to draw from.
+            trust: multiplied into the weight of the drawn view, in [0, 1]; nothing is drawn at 0.
+        """
+        chance, position = torch.rand(2, generator=self._generator, dtype=torch.float64).tolist()
+        if chance < 1 - self.pseudo_probability or not len(store) or trust <= 0:
+            return None
+        cumulative = store.values().cumsum(dim=0)
+        if cumulative[-1] <= 0:
+            return None
+        index = int(torch.searchsorted(cumulative, position * cumulative[-1], right=True))
+        view = store[min(index, len(store) - 1)]
+        return replace(view, weight=view.weight * (self.loss_weight * trust))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the generator, as a byte tensor."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the same draws as where ``state_dict`` was taken."""
+        self._generator.set_state(state["generator"].cpu())

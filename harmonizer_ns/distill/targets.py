@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where we want to look: a camera path from a file, or poses extrapolated around the capture."""
+"""Where a run wants to look: extrapolated around the capture, along a camera path, or at the held-out poses."""
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.distill.settings import DistillSettings
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json
 from harmonizer_ns.poses import check_poses, flip_axes, rotation_between
-from harmonizer_ns.spread import thin
+from harmonizer_ns.spread import evenly_spread, thin
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import in_frustum, project
 
@@ -25,13 +26,52 @@ _DIRECTIONS = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0
 _MAX_POINTS = 20_000
 """Points beyond this many are thinned evenly; what is measured from them is a fraction or a median."""
 
+_MIN_OVERLAP = 0.05
+"""A target must see this many points at least, as a fraction of what a training camera sees (their median)."""
+
+PoseTransform = Callable[[Float[Tensor, "n 4 4"]], Float[Tensor, "n 4 4"]]
+"""From one frame into another."""
+
+
+def choose_targets(
+    settings: DistillSettings,
+    train: list[Cameras],
+    points: Float[Tensor, "p 3"] | None,
+    held_out: list[Cameras],
+    say: Callable[[str], None],
+    transform: PoseTransform | None = None,
+) -> tuple[list[Cameras], str]:
+    """The target cameras that the settings ask for, and one line that says where they come from.
+
+    Args:
+        settings: of the run.
+        train: training cameras, batches of one.
+        points: seed points, or None.
+        held_out: poses of the held-out views.
+        say: told about targets that are dropped.
+        transform: brings a camera path's OpenGL poses into the frame that is trained in.
+
+    Raises:
+        InputError: when the choice cannot be served, or no target sees what was captured.
+    """
+    if settings.targets == "path":
+        if settings.camera_path is None:
+            raise InputError("targets 'path' needs a camera path")
+        targets, origin = load_camera_path(settings.camera_path, transform), f"camera path {settings.camera_path}"
+    elif settings.targets == "eval":
+        if not held_out:
+            raise InputError("targets 'eval' needs held-out photos, and this capture has none")
+        targets, origin = held_out, "evaluation poses (the papers' protocol)"
+    else:
+        targets = extrapolate(train, points, settings.num_targets, settings.extrapolation)
+        origin = f"extrapolated around the capture by {settings.extrapolation:g} of its extent"
+    return keep_overlapping(evenly_spread(targets, settings.num_targets, ends=True), train, points, say), origin
+
 
 # --- camera paths -----------------------------------------------------------------------------------------------------
 
 
-def load_camera_path(
-    path: Path, transform: Callable[[Float[Tensor, "n 4 4"]], Float[Tensor, "n 4 4"]] | None = None
-) -> list[Cameras]:
+def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list[Cameras]:
     """Read a ``camera_path.json`` as nerfstudio's viewer exports it.
 
     nerfstudio exports poses in the frame of the model it was viewing (after the dataparser's orientation and scaling),
@@ -46,16 +86,16 @@ def load_camera_path(
         One batch of one per entry, OpenCV axes, of the path's render size.
 
     Raises:
-        ValueError: on a missing or malformed file, naming the file and the entry; on a camera type other than
+        InputError: on a missing or malformed file, naming the file and the entry; on a camera type other than
             perspective.
     """
-    data = _read_json(path)
+    data = read_json(Path(path))
     if str(data.get("camera_type", "perspective")).lower() != "perspective":
-        raise ValueError(f"{path}: only perspective camera paths can be repaired, got {data['camera_type']!r}")
+        raise InputError(f"{path}: only perspective camera paths can be repaired, got {data['camera_type']!r}")
     width, height = (_positive_int(data, key, path) for key in ("render_width", "render_height"))
     entries = data.get("camera_path")
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: 'camera_path' must be a list with at least one camera")
+        raise InputError(f"{path}: 'camera_path' must be a list with at least one camera")
     poses = torch.stack([_read_pose(entry, f"{path}: camera {i}") for i, entry in enumerate(entries)])
     poses = poses if transform is None else transform(poses)
     check_poses(poses, [f"{path}: camera {i}" for i in range(len(entries))])
@@ -67,30 +107,17 @@ def load_camera_path(
     ]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the camera path {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
-    return data
-
-
 def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
     value = data.get(key)
     if not isinstance(value, int | float) or not 1 <= value <= 65536:
-        raise ValueError(f"{path}: {key!r} must be a positive number of pixels, got {value!r}")
+        raise InputError(f"{path}: {key!r} must be a positive number of pixels, got {value!r}")
     return int(value)
 
 
 def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
     numbers = entry.get("camera_to_world") if isinstance(entry, dict) else None
     if not isinstance(numbers, list) or len(numbers) != 16 or not all(isinstance(x, int | float) for x in numbers):
-        raise ValueError(f"{where}: 'camera_to_world' must be a list of 16 numbers")
+        raise InputError(f"{where}: 'camera_to_world' must be a list of 16 numbers")
     return torch.tensor(numbers, dtype=torch.float32).view(4, 4)
 
 
@@ -98,7 +125,7 @@ def _focal(entry: dict[str, Any], height: int, where: str) -> float:
     """Pixels: ``h / (2 tan(fov / 2))`` with the vertical field of view."""
     fov = entry.get("fov")
     if not isinstance(fov, int | float) or not 0 < fov < 180:
-        raise ValueError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
+        raise InputError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
     return height / (2 * math.tan(math.radians(fov) / 2))
 
 
@@ -110,7 +137,7 @@ def _centred_intrinsics(focal: float, width: int, height: int) -> Float[Tensor, 
 
 
 def extrapolate(
-    train: list[Cameras], points: Float[Tensor, "p 3"] | None, count: int, fraction: float = 0.2
+    train: list[Cameras], points: Float[Tensor, "p 3"] | None, count: int, fraction: float
 ) -> list[Cameras]:
     """Views off the trajectory of a capture that look at the same content.
 
@@ -128,10 +155,10 @@ def extrapolate(
         Batches of one, with the intrinsics and size of the training camera each came from.
 
     Raises:
-        ValueError: on an empty capture, ``count < 1`` or a ``fraction`` that is not positive.
+        InputError: on an empty capture, ``count < 1`` or a ``fraction`` that is not positive.
     """
     if not train or count < 1 or fraction <= 0:
-        raise ValueError(
+        raise InputError(
             f"extrapolate needs cameras, count >= 1 and fraction > 0, got {len(train)}, {count} and {fraction}"
         )
     points = None if points is None or not len(points) else thin(points.cpu(), _MAX_POINTS)
@@ -205,7 +232,7 @@ def _room(camera: Cameras, points: Float[Tensor, "p 3"] | None) -> float:
 
 
 def keep_overlapping(
-    targets: list[Cameras], train: list[Cameras], points: Float[Tensor, "p 3"] | None, minimum: float = 0.05
+    targets: list[Cameras], train: list[Cameras], points: Float[Tensor, "p 3"] | None, say: Callable[[str], None]
 ) -> list[Cameras]:
     """Drop the targets that look away from everything that was captured.
 
@@ -213,27 +240,27 @@ def keep_overlapping(
         targets: wanted cameras, batches of one.
         train: training cameras, batches of one; the median number of points that they see is the measure.
         points: seed points of the scene; with None every target is kept.
-        minimum: least number of points a target must see, as a fraction of that median.
+        say: told which targets are dropped.
 
     Returns:
-        The targets with overlap, in order. Each dropped one is named in a warning.
+        The targets with overlap, in order.
 
     Raises:
-        ValueError: when no target has any overlap.
+        InputError: when no target has any overlap.
     """
     if points is None or not len(points):
         return targets
     points = thin(points.cpu(), _MAX_POINTS)
     usual = torch.tensor([seen_fraction(camera.to("cpu"), points) for camera in train]).median().item()
     seen = [seen_fraction(target.to("cpu"), points) for target in targets]
-    blind = [i for i, value in enumerate(seen) if value == 0 or value < minimum * usual]
+    blind = [i for i, value in enumerate(seen) if value == 0 or value < _MIN_OVERLAP * usual]
     if not blind:
         return targets
     measured = ", ".join(f"target {i} sees {seen[i]:.2%}" for i in blind[:16]) + (", ..." if blind[16:] else "")
     message = f"target path with no overlap: {measured} of the seed points, a training camera sees {usual:.2%}"
     if len(blind) == len(targets):
-        raise ValueError(f"{message}. Is the path in the frame of this capture?")
-    warnings.warn(f"{message}; dropped {len(blind)} of {len(targets)} targets", stacklevel=2)
+        raise InputError(f"{message}. Is the path in the frame of this capture?")
+    say(f"{message}; dropped {len(blind)} of {len(targets)} targets")
     return [target for i, target in enumerate(targets) if i not in set(blind)]
 
 

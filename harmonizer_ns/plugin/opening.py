@@ -3,31 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from nerfstudio.utils.eval_utils import eval_setup
 
-from harmonizer_ns.references import ReferenceSelector
+from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.state import allow_numpy_scalars
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.viewing.server import ViewedScene
 
 
-@dataclass(frozen=True)
-class OpenedRun:
-    """A model, where to look first, and what finds photos for a view."""
-
-    renderer: ModelRenderer
-    start: Cameras
-    photos: Callable[[Cameras], Frames | None]
-
-
-def open_run(config: Path) -> OpenedRun:
+def open_run(config: Path) -> ViewedScene:
     """Load the last checkpoint of a run.
 
     nerfstudio's config.yml names classes to be built, so only open runs of people you trust.
@@ -45,9 +35,6 @@ def open_run(config: Path) -> OpenedRun:
     model = pipeline.model
     if hasattr(model, "enhance_view"):
         model.enhance_view = None  # type: ignore[assignment]
-    photos = TrainingPhotos(pipeline.datamanager)
-    points = pipeline.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
-    renderer = ModelRenderer(model)
-    selector = ReferenceSelector(photos.rgb, photos.cameras, points)
+    repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(model))
     start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
-    return OpenedRun(renderer, start, lambda view: selector.select(view, renderer))
+    return ViewedScene(repairs.renderer, start, repairs.photos)

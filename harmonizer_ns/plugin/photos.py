@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real training photos behind a nerfstudio data manager: undistorted once, read when asked for."""
+"""The capture behind a nerfstudio data manager: photos undistorted once and read when asked for, cameras, points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harmonizer_ns.types import Cameras
 
 
 class TrainingPhotos:
-    """Training photos with pinhole cameras.
+    """Training photos with pinhole cameras, as `Repairs` ask for them.
 
     `FullImageDatamanager` undistorts photos in its own cache, which is used. The ray-based managers keep photos as
     they are, so those are read here; distorted ones are undistorted the way nerfstudio's splat methods do it.
@@ -48,7 +48,23 @@ class TrainingPhotos:
             return [from_nerfstudio(self._dataset.cameras[i : i + 1]) for i in range(len(self))]
         return [self._read(i)[1] if self._is_distorted(i) else self._camera(i) for i in range(len(self))]
 
-    def rgb(self, index: int) -> Float[Tensor, "3 h w"]:
+    @property
+    def train(self) -> range:
+        """All of them are learned from."""
+        return range(len(self))
+
+    @property
+    def held_out(self) -> list[Cameras]:
+        """Poses of the photos that are held out."""
+        dataset = self._datamanager.eval_dataset
+        return [from_nerfstudio(dataset.cameras[i : i + 1]) for i in range(len(dataset))] if dataset else []
+
+    @property
+    def points(self) -> Float[Tensor, "p 3"] | None:
+        """Seed points in the model's frame, on the CPU, or None."""
+        return self._datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
+
+    def photo(self, index: int) -> Float[Tensor, "3 h w"]:
         """One photo in [0, 1]; transparent pixels are shown on black."""
         if isinstance(self._datamanager, FullImageDatamanager):
             return _as_rgb(self._datamanager.cached_train[index]["image"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's pipeline plus a pool of repaired views that it owns and trains on."""
+"""nerfstudio's pipeline plus the repairs that it trains on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
@@ -21,24 +22,22 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from harmonizer_ns.distill.build import DistillSettings, build_distiller, photo_only_odds, round_steps
-from harmonizer_ns.distill.distiller import Distiller
-from harmonizer_ns.references import ReferenceSelector
-from harmonizer_ns.enhancers.parking import ParkedEnhancer
-from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.distill.distiller import progress_bar
+from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.settings import DistillSettings
+from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
+from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.checks import check_outputs, check_transforms
 from harmonizer_ns.plugin.dataparser import without_open3d
-from harmonizer_ns.plugin.enhancement import ViewEnhancement
 from harmonizer_ns.plugin.models import EnhancedModel, give_cores_to_the_rasterizer
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
-from harmonizer_ns.plugin.renderer import ModelRenderer
-from harmonizer_ns.plugin.report import log_round, round_progress
-from harmonizer_ns.plugin.targets import choose_targets
+from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
+from harmonizer_ns.plugin.report import PICTURE_SIDE, PICTURES, log_round
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.types import Cameras, Frames
 
 STATE_FORMAT = 1
 
@@ -48,14 +47,12 @@ class HarmonizePipelineConfig(DistillSettings, VanillaPipelineConfig):
     """nerfstudio's settings, and what is repaired, when, and how much of it is believed."""
 
     _target: type = field(default_factory=lambda: HarmonizePipeline)
-    pseudo_loss_weight: float = 1.0
-    """Trust in pseudo-views as a whole, in [0, 1]."""
     max_image_width: int | None = None
     """Photos wider than this are read smaller; None keeps their size."""
 
 
 class HarmonizePipeline(VanillaPipeline):
-    """Trains on photos and, with probability ``1 - real_odds``, on repaired views of its own model.
+    """Every step learns from a photo, and some steps from a repaired view of the model as well (`Repairs`).
 
     The data manager is never touched: evaluation sees photos only. Everything that an exact resume needs is part of
     the pipeline's state.
@@ -76,13 +73,22 @@ class HarmonizePipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         saved.allow_numpy_scalars()
+        if test_mode == "val":  # a run that is only looked at opens without its enhancer
+            config.check()
         if torch.device(device).type == "cpu" and issubclass(config.model._target, SplatfactoModel):
             give_cores_to_the_rasterizer()
         self._prepare_data(config, check=test_mode == "val")
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.first_step = 0
-        self._target_origin = "none"
-        self._distiller: Distiller | None = None
+        self.photos = TrainingPhotos(self.datamanager)
+        self.repairs = Repairs(
+            config,
+            self.photos,
+            ModelRenderer(self.model),
+            lambda message: CONSOLE.log(f"Harmonize: {message}"),
+            PICTURES,
+            PICTURE_SIDE,
+        )
         self._loaded: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
@@ -112,41 +118,25 @@ class HarmonizePipeline(VanillaPipeline):
             # Half a pixel more: nerfstudio floors photo and camera sizes in different precision, which must agree.
             data.camera_res_scale_factor = min(1.0, (config.max_image_width + 0.5) / widest)
 
-    # --- parts that are built when they are first needed --------------------------------------------------------------
+    # --- the second image of every render -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _enhance_view(self, camera: NerfstudioCameras, outputs: dict[str, Any]) -> Float[Tensor, "h w 3"]:
+        """``rgb_enhanced`` of a render. Photos cannot be warped into distorted views, which are repaired without."""
+        frames = frames_from_outputs(self.model, outputs, from_nerfstudio(camera))
+        photos = self.photos_for(frames.cameras) if is_pinhole(camera) else None
+        return self._stream.enhance(frames, photos).rgb[0].permute(1, 2, 0)
 
     @cached_property
-    def photos(self) -> TrainingPhotos:
-        """The real training photos."""
-        return TrainingPhotos(self.datamanager)
+    def _stream(self) -> EnhancerStream:
+        return self.repairs.stream(HISTORY if self._is_video else 0)
 
-    @cached_property
-    def enhancer(self) -> ParkedEnhancer:
-        """The enhancer. Not a submodule: its weights are no part of the scene."""
-        try:
-            return ParkedEnhancer(load_enhancer(self.config.enhancer))
-        except ValueError as error:
-            raise InputError(str(error)) from error
+    def photos_for(self, view: Cameras) -> Frames | None:
+        """The nearest photos with the model's depth, for a pinhole view; rendered while no other thread trains."""
+        with self._between_steps():
+            return self.repairs.photos(view)
 
-    @cached_property
-    def seed_points(self) -> Tensor | None:
-        """Seed points in the model's frame, on the CPU, or None."""
-        return self.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
-
-    @cached_property
-    def references(self) -> ReferenceSelector:
-        """Finds real photos for a view: for the enhancer, and for the gate even when the enhancer ignores them."""
-        return ReferenceSelector(self.photos.rgb, self.photos.cameras, self.seed_points, self.config.num_references)
-
-    @cached_property
-    def _photo_centers(self) -> Float[Tensor, "n 3"]:
-        return torch.cat([camera.centers for camera in self.photos.cameras]).cpu()
-
-    @cached_property
-    def enhancement(self) -> ViewEnhancement:
-        """Makes ``rgb_enhanced``."""
-        return ViewEnhancement(self.model, self.references, self.enhancer, self._while_nobody_trains, self._is_video)
-
-    def _while_nobody_trains(self) -> AbstractContextManager:
+    def _between_steps(self) -> AbstractContextManager:
         """Viewer threads read ``rgb_enhanced`` after nerfstudio has let go of the train lock; they take it again.
 
         The trainer's own thread evaluates with the lock in its hand, and the lock is not reentrant.
@@ -154,34 +144,6 @@ class HarmonizePipeline(VanillaPipeline):
         if self._trainer is None or threading.get_ident() == self._trainer_thread:
             return nullcontext()
         return self._trainer.train_lock
-
-    def _enhance_view(self, camera: Any, outputs: dict[str, Any]) -> Tensor:
-        return self.enhancement(camera, outputs)
-
-    def _build_distiller(self, last_step: int) -> Distiller:
-        config = self.config
-        train = self.photos.cameras
-        targets, self._target_origin = choose_targets(
-            config.targets,
-            config.camera_path,
-            config.num_targets,
-            config.extrapolation,
-            train,
-            self.seed_points,
-            self.datamanager,
-        )
-        CONSOLE.log(f"Harmonize: {len(targets)} target views, {self._target_origin}")
-        return build_distiller(
-            config,
-            train,
-            targets,
-            ModelRenderer(self.model),
-            self.references,
-            self.enhancer,
-            round_steps(config, self.first_step, last_step),
-            config.pseudo_loss_weight,
-            photo_only_odds(config.real_odds),
-        )
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -197,10 +159,11 @@ class HarmonizePipeline(VanillaPipeline):
         assert trainer is not None
         self._trainer, self._trainer_thread = trainer, threading.get_ident()
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        if self.config.steps_per_fix > 0:
-            self._distiller = self._build_distiller(self.first_step + trainer.config.max_num_iterations - 1)
-        if self._loaded is not None and self._distiller is not None and self._loaded["distiller"] is not None:
-            self._distiller.load_state_dict(self._loaded["distiller"])
+        self.repairs.plan(
+            self.first_step, self.first_step + trainer.config.max_num_iterations - 1, self.photos.held_out
+        )
+        if self._loaded is not None:
+            self.repairs.load_state_dict(self._loaded["distiller"])
 
         def before_iteration(step: int) -> None:
             self._restore_once()
@@ -217,14 +180,12 @@ class HarmonizePipeline(VanillaPipeline):
         self._loaded = None
 
     def _fix_if_due(self, trainer: Trainer, step: int) -> None:
-        if self._distiller is not None and self._distiller.due(step):
-            report = self._distiller.run(step, round_progress(step))
-            self.enhancer.rest()
-            log_round(report, trainer.base_dir / "harmonize")
+        if self.repairs.due(step):
+            log_round(self.repairs.run(step, progress_bar(step, CONSOLE)), trainer.base_dir / "harmonize")
 
     def get_train_loss_dict(self, step: int) -> Losses:
         """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
-        view = self._distiller.draw(step) if self._distiller is not None else None
+        view = self.repairs.draw(step)
         if view is None:
             return super().get_train_loss_dict(step)
         rays = self.datamanager.get_train_rays_per_batch()
@@ -235,20 +196,14 @@ class HarmonizePipeline(VanillaPipeline):
     def _nearest_photo(self, camera: Cameras) -> int:
         return int((self._photo_centers - camera.centers).norm(dim=-1).argmin())
 
+    @cached_property
+    def _photo_centers(self) -> Float[Tensor, "n 3"]:
+        return torch.cat([camera.centers for camera in self.photos.cameras]).cpu()
+
     def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As upstream; each photo is enhanced by itself, not as a frame of a video."""
         self._is_video = False
         return super().get_average_eval_image_metrics(*args, **kwargs)
-
-    def summary(self) -> dict[str, Any]:
-        """How the pseudo-views were made, for reports."""
-        distiller = self._distiller
-        return {
-            "enhancer": self.config.enhancer,
-            "targets": self._target_origin,
-            "rounds": 0 if distiller is None else distiller.schedule.rounds,
-            "pseudo_views": 0 if distiller is None else len(distiller.store),
-        }
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -257,11 +212,11 @@ class HarmonizePipeline(VanillaPipeline):
         return {
             "format": STATE_FORMAT,
             "first_step": self.first_step,
-            "targets": self._target_origin,
+            "targets": self.repairs.summary()["targets"],
             "random": saved.random_state(),
             "datamanager": saved.datamanager_state(self.datamanager),
             "model": saved.model_state(self.model),
-            "distiller": None if self._distiller is None else self._distiller.state_dict(),
+            "distiller": self.repairs.state_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -4,25 +4,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import track
 from rich.table import Table
 from torchvision.utils import save_image
 
-from harmonizer_ns.distill.report import RoundReport, ViewReport, picture_strip
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.distill.distiller import RoundReport, ViewReport, picture_strip
 
 METRICS = ("psnr", "ssim", "lpips")
-
-
-def round_progress(step: int) -> Callable[[Sequence[Cameras]], Iterable[Cameras]]:
-    """A progress bar over the views of a round."""
-    return lambda cameras: track(cameras, f"Repairing views at step {step}", console=CONSOLE, transient=True)
+PICTURES = 4
+"""Views of a round that are shown with pictures."""
+PICTURE_SIDE = 256
+"""Longest side of these, in pixels."""
 
 
 def log_round(report: RoundReport, folder: Path) -> None:
@@ -30,13 +26,8 @@ def log_round(report: RoundReport, folder: Path) -> None:
 
     Each picture is a strip: render, repaired, nearest photo, weight.
     """
-    CONSOLE.log(
-        f"Repaired {len(report.used)} of {len(report.views)} views at step {report.step}: "
-        f"{report.mean_position:.0%} of the way, mean weight {report.mean_weight:.2f}"
-    )
-    for view in report.views:
-        if view.skipped:
-            CONSOLE.log(f"[yellow]Target {view.target} skipped: {view.skipped}")
+    for line in report.lines():
+        CONSOLE.log(line)
     writer.put_scalar("Harmonize/mean_weight", report.mean_weight, report.step)
     writer.put_scalar("Harmonize/position", report.mean_position, report.step)
     for view in report.views:

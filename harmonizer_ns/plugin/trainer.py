@@ -163,7 +163,7 @@ class HarmonizeTrainer(Trainer):
     def _report(self) -> None:
         metrics = self.pipeline.get_average_eval_image_metrics(step=self.step)
         baseline = self._train_baseline() if self.config.compare_to_baseline else None
-        print_report(self.base_dir / "harmonize_report.json", metrics, baseline, self.pipeline.summary())
+        print_report(self.base_dir / "harmonize_report.json", metrics, baseline, self.pipeline.repairs.summary())
 
     def _train_baseline(self) -> dict[str, float]:
         """Train the plain method for the same steps with the same seed, and measure it."""
@@ -187,7 +187,6 @@ def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: 
     """
     baseline = deepcopy(config)
     baseline.pipeline.enhancer = "none"
-    baseline.pipeline.steps_per_fix = 0
     return dataclasses.replace(
         baseline,
         load_dir=None,

@@ -66,7 +66,7 @@ class HarmonizerViewerControl(ViewerControl):
 
     def photos(self, view: Cameras) -> Frames | None:
         """The photos for a pinhole view; their depth is rendered while nobody trains."""
-        return self._pipeline.enhancement.photos(view)
+        return self._pipeline.photos_for(view)
 
     def version(self) -> Hashable:
         """Changes with every large update of the scene and with the crop."""
@@ -79,7 +79,7 @@ class HarmonizerViewerControl(ViewerControl):
     def _load(self, name: str) -> Any:
         """The pipeline's own enhancer is shared with training; others are loaded beside it."""
         if name == self._pipeline.config.enhancer:
-            return self._pipeline.enhancer
+            return self._pipeline.repairs.enhancer
         return load_enhancer(name, self.model.device)
 
     def _changed(self) -> None:

@@ -33,6 +33,14 @@ REFRESH = 5.0
 """Least seconds between two frames for a client at rest while the scene changes."""
 
 
+class ViewedScene(NamedTuple):
+    """What is looked at: a renderer, where to look from first, and what finds photos for a view."""
+
+    renderer: Renderer
+    start: Cameras
+    photos: SelectPhotos
+
+
 class Shown(NamedTuple):
     """A frame on its way to a client."""
 

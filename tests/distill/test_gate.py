@@ -10,7 +10,7 @@ from harmonizer_ns.types import Frames, cat_cameras, cat_frames
 VIEW = look_at((0, 0, 0), (0, 0, 4))
 PHOTO = PlaneRenderer().render(look_at((0.2, 0.1, 0), (0, 0, 4)))
 RENDER = PlaneRenderer().render(VIEW)
-GATE = Gate()
+GATE = Gate(GateConfig())
 
 
 def repaired(rgb, confidence=1.0):

@@ -17,14 +17,15 @@ TARGETS = [
 ]
 
 
-def schedule(train=None, targets=None, **settings):
-    defaults = {"steps_per_fix": 100, "start_step": 200, "stop_step": 3000}
+def schedule(train=None, targets=None, last_step=3000, step_fraction=0.5):
+    """A round at step 200 and every hundred steps after."""
     train = row_of_cameras() if train is None else train
-    return ProgressiveSchedule(train, TARGETS if targets is None else targets, **{**defaults, **settings})
+    steps = range(200, last_step + 1, 100)
+    return ProgressiveSchedule(train, TARGETS if targets is None else targets, steps, last_step, step_fraction)
 
 
 def rounds(plan, count):
-    return [plan.advance(plan.start_step + i * plan.steps_per_fix) for i in range(count)]
+    return [plan.advance(step) for step in plan.steps[:count]]
 
 
 def same(a, b):
@@ -49,7 +50,7 @@ def test_arrives_exactly_and_stays():
 
 
 def test_a_round_moves_by_the_fraction_of_the_spacing():
-    plan = schedule(step_fraction=0.5, stop_step=6000)  # cameras stand 0.5 apart, so rounds move 0.25 or turn 5 degrees
+    plan = schedule(step_fraction=0.5, last_step=6000)  # cameras stand 0.5 apart, so rounds move 0.25 or turn 5 degrees
     history = rounds(plan, 3)
     start = row_of_cameras()[0]
     assert torch.allclose(history[0][1].centers - start.centers, torch.tensor([[-0.25, 0, 0]]), atol=1e-6)
@@ -64,7 +65,7 @@ def test_every_target_is_reached_in_half_of_the_rounds(step_fraction, rounds_unt
     plan = schedule(targets=TARGETS[2:], step_fraction=step_fraction)  # turns 71.6 degrees; 29 rounds in all
     rounds(plan, rounds_until_arrival - 1)
     assert plan.positions[0] < 1
-    plan.advance(plan.start_step + 2000)
+    plan.advance(2200)
     assert plan.positions == [1.0]
 
 
@@ -98,13 +99,21 @@ def test_intrinsics_and_size_are_the_targets_and_zoom_in_steps():
 
 
 def test_due_every_so_many_steps():
-    plan = schedule(stop_step=520)
+    plan = schedule(last_step=520)
     ran = [step for step in range(800) if plan.due(step) and plan.advance(step)]
     assert ran == [200, 300, 400, 500]
 
 
+def test_rounds_at_given_steps():
+    plan = ProgressiveSchedule(row_of_cameras(), TARGETS, [7, 12, 40], last_step=60, step_fraction=1e-6)
+    ran = [step for step in range(80) if plan.due(step) and plan.advance(step)]
+    assert ran == [7, 12, 40]
+    assert plan.positions == [1.0] * 3  # in half of the rounds: one of three
+    assert [plan.remaining(step) for step in (0, 7, 60)] == [1, 1, 0]
+
+
 def test_what_remains_falls_linearly_from_first_to_last_round():
-    plan = schedule(stop_step=600)  # from step 200
+    plan = schedule(last_step=600)  # from step 200
     assert [plan.remaining(step) for step in (0, 200, 300, 500, 600, 900)] == pytest.approx([1, 1, 0.75, 0.25, 0, 0])
 
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from plane_scene import look_at
 
-from harmonizer_ns.distill.sampler import PseudoViewSampler
-from harmonizer_ns.distill.store import PseudoViewStore
+from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
 from harmonizer_ns.types import PseudoView
 
 
@@ -27,7 +26,7 @@ def saved_and_loaded(state, tmp_path):
 
 
 def test_views_come_back_to_8_bits():
-    store = PseudoViewStore()
+    store = PseudoViewStore(400)
     original = view(step=7, target=3, trust=0.4)
     store.add([original])
     (back,) = store
@@ -83,7 +82,7 @@ def test_never_more_than_the_capacity():
 
 
 def test_round_trip_is_exact(tmp_path):
-    store, other = PseudoViewStore(), PseudoViewStore()
+    store, other = PseudoViewStore(400), PseudoViewStore(400)
     store.add([view(0, 0, 0.3), view(0, 1, 0.7, width=20, height=6)])
     store.add([view(50, 0)])
     other.load_state_dict(saved_and_loaded(store.state_dict(), tmp_path))
@@ -110,7 +109,7 @@ def test_state_is_cheap_and_not_disturbed_by_later_rounds():
 
 
 def test_wrong_shapes_leave_the_store_as_it_was():
-    store = PseudoViewStore()
+    store = PseudoViewStore(400)
     for name, channels in (("rgb", 3), ("render", 3), ("weight", 1)):
         bad = replace(view(), **{name: torch.zeros(channels, 8, 11)})
         with pytest.raises(ValueError, match=rf"{name} .* \({channels}, 8, 11\), wanted \({channels}, 8, 12\)"):
@@ -122,7 +121,7 @@ def test_wrong_shapes_leave_the_store_as_it_was():
 
 
 def filled(*views):
-    store = PseudoViewStore(half_life=2.0)
+    store = PseudoViewStore(400, half_life=2.0)
     store.add(views)
     return store
 
@@ -130,55 +129,55 @@ def filled(*views):
 def share(store, sampler, draws=4000):
     counts: dict = {}
     for _ in range(draws):
-        drawn = sampler.draw(store)
+        drawn = sampler.draw(store, 1.0)
         key = None if drawn is None else (drawn.step, drawn.target)
         counts[key] = counts.get(key, 0) + 1 / draws
     return counts
 
 
-def test_odds_follow_age_and_confidence():
+def test_draws_follow_age_and_confidence():
     store = filled(view(0, 0, 0.8), view(100, 0, 0.8), view(200, 0, 0.8), view(200, 1, 0.2))
-    counts = share(store, PseudoViewSampler(real_odds=0.6))
+    counts = share(store, PseudoViewSampler(0.4, 1.0))
     assert counts[None] == pytest.approx(0.6, abs=0.03)
     # 0.8 / 2, 0.8 / sqrt(2), 0.8 and 0.2, of 1.966 in all
     for key, value in {(0, 0): 0.4, (100, 0): 0.5657, (200, 0): 0.8, (200, 1): 0.2}.items():
         assert counts[key] == pytest.approx(0.4 * value / 1.9657, abs=0.03)
 
 
-def test_extreme_odds():
+def test_extreme_probabilities():
     store = filled(view(0, 0))
-    assert share(store, PseudoViewSampler(real_odds=1.0), 200) == {None: pytest.approx(1)}
-    assert share(store, PseudoViewSampler(real_odds=0.0), 200) == {(0, 0): pytest.approx(1)}
+    assert share(store, PseudoViewSampler(0.0, 1.0), 200) == {None: pytest.approx(1)}
+    assert share(store, PseudoViewSampler(1.0, 1.0), 200) == {(0, 0): pytest.approx(1)}
 
 
 def test_views_without_any_trust_are_never_drawn():
-    sampler = PseudoViewSampler(real_odds=0.0)
+    sampler = PseudoViewSampler(1.0, 1.0)
     assert share(filled(view(0, 0, 0.0)), sampler, 50) == {None: pytest.approx(1)}
     assert set(share(filled(view(0, 0, 0.0), view(0, 1), view(0, 2, 0.0)), sampler, 200)) == {(0, 1)}
-    assert sampler.draw(PseudoViewStore()) is None
+    assert sampler.draw(PseudoViewStore(1), 1.0) is None
 
 
 def test_loss_weight_scales_the_views_weight():
-    drawn = PseudoViewSampler(real_odds=0.0, loss_weight=0.5).draw(filled(view(0, 0, 0.8)))
+    drawn = PseudoViewSampler(1.0, loss_weight=0.5).draw(filled(view(0, 0, 0.8)), 1.0)
     assert torch.allclose(drawn.weight, torch.tensor(0.4))
 
 
 def test_trust_scales_the_views_weight_and_nothing_is_drawn_without_it():
-    store, sampler = filled(view(0, 0, 0.8)), PseudoViewSampler(real_odds=0.0)
+    store, sampler = filled(view(0, 0, 0.8)), PseudoViewSampler(1.0, 1.0)
     assert torch.allclose(sampler.draw(store, trust=0.25).weight, torch.tensor(0.2))
     assert sampler.draw(store, trust=0.0) is None
 
 
 def test_resumed_sampler_draws_the_same(tmp_path):
     store = filled(*(view(0, target) for target in range(6)))
-    sampler, resumed = PseudoViewSampler(seed=5), PseudoViewSampler(seed=9)
+    sampler, resumed = PseudoViewSampler(0.5, 1.0, seed=5), PseudoViewSampler(0.5, 1.0, seed=9)
     for _ in range(17):
-        sampler.draw(store)
+        sampler.draw(store, 1.0)
     resumed.load_state_dict(saved_and_loaded(sampler.state_dict(), tmp_path))
     torch.manual_seed(0)  # the global generator plays no part
 
     def draws(s):
-        return [None if v is None else v.target for v in (s.draw(store) for _ in range(60))]
+        return [None if v is None else v.target for v in (s.draw(store, 1.0) for _ in range(60))]
 
     expected = draws(sampler)
     torch.rand(7)
@@ -188,4 +187,4 @@ def test_resumed_sampler_draws_the_same(tmp_path):
 
 def test_sampler_settings_are_checked():
     with pytest.raises(ValueError, match=r"1\.5"):
-        PseudoViewSampler(real_odds=1.5)
+        PseudoViewSampler(1.5, 1.0)

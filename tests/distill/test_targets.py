@@ -8,6 +8,7 @@ import torch
 from plane_scene import PLANE, look_at, plane_points, row_of_cameras
 
 from harmonizer_ns.distill.targets import extrapolate, keep_overlapping, load_camera_path, seen_fraction
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.poses import check_poses
 
 
@@ -56,12 +57,12 @@ def test_camera_path_in_another_frame(tmp_path):
     ],
 )
 def test_bad_camera_paths_are_explained(tmp_path, data, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         load_camera_path(write(tmp_path, data))
 
 
 def test_missing_camera_path(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.json"):
+    with pytest.raises(InputError, match=r"nowhere\.json"):
         load_camera_path(tmp_path / "nowhere.json")
 
 
@@ -89,7 +90,7 @@ def test_extrapolated_views_leave_the_trajectory_and_look_at_the_content():
 
 
 def test_extrapolated_views_are_spread_and_differ_in_direction():
-    targets = extrapolate(orbit(), ball(), 8)
+    targets = extrapolate(orbit(), ball(), 8, 0.2)
     angles = sorted(math.atan2(t.centers[0, 2], t.centers[0, 0]) for t in targets)
     gaps = [b - a for a, b in pairwise(angles)]
     assert 0.5 * 2 * math.pi / 8 < max(gaps) < 2 * 2 * math.pi / 8
@@ -99,27 +100,27 @@ def test_extrapolated_views_are_spread_and_differ_in_direction():
 
 
 def test_extrapolation_is_deterministic_and_follows_the_scale():
-    a, b = extrapolate(orbit(), ball(), 6), extrapolate(orbit(), ball(), 6)
+    a, b = extrapolate(orbit(), ball(), 6, 0.2), extrapolate(orbit(), ball(), 6, 0.2)
     assert all(torch.equal(x.camera_to_world, y.camera_to_world) for x, y in zip(a, b, strict=True))
-    large = extrapolate(orbit(radius=30.0), 10 * ball(), 6)
+    large = extrapolate(orbit(radius=30.0), 10 * ball(), 6, 0.2)
     assert all(torch.allclose(10 * x.centers, y.centers, rtol=1e-3, atol=1e-3) for x, y in zip(a, large, strict=True))
 
 
 def test_extrapolated_views_keep_their_cameras_intrinsics_and_size():
     train = orbit(4, focal=30.0) + orbit(4, focal=50.0, width=64, height=64)
-    targets = extrapolate(train, ball(), 8)
+    targets = extrapolate(train, ball(), 8, 0.2)
     assert [(t.width, t.intrinsics[0, 0, 0].item()) for t in targets] == [(48, 30.0)] * 4 + [(64, 50.0)] * 4
 
 
 def test_extrapolation_does_not_walk_into_the_content():
     train = row_of_cameras(2, spacing=20.0)  # a fifth of this capture's size is as far as the plane
-    for target in extrapolate(train, plane_points(half=12.0, count=4000), 6):
+    for target in extrapolate(train, plane_points(half=12.0, count=4000), 6, 0.2):
         assert target.centers[0, 2] <= 0.5 * PLANE + 1e-4
 
 
 @pytest.mark.parametrize("points", [None, torch.zeros(0, 3)])
 def test_extrapolation_without_points_or_spread(points):
-    (target,) = extrapolate(row_of_cameras(1), points, 1)
+    (target,) = extrapolate(row_of_cameras(1), points, 1, 0.2)
     check_poses(target.camera_to_world)
     assert target.centers.norm() > 0.1
 
@@ -127,9 +128,11 @@ def test_extrapolation_without_points_or_spread(points):
 def test_overlap_names_blind_targets():
     train, points = row_of_cameras(), plane_points()
     good, blind = look_at((2.0, 0, 0), (1, 0, 4)), look_at((0, 0, 0), (0.1, 0, -4))
-    assert keep_overlapping([good], train, points) == [good]
-    with pytest.warns(UserWarning, match=r"target 1 sees 0\.00%.*dropped 1 of 2"):
-        assert keep_overlapping([good, blind], train, points) == [good]
-    with pytest.raises(ValueError, match=r"no overlap: target 0 sees 0\.00%"):
-        keep_overlapping([blind], train, points)
-    assert keep_overlapping([blind], train, None) == [blind]
+    assert keep_overlapping([good], train, points, print) == [good]
+    said = []
+    assert keep_overlapping([good, blind], train, points, said.append) == [good]
+    assert "target 1 sees 0.00%" in said[0]
+    assert "dropped 1 of 2" in said[0]
+    with pytest.raises(InputError, match=r"no overlap: target 0 sees 0\.00%"):
+        keep_overlapping([blind], train, points, print)
+    assert keep_overlapping([blind], train, None, print) == [blind]

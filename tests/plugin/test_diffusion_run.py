@@ -8,11 +8,11 @@ import torch
 from runs import run, start, tiny_config
 from tiny_difix import write_tiny_difix
 
+from harmonizer_ns.distill import repairs
 from harmonizer_ns.distill.gate import GateConfig
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer, free_share
-from harmonizer_ns.plugin import pipeline as pipeline_module
 
 BELIEVE_EVERYTHING = GateConfig(alpha_low=0.0, alpha_high=0.01, photo_noise=1.0, unseen_weight=1.0)
 
@@ -40,7 +40,7 @@ def test_pseudo_views_come_from_a_difix_folder(capture, tmp_path, difix, caplog,
     trainer = start(config(capture, tmp_path, difix))
     trainer.train()
     assert caplog.text.count("NVIDIA License, non-commercial use only") == 1
-    views = list(trainer.pipeline._distiller.store)
+    views = list(trainer.pipeline.repairs.distiller.store)
     assert [view.step for view in views] == [10] * 3 + [20] * 3
     for view, (frames, context, repaired) in zip(views, seen[:6], strict=True):
         assert len(context.references[0]) >= 1
@@ -86,7 +86,7 @@ def test_the_enhancer_leaves_a_full_device_between_rounds(capture, tmp_path, dif
         parked.append(Elsewhere(enhancer))
         return Parked(parked[0], lambda device: free)
 
-    monkeypatch.setattr(pipeline_module, "ParkedEnhancer", park)
+    monkeypatch.setattr(repairs, "ParkedEnhancer", park)
     run(config(capture, tmp_path, difix, final_report=False))
     assert parked[0].log == moves
 
@@ -94,7 +94,7 @@ def test_the_enhancer_leaves_a_full_device_between_rounds(capture, tmp_path, dif
 @pytest.mark.gpu
 def test_the_enhancer_leaves_the_gpu_between_rounds(capture, tmp_path, difix, monkeypatch):
     places = []
-    monkeypatch.setattr(pipeline_module, "ParkedEnhancer", lambda enhancer: ParkedEnhancer(enhancer, lambda _: 0.0))
+    monkeypatch.setattr(repairs, "ParkedEnhancer", lambda enhancer: ParkedEnhancer(enhancer, lambda _: 0.0))
     enhance = DifixEnhancer.enhance
 
     def recorded(self, frames, context=Context()):
@@ -105,6 +105,6 @@ def test_the_enhancer_leaves_the_gpu_between_rounds(capture, tmp_path, difix, mo
     monkeypatch.setattr(DifixEnhancer, "enhance", recorded)
     trainer = run(config(capture, tmp_path, difix, final_report=False))
     assert places == [("cuda", torch.bfloat16)] * 6
-    network = trainer.pipeline.enhancer._enhancer.network
+    network = trainer.pipeline.repairs.enhancer._enhancer.network
     assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}
     assert 0 < free_share(torch.device("cuda")) <= 1

@@ -37,7 +37,7 @@ def test_a_pseudo_view_comes_on_top_of_a_photo_and_has_no_say_in_densification(c
     monkeypatch.setattr(pipeline.datamanager, "next_train", lambda step: photo)
     statistics = []
     for view in (None, brighter_view(trainer, 1.0)):
-        monkeypatch.setattr(pipeline._distiller, "draw", lambda step, view=view: view)
+        monkeypatch.setattr(pipeline.repairs, "draw", lambda step, view=view: view)
         model.zero_grad()
         _, losses, metrics = pipeline.get_train_loss_dict(0)
         assert ("pseudo_loss" in losses) == ("pseudo_psnr" in metrics) == (view is not None)
@@ -51,5 +51,5 @@ def test_a_pseudo_view_comes_on_top_of_a_photo_and_has_no_say_in_densification(c
 
 @pytest.mark.parametrize("share", [0.4, 1.1])
 def test_share_of_photos_is_checked(capture, tmp_path, share):
-    with pytest.raises(SystemExit, match=r"real.odds"):
-        start(tiny_config(capture, tmp_path, pipeline__real_odds=share))
+    with pytest.raises(SystemExit, match="photo_share"):
+        start(tiny_config(capture, tmp_path, pipeline__photo_share=share))

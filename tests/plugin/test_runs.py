@@ -10,9 +10,9 @@ from nerfstudio.scripts.eval import ComputePSNR
 from runs import run, start, tiny_config
 from toy import write_capture
 
+from harmonizer_ns.distill import repairs
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.plugin import pipeline as pipeline_module
 from harmonizer_ns.plugin import trainer as trainer_module
 from harmonizer_ns.plugin.trainer import read_checkpoint
 from harmonizer_ns.warp import backward_warp
@@ -40,7 +40,7 @@ class Mixer:
 @pytest.fixture
 def mixer(monkeypatch):
     enhancer = Mixer()
-    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name: enhancer)
+    monkeypatch.setattr(repairs, "load_enhancer", lambda name: enhancer)
     return enhancer
 
 
@@ -122,7 +122,7 @@ def test_starts_from_a_checkpoint_of_the_plain_method(capture, tmp_path, mixer):
     torch.testing.assert_close(trainer.pipeline.model.means.data, state["pipeline"]["_model.gauss_params.means"])
     trainer.train()
     assert trainer.step == 59
-    assert trainer.pipeline.summary()["rounds"] == 3
+    assert trainer.pipeline.repairs.summary()["rounds"] == 3
     assert not torch.equal(trainer.pipeline.model.features_dc, plain.pipeline.model.features_dc)
 
 
@@ -147,9 +147,9 @@ def test_distorted_photos_of_any_lens_are_undistorted_once(tmp_path, mixer, nerf
     data = write_capture(tmp_path / "capture", k1=0.05, k2=0.01)
     trainer = run(tiny_config(data, tmp_path / "out", nerf=nerf, final_report=False))
     photos = trainer.pipeline.photos
-    assert trainer.pipeline.summary()["rounds"] == 2
+    assert trainer.pipeline.repairs.summary()["rounds"] == 2
     for index, camera in enumerate(photos.cameras):
-        assert tuple(photos.rgb(index).shape) == (3, camera.height, camera.width)
+        assert tuple(photos.photo(index).shape) == (3, camera.height, camera.width)
 
 
 def test_enhancer_and_images_stay_out_of_the_checkpoint(capture, tmp_path, mixer):
@@ -164,4 +164,4 @@ def test_photos_are_read_at_the_asked_width(tmp_path, mixer, width):
     data = write_capture(tmp_path / "capture", count=4, width=width)
     trainer = start(tiny_config(data, tmp_path / "out", pipeline__max_image_width=20))
     assert {camera.width for camera in trainer.pipeline.photos.cameras} == {20}
-    assert trainer.pipeline.photos.rgb(0).shape[2] == 20
+    assert trainer.pipeline.photos.photo(0).shape[2] == 20

@@ -2,7 +2,7 @@
 import pytest
 from splat_runs import Mixer, write_colmap
 
-from gsplat_trainer import pseudo
+from harmonizer_ns.distill import repairs
 
 
 @pytest.fixture(scope="session")
@@ -14,5 +14,5 @@ def colmap(tmp_path_factory):
 @pytest.fixture
 def mixer(monkeypatch):
     enhancer = Mixer()
-    monkeypatch.setattr(pseudo, "load_enhancer", lambda name: enhancer)
+    monkeypatch.setattr(repairs, "load_enhancer", lambda name: enhancer)
     return enhancer

@@ -11,7 +11,7 @@ from PIL import Image
 from toy import arc_cameras, gaussian_scene, render_scene
 
 from gsplat_trainer.__main__ import run
-from gsplat_trainer.config import Config, DefaultConfig, McmcConfig
+from gsplat_trainer.config import Config, DefaultConfig, McmcConfig, check
 from gsplat_trainer.distributed import World
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.enhancers.base import Context, Repaired
@@ -86,7 +86,7 @@ def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **
         fix_start=10,
         steps_per_fix=10,
         num_targets=3,
-        real_odds=0.6,
+        photo_share=0.6,
         sh_degree=1,
         sh_degree_interval=10,
         lpips_net="none",
@@ -102,4 +102,5 @@ def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **
 
 
 def go(config: Config) -> Trainer:
+    check(config)
     return run(config, CPU, World())

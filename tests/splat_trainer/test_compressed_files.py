@@ -15,13 +15,13 @@ from plyfile import PlyData
 from splat_runs import go, tiny
 from toy import arc_cameras
 
-from harmonizer_ns.splats.compressed import _in_chunks, fractional_bits
 from gsplat_trainer.config import DefaultConfig, HarmonizeConfig, check
-from harmonizer_ns.splats.rendering import SplatRenderer
+from harmonizer_ns import metrics
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.compressed import _in_chunks, fractional_bits
 from harmonizer_ns.splats.files import SUFFIXES, read_splats, write_ply, write_splats
 from harmonizer_ns.splats.model import NAMES, degree_of
-from harmonizer_ns.errors import InputError
-from harmonizer_ns import metrics
+from harmonizer_ns.splats.rendering import SplatRenderer
 
 KINDS = ("ply_compressed", "spz")
 needs_gsply = pytest.mark.skipif(

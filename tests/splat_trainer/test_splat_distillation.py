@@ -12,11 +12,12 @@ from splat_runs import CPU, Mixer, go, tiny
 
 import gsplat_trainer
 from gsplat_trainer.config import HarmonizeConfig
-from harmonizer_ns.captures.capture import load_scene
 from gsplat_trainer.distributed import World, run_round
-from harmonizer_ns.splats.files import read_splats, write_ply
 from gsplat_trainer.trainer import Trainer
+from harmonizer_ns.captures.capture import load_scene
+from harmonizer_ns.distill import repairs
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.files import read_splats, write_ply
 
 
 def test_it_imports_neither_nerfstudio_nor_its_plugin():
@@ -30,12 +31,9 @@ def test_it_imports_neither_nerfstudio_nor_its_plugin():
 def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp_path, monkeypatch):
     from runs import start, tiny_config
 
-    from gsplat_trainer import pseudo
-    from harmonizer_ns.plugin import pipeline as pipeline_module
-
     theirs, ours = Mixer(), Mixer()
-    monkeypatch.setattr(pipeline_module, "load_enhancer", lambda name: theirs)
-    monkeypatch.setattr(pseudo, "load_enhancer", lambda name: ours)
+    mixers = iter([theirs, ours])
+    monkeypatch.setattr(repairs, "load_enhancer", lambda name: next(mixers))
     config = tiny_config(capture, tmp_path / "n")
     parser = config.pipeline.datamanager.dataparser
     parser.orientation_method, parser.center_method, parser.auto_scale_poses = "none", "none", False
@@ -50,9 +48,9 @@ def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp
         trainer.splats[name].data = values.reshape(len(values), *trainer.splats[name].shape[1:]).clone()
     pipeline.model.step = trainer.step = 10
 
-    pipeline._distiller.run(10)
+    pipeline.repairs.run(10)
     trainer.repairs.run(10)
-    first, second = pipeline._distiller.store.stored, trainer.repairs.distiller.store.stored
+    first, second = pipeline.repairs.distiller.store.stored, trainer.repairs.distiller.store.stored
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=1e-5, rtol=0)
@@ -71,24 +69,22 @@ def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp
 
 
 def _process(rank: int, port: int, data: str, folder: str) -> None:
-    from gsplat_trainer import pseudo
-
     enhancer = Mixer()
-    pseudo.load_enhancer = lambda name: enhancer
+    repairs.load_enhancer = lambda name: enhancer
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     config = tiny(Path(data), Path(folder) / "o")
     trainer = Trainer(config, load_scene(config), CPU, World(rank, 2))
     with trainer.whole_scene():
-        trainer.repairs.run(10)
+        run_round(trainer.world, trainer.repairs, 10)
     draws = [trainer.repairs.draw(step) for step in range(11, 20)]
     distiller = trainer.repairs.distiller
     failure = ""
     enhancer.fail_at = -2
     enhancer.enhance = lambda *arguments: 1 / 0
     try:
-        run_round(trainer.world, distiller, 20)
+        run_round(trainer.world, trainer.repairs, 20)
     except (ZeroDivisionError, RuntimeError) as error:
         failure = type(error).__name__
     result = {

@@ -10,9 +10,9 @@ from plyfile import PlyData, PlyElement
 from toy import write_points
 
 from gsplat_trainer import checkpoint
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats, write_ply
 from harmonizer_ns.splats.model import NAMES, VisibleAdam
-from harmonizer_ns.errors import InputError
 
 
 def some_splats(count=7, degree=2):

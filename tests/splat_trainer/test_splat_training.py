@@ -13,11 +13,11 @@ from splat_runs import CPU, go, tiny, write_colmap
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import main
 from gsplat_trainer.config import Config, McmcConfig, check, scaled
-from harmonizer_ns.captures.capture import load_scene
-from harmonizer_ns.splats.model import NAMES
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.trajectory import focus_point, make_trajectory
+from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.model import NAMES
 from harmonizer_ns.types import PseudoView
 
 
@@ -153,7 +153,7 @@ def test_masked_pixels_teach_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"real_odds": 0.3}, "real-odds"),
+        ({"photo_share": 0.3}, "photo_share"),
         ({"targets": "path"}, "camera path"),
         ({"targets": "eval", "test_every": 0}, "held-out"),
         ({"enhancer": "nobody"}, "nobody"),

@@ -10,9 +10,9 @@ import torch
 from splat_runs import go, tiny
 
 from gsplat_trainer import viewer as live
+from harmonizer_ns.bench.watcher import Watcher
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
-from harmonizer_ns.bench.watcher import Watcher
 
 PAUSED = 20
 

@@ -142,7 +142,7 @@ def test_videos_are_enhanced_as_streams_and_evaluation_photos_by_themselves(capt
 
     def opened(mode):
         _, pipeline, _, _ = eval_setup(file, test_mode=mode)
-        pipeline.enhancer = Inverting()
+        pipeline.repairs.enhancer = Inverting()
         return pipeline
 
     pipeline = opened("inference")
@@ -151,11 +151,11 @@ def test_videos_are_enhanced_as_streams_and_evaluation_photos_by_themselves(capt
         outputs = pipeline.model.get_outputs_for_camera(cameras[i : i + 1])
         assert i or torch.allclose(outputs[ENHANCED], 1 - outputs["rgb"])  # later frames are steadied
         assert (outputs[ENHANCED] - 1 + outputs["rgb"]).abs().mean() < 0.1
-    assert pipeline.enhancer.histories == [0, 1, 2]
+    assert pipeline.repairs.enhancer.histories == [0, 1, 2]
 
     pipeline = opened("test")
     pipeline.get_average_eval_image_metrics()
-    assert pipeline.enhancer.histories == [0, 0]
+    assert pipeline.repairs.enhancer.histories == [0, 0]
 
     scene = view.open_scene(view.ViewConfig(file), "cpu")
     frame = scene.renderer.render(scene.start)
