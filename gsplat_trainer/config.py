@@ -13,14 +13,17 @@ from gsplat.strategy import DefaultStrategy, MCMCStrategy
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.compressed import require_gsply
+from harmonizer_ns.splats.files import SplatFormat
 
 Trajectory = Literal["interp", "ellipse", "spiral", "none"]
-SplatFormat = Literal["ply", "ply_compressed", "spz"]
 
 
 @dataclass
 class Config(DistillSettings):
-    """What every command shares."""
+    """What every command shares; not all flags of gsplat's trainer are there.
+
+    These defaults differ from gsplat's: normalize_world_space False, save_ply True, disable_viewer True.
+    """
 
     data_dir: Path | None = None
     """Folder of the capture: COLMAP (sparse/0 and images) or nerfstudio (transforms.json)."""
@@ -92,14 +95,14 @@ class Config(DistillSettings):
     """Step size of view-dependent colours."""
     packed: bool = False
     """gsplat's packed mode: less memory, slower."""
-    sparse_grad: bool = False
-    """Sparse gradients (CUDA, with packed)."""
     visible_adam: bool = False
     """Let Adam change only the Gaussians that a step shows."""
+    sparse_grad: bool = False
+    """Does the same as visible_adam: rasterizers here give dense gradients."""
     antialiased: bool = False
     """Mip-Splatting's opacity compensation."""
-    camera_model: Literal["pinhole", "ortho", "fisheye"] = "pinhole"
-    """Photos of any lens are undistorted, so only "pinhole" is trained."""
+    camera_model: Literal["pinhole"] = "pinhole"
+    """Photos of any lens are undistorted, so that only pinhole cameras are trained."""
     random_bkgd: bool = False
     """Random background in training, against transparency."""
     opacity_reg: float = 0.0
@@ -148,6 +151,11 @@ class Config(DistillSettings):
     """Seed of everything random."""
     strategy: DefaultStrategy | MCMCStrategy = field(default_factory=DefaultStrategy)
     """Density control."""
+
+    @property
+    def only_visible(self) -> bool:
+        """Whether a step changes only the Gaussians that it shows."""
+        return self.visible_adam or self.sparse_grad
 
 
 @dataclass
@@ -232,12 +240,6 @@ def check(config: Config) -> None:
         raise InputError("export_formats names no format; to write none, use --no-save_ply")
     for name in set(config.export_formats) - {"ply"}:
         require_gsply(f"--export_formats {name}")
-    if config.camera_model != "pinhole":
-        raise InputError(f"camera_model {config.camera_model}: photos are undistorted, so only pinhole is trained")
-    if config.sparse_grad and not config.packed:
-        raise InputError("sparse_grad needs packed")
-    if config.sparse_grad and config.visible_adam:
-        raise InputError("sparse_grad and visible_adam exclude each other")
     if min(config.max_steps, config.data_factor, config.batch_size, config.sh_degree_interval) < 1:
         raise InputError(
             "max_steps, data_factor, batch_size and sh_degree_interval must be at least 1, got "

@@ -20,8 +20,7 @@ from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.enhancers.parking import ParkedEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
-from harmonizer_ns.splats.model import degree_of
-from harmonizer_ns.splats.rendering import RasterOptions, SplatRenderer
+from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Renderer
 
 OUTPUT = "harmonized.ply"
@@ -103,7 +102,7 @@ def _in_splats_frame(scene: Scene, transform: str) -> Scene:
 @torch.no_grad()
 def _check_fit(scene: Scene, splats: Mapping[str, Tensor]) -> None:
     """Refuse cameras that do not see the splats; the usual cause is another world frame."""
-    renderer = SplatRenderer(lambda: splats, lambda: degree_of(splats), RasterOptions())
+    renderer = SplatRenderer(splats)
     some = scene.train_cameras[:: max(1, len(scene.train) // _CHECKED)][:_CHECKED]
     small = [camera.resized(max(1, 64 * camera.width // max(camera.width, camera.height)), 64) for camera in some]
     alpha = max(renderer.render(camera).alpha.mean().item() for camera in small)

@@ -75,7 +75,7 @@ class Objective:
         cameras = cat_cameras([self.scene.cameras[i] for i in indices]).to(self.device)
         if "pose" in self.extras:
             cameras = self.extras["pose"].module(cameras, photos)
-        drawn = rasterize(splats, cameras, degree, self.options, "RGB+ED" if self.config.depth_loss else "RGB")
+        drawn = rasterize(splats, cameras, degree, self.options, with_depth=self.config.depth_loss)
         rgb = self._over_background(drawn)
         if "app" in self.extras:
             rgb = self.extras["app"].module(rgb, photos)

@@ -105,7 +105,7 @@ class Outputs:
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self, scene: Scene, repairs: Repairs, step: int, stage: str) -> dict[str, float]:
+    def evaluate(self, scene: Scene, repairs: Repairs, step: int, stage: str, count: int) -> dict[str, float]:
         """Averages over the held-out photos, raw and enhanced; pictures are photo, render and enhanced side by side.
 
         Returns:
@@ -127,7 +127,7 @@ class Outputs:
         values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}
         self.scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
         values["ellipse_time"] = seconds / max(len(rows), 1)
-        values["num_GS"] = len(repairs.renderer.splats()["means"])  # type: ignore[attr-defined]
+        values["num_GS"] = count
         self.stats(f"{stage}_step{step:04d}", values)
         self.say(f"Step {step}, {len(rows)} held-out photos: " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
         return values

@@ -8,7 +8,7 @@ Density control listens to photos only: repairs may be wrong about detail, and i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,32 +18,34 @@ from gsplat.strategy import MCMCStrategy
 from torch import Tensor
 
 from gsplat_trainer import checkpoint
-from gsplat_trainer import state as state_of
 from gsplat_trainer.config import Config
 from gsplat_trainer.distributed import World, run_round
 from gsplat_trainer.harmonize import make_repairs
 from gsplat_trainer.objective import Objective, make_extras
+from gsplat_trainer.optimizers import (
+    VisibleAdam,
+    first_splats,
+    make_optimizers,
+    on_device,
+    optimizer_state,
+    set_means_rate,
+    set_optimizer_state,
+)
 from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.viewer import NoViewer, TrainingViewer
 from harmonizer_ns.captures.capture import Scene
 from harmonizer_ns.distill.distiller import progress_bar
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
-from harmonizer_ns.splats.model import (
-    NAMES,
-    VisibleAdam,
-    degree_of,
-    make_optimizers,
-    parameters,
-    seed_splats,
-    set_means_rate,
-)
+from harmonizer_ns.splats.model import NAMES, Splats, degree_of, parameters
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
+from harmonizer_ns.types import Cameras, Frames
 
 
 class Trainer:
-    """One run.
+    """One run; as a `Renderer` it shows the splats as they are now.
 
     Args:
         config: settings, steps scaled.
@@ -63,7 +65,7 @@ class Trainer:
         scene: Scene,
         device: torch.device,
         world: World = World(),
-        splats: Mapping[str, Tensor] | None = None,
+        splats: Splats | None = None,
         viewer: TrainingViewer = NoViewer(),
     ) -> None:
         self.config, self.scene, self.device, self.world, self.viewer = config, scene, device, world, viewer
@@ -73,17 +75,16 @@ class Trainer:
         self._check_batch()
         self.step, self.first_step = -1, 0
         self.full_degree_from_start = splats is not None
-        seeds = seed_splats(config, scene, torch.Generator().manual_seed(config.seed)) if splats is None else splats
+        seeds = first_splats(config, scene) if splats is None else splats
         self._set_splats({name: value[world.rank :: world.size] for name, value in seeds.items()})
         self.strategy: Any = config.strategy
         self.strategy_state = self._initial_strategy_state()
         self.extras = make_extras(config, len(scene.train), device)
-        options = RasterOptions.of(config, distributed=world.size > 1)
-        self.objective = Objective(config, scene, options, self.extras, device)
-        self._gathered: Any = None
-        self.renderer = SplatRenderer(lambda: self._gathered or self.splats, lambda: self.degree, options)
+        self._options = _raster_options(config, distributed=world.size > 1)
+        self.objective = Objective(config, scene, self._options, self.extras, device)
+        self._gathered: Splats | None = None
         self.outputs = Outputs(config, enabled=world.is_first)
-        self.repairs = make_repairs(config, scene, self.renderer, world, self.outputs.say)
+        self.repairs = make_repairs(config, scene, self, world, self.outputs.say)
         self._order: list[int] = []
         self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
         self._random: dict[str, Any] | None = None
@@ -93,7 +94,7 @@ class Trainer:
         if self.config.batch_size > 1 and len(sizes) > 1:
             raise InputError(f"batch_size {self.config.batch_size} needs photos of one size, found {sorted(sizes)}")
 
-    def _set_splats(self, values: Mapping[str, Tensor]) -> None:
+    def _set_splats(self, values: Splats) -> None:
         self.splats: Any = parameters(values, self.device)
         self.optimizers = make_optimizers(self.splats, self.config, self.scene.extent, self.world.size)
         self._means_rate = self.optimizers["means"].param_groups[0]["lr"]
@@ -109,13 +110,17 @@ class Trainer:
         most = degree_of(self.splats)
         return most if self.full_degree_from_start else min(max(self.step, 0) // self.config.sh_degree_interval, most)
 
+    def render(self, cameras: Cameras) -> Frames:
+        """Colour, opacity and depth of every camera; of all ranks' Gaussians inside `whole_scene`."""
+        return SplatRenderer(self._gathered or self.splats, self.degree, self._options).render(cameras)
+
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
         """Train up to ``max_steps``, with evaluation and checkpoints on the way."""
         self.outputs.write_config()
         if self._random is not None:
-            state_of.set_random_state(self._random)
+            set_random_state(self._random)
         start = time.perf_counter()
         for step in range(self.first_step, self.config.max_steps):
             self.step = step
@@ -173,15 +178,15 @@ class Trainer:
         return chosen
 
     def _update(self, step: int, drawn: list[Rasterized]) -> None:
-        if self.config.sparse_grad or self.config.visible_adam:
-            self._restrict(drawn)
+        if self.config.only_visible:
+            self._mark_visible(drawn)
         set_means_rate(self.optimizers, self._means_rate, step / self.config.max_steps)
         for optimizer in [*self.optimizers.values(), *(extra.optimizer for extra in self.extras.values())]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def _restrict(self, drawn: list[Rasterized]) -> None:
-        """Let optimizers see only the Gaussians that this step showed."""
+    def _mark_visible(self, drawn: list[Rasterized]) -> None:
+        """Tell the optimizers which Gaussians this step showed."""
         shown = torch.zeros(len(self.splats["means"]), dtype=torch.bool, device=self.device)
         for item in drawn:
             ids = item.info["gaussian_ids"]
@@ -189,13 +194,9 @@ class Trainer:
                 shown |= (item.info["radii"] > 0).any(dim=0)
             else:
                 shown[ids] = True
-        for name, value in self.splats.items():
-            optimizer = self.optimizers[name]
+        for optimizer in self.optimizers.values():
             if isinstance(optimizer, VisibleAdam):
                 optimizer.visible = shown
-            elif value.grad is not None and not value.grad.is_sparse:
-                rows = shown.nonzero()[:, 0]
-                value.grad = torch.sparse_coo_tensor(rows[None], value.grad[rows], value.shape, is_coalesced=True)
 
     def _control_density(self, step: int, info: dict[str, Any]) -> None:
         step = max(step, 1)  # gsplat 1.4 resets all opacities at step 0
@@ -245,7 +246,11 @@ class Trainer:
         """Measure the held-out photos (first rank; None elsewhere). All ranks must call it."""
         cuda = [self.device] if self.device.type == "cuda" else []
         with self.whole_scene(), torch.random.fork_rng(devices=cuda):  # building LPIPS draws random numbers
-            return self.outputs.evaluate(self.scene, self.repairs, step, stage) if self.world.is_first else None
+            return self._evaluate(step, stage) if self.world.is_first else None
+
+    def _evaluate(self, step: int, stage: str) -> dict[str, float]:
+        count = len((self._gathered or self.splats)["means"])
+        return self.outputs.evaluate(self.scene, self.repairs, step, stage, count)
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -256,14 +261,12 @@ class Trainer:
             "world_size": self.world.size,
             "full_degree": self.full_degree_from_start,
             "splats": {name: self.splats[name] for name in NAMES},
-            "optimizers": {
-                name: state_of.optimizer_state(optimizer) for name, optimizer in self._all_optimizers.items()
-            },
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._all_optimizers.items()},
             "strategy": self.strategy_state,
             "extras": {name: dict(extra.module.state_dict()) for name, extra in self.extras.items()},
             "order": self._order,
             "shuffle": self._shuffle.get_state(),
-            "random": state_of.random_state(),
+            "random": random_state(),
             "repairs": self.repairs.state_dict(),
         }
 
@@ -285,8 +288,8 @@ class Trainer:
         for name, extra in self.extras.items():
             extra.module.load_state_dict(state["extras"][name])
         for name, optimizer in self._all_optimizers.items():
-            state_of.set_optimizer_state(optimizer, state["optimizers"][name], self.device)
-        self.strategy_state = {name: state_of.on(value, self.device) for name, value in state["strategy"].items()}
+            set_optimizer_state(optimizer, state["optimizers"][name], self.device)
+        self.strategy_state = on_device(state["strategy"], self.device)
         self.full_degree_from_start = state["full_degree"]
         self._order = list(state["order"])
         self._shuffle.set_state(state["shuffle"])
@@ -297,3 +300,15 @@ class Trainer:
     @property
     def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {**self.optimizers, **{name: extra.optimizer for name, extra in self.extras.items()}}
+
+
+def _raster_options(config: Config, distributed: bool) -> RasterOptions:
+    """How a run draws its splats in training."""
+    return RasterOptions(
+        config.near_plane,
+        config.far_plane,
+        config.antialiased,
+        config.packed,
+        absgrad=getattr(config.strategy, "absgrad", False),
+        distributed=distributed,
+    )

@@ -145,6 +145,11 @@ def rotation_between(a: Float[Tensor, " 3"], b: Float[Tensor, " 3"]) -> Float[Te
     return quaternion_to_rotation(quaternion)
 
 
+def camera_extent(centers: Float[Tensor, "n 3"]) -> float:
+    """gsplat's scene scale: 1.1 times the largest distance of a camera from their mean; 1 for one place."""
+    return 1.1 * (centers - centers.mean(dim=0)).norm(dim=-1).max().item() or 1.0
+
+
 def nearest_spacing(camera_to_world: Float[Tensor, "n 4 4"]) -> tuple[float, float]:
     """How densely a capture samples space: medians over cameras of distance and angle to the nearest other camera.
 

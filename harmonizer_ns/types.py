@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EMPTY_ALPHA = 1e-3
+"""Pixels with no more accumulated opacity show nothing, and have no depth."""
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -127,6 +130,18 @@ class Frames:
             shape = tuple(getattr(self, name).shape)
             if shape != (n, channels, h, w):
                 raise ValueError(f"Frames.{name} has shape {shape}, its cameras say {(n, channels, h, w)}")
+
+    @staticmethod
+    def rendered(
+        rgb: Float[Tensor, "n 3 h w"],
+        alpha: Float[Tensor, "n 1 h w"],
+        depth: Float[Tensor, "n 1 h w"],
+        cameras: Cameras,
+        min_alpha: float = EMPTY_ALPHA,
+    ) -> Frames:
+        """What a renderer drew: clamped to [0, 1], depth 0 where the opacity is not above ``min_alpha``."""
+        depth = torch.where(alpha > min_alpha, depth, torch.zeros_like(depth))
+        return Frames(rgb.clamp(0, 1), alpha.clamp(0, 1), depth, cameras)
 
     def __len__(self) -> int:
         return self.rgb.shape[0]

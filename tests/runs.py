@@ -8,8 +8,8 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer
 
 from harmonizer_ns.plugin.method import harmonize_nerf_tiny, harmonize_tiny
-from harmonizer_ns.plugin.state import seed_all
 from harmonizer_ns.plugin.trainer import HarmonizeTrainerConfig
+from harmonizer_ns.random_state import seed_all
 
 
 def tiny_config(data: Path, output: Path, *, nerf: bool = False, **changes: object) -> HarmonizeTrainerConfig:

@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from harmonizer_ns.captures.colmap import PosedViews, View, find_sparse, read_colmap
 from gsplat_trainer.config import Config
+from harmonizer_ns.captures.colmap import PosedViews, View, find_sparse, read_colmap
 from harmonizer_ns.captures.frame import Similarity, gsplat_normalization, read_dataparser_transforms
 from harmonizer_ns.captures.lens import Pinhole, undistorted
 from harmonizer_ns.captures.photos import find_image, find_photos, photo_size, read_mask, read_rgb
 from harmonizer_ns.captures.transforms import read_transforms
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.poses import camera_extent
 from harmonizer_ns.types import Cameras
 
 
@@ -77,9 +78,8 @@ class Scene:
 
     @property
     def extent(self) -> float:
-        """gsplat's scene scale: 1.1 times the largest distance of a camera from their mean; 1 for one place."""
-        centers = torch.cat([camera.centers for camera in self.cameras])
-        return 1.1 * (centers - centers.mean(dim=0)).norm(dim=-1).max().item() or 1.0
+        """gsplat's scene scale."""
+        return camera_extent(torch.cat([camera.centers for camera in self.cameras]))
 
     def moved(self, way: Similarity) -> Scene:
         """The same scene in another frame."""

@@ -109,14 +109,12 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
     from harmonizer_ns.splats.files import read_splats
-    from harmonizer_ns.splats.model import degree_of
     from harmonizer_ns.splats.rendering import SplatRenderer
 
     if device == "cpu":
         give_cores_to_the_rasterizer()
     splats = {name: value.to(device) for name, value in read_splats(config.scene).items()}
-    degree = degree_of(splats)
-    renderer = SplatRenderer(lambda: splats, lambda: degree)
+    renderer = SplatRenderer(splats)
     if config.data is None:
         return ViewedScene(renderer, overview(splats["means"]), lambda view: None)
     return _with_photos(config.data, renderer)

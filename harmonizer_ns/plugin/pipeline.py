@@ -37,6 +37,7 @@ from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
 from harmonizer_ns.plugin.report import PICTURE_SIDE, PICTURES, log_round
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
+from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.types import Cameras, Frames
 
 STATE_FORMAT = 1
@@ -176,7 +177,7 @@ class HarmonizePipeline(VanillaPipeline):
         if self._loaded is None:
             return
         saved.set_datamanager_state(self.datamanager, self._loaded["datamanager"])
-        saved.set_random_state(self._loaded["random"])
+        set_random_state(self._loaded["random"])
         self._loaded = None
 
     def _fix_if_due(self, trainer: Trainer, step: int) -> None:
@@ -213,7 +214,7 @@ class HarmonizePipeline(VanillaPipeline):
             "format": STATE_FORMAT,
             "first_step": self.first_step,
             "targets": self.repairs.summary()["targets"],
-            "random": saved.random_state(),
+            "random": random_state(),
             "datamanager": saved.datamanager_state(self.datamanager),
             "model": saved.model_state(self.model),
             "distiller": self.repairs.state_dict(),

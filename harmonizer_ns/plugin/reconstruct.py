@@ -36,7 +36,8 @@ class NerfConfig:
     rate: float = 0.03
     """Adam's step size; falls exponentially to a tenth of this."""
     min_alpha: float = 0.3
-    """Rendered depth is 0 where the accumulated opacity is below this."""
+    """Rendered depth is 0 where the accumulated opacity is not above this: so short a fit leaves haze, whose depth says
+    where no surface is."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rays < 1 or self.rate <= 0:
@@ -78,17 +79,16 @@ class NerfRenderer:
     Args:
         model: trained in the box.
         box: where it lives.
-        min_alpha: depth is 0 where the accumulated opacity is below this.
+        min_alpha: depth is 0 where the accumulated opacity is not above this.
     """
 
     def __init__(self, model: HarmonizeNerfactoModel, box: UnitBox, min_alpha: float) -> None:
-        self._renderer, self._box, self._min_alpha = ModelRenderer(model), box, min_alpha
+        self._renderer, self._box = ModelRenderer(model, min_alpha), box
 
     def render(self, cameras: Cameras) -> Frames:
         """Colour, opacity and median depth of every camera."""
         frames = self._renderer.render(self._box.inside(cameras))
-        depth = torch.where(frames.alpha >= self._min_alpha, frames.depth / self._box.scale, 0.0)
-        return replace(frames, depth=depth, cameras=cameras.to(depth.device))
+        return replace(frames, depth=frames.depth / self._box.scale, cameras=cameras.to(frames.depth.device))
 
 
 class NerfReconstructor:

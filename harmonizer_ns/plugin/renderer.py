@@ -12,11 +12,8 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
 from harmonizer_ns.plugin.cameras import to_nerfstudio
-from harmonizer_ns.types import Cameras, Frames, cat_frames
+from harmonizer_ns.types import EMPTY_ALPHA, Cameras, Frames, cat_frames
 from harmonizer_ns.warp import pixel_grid
-
-EMPTY_ALPHA = 1e-3
-"""Pixels with less accumulated opacity have no depth."""
 
 
 class ModelRenderer:
@@ -24,10 +21,11 @@ class ModelRenderer:
 
     Args:
         model: splatfacto, nerfacto or a model with the same outputs.
+        min_alpha: depth is 0 where the accumulated opacity is not above this.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, min_alpha: float = EMPTY_ALPHA) -> None:
+        self._model, self._min_alpha = model, min_alpha
 
     @torch.no_grad()
     def render(self, cameras: Cameras) -> Frames:
@@ -42,17 +40,18 @@ class ModelRenderer:
 
     def _render_one(self, camera: Cameras) -> Frames:
         outputs = self._model.get_outputs_for_camera(to_nerfstudio(camera)[0:1])
-        return frames_from_outputs(self._model, outputs, camera)
+        return frames_from_outputs(self._model, outputs, camera, self._min_alpha)
 
 
-def frames_from_outputs(model: Model, outputs: dict[str, Any], camera: Cameras) -> Frames:
+def frames_from_outputs(
+    model: Model, outputs: dict[str, Any], camera: Cameras, min_alpha: float = EMPTY_ALPHA
+) -> Frames:
     """Model outputs of one camera (``h w c``) as frames."""
     rgb, alpha = _image(outputs["rgb"]), _image(outputs["accumulation"])
     depth = _image(outputs["depth"])
     if not isinstance(model, SplatfactoModel):
         depth = depth / ray_lengths(camera.to(depth.device))
-    depth = torch.where(alpha > EMPTY_ALPHA, depth, torch.zeros_like(depth))
-    return Frames(rgb.clamp(0, 1), alpha.clamp(0, 1), depth, camera.to(rgb.device))
+    return Frames.rendered(rgb, alpha, depth, camera.to(rgb.device), min_alpha)
 
 
 def ray_lengths(camera: Cameras) -> Float[Tensor, "1 1 h w"]:

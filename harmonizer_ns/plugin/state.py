@@ -6,13 +6,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch.nn import Parameter
+
+from harmonizer_ns.random_state import NUMPY_SCALARS, from_python_state, python_state
 
 COUNTERS = ("train_count", "eval_count", "train_unseen_cameras", "eval_unseen_cameras")
 """Positions of nerfstudio's data managers: plain ints and lists of ints."""
@@ -23,44 +24,9 @@ SAMPLER_COUNTERS = ("_step", "_steps_since_update")
 def allow_numpy_scalars() -> None:
     """Let ``torch.load(weights_only=True)`` read the numpy scalars of nerfstudio's scheduler states.
 
-    Without this nerfstudio cannot read its own checkpoints on torch >= 2.6. Scalars and dtypes hold no code.
+    Without this nerfstudio cannot read its own checkpoints on torch >= 2.6.
     """
-    scalar: Any = np.float64(1).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    torch.serialization.add_safe_globals([scalar, np.dtype, *dtypes])
-
-
-def seed_all(seed: int) -> None:
-    """Seed every global generator, as ``ns-train`` does before it builds a trainer."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - nerfstudio draws from it
-    torch.manual_seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """States of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
-    version, internal, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - nerfstudio draws from it
-    name, keys, position, has_gauss, cached = numpy_state
-    state = {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state`. States of CUDA devices that this machine does not have are left out."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    for device, device_state in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(device_state.cpu(), device)
+    torch.serialization.add_safe_globals(NUMPY_SCALARS)
 
 
 def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
@@ -68,8 +34,7 @@ def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
     state = {name: getattr(datamanager, name) for name in COUNTERS if hasattr(datamanager, name)}
     generator = getattr(datamanager, "random_generator", None)
     if isinstance(generator, random.Random):
-        version, internal, gauss = generator.getstate()
-        state["random_generator"] = [version, list(internal), gauss]
+        state["random_generator"] = python_state(generator.getstate())
     return state
 
 
@@ -81,8 +46,7 @@ def set_datamanager_state(datamanager: DataManager, state: dict[str, Any]) -> No
             setattr(datamanager, name, list(value) if isinstance(value, list) else value)
     generator = getattr(datamanager, "random_generator", None)
     if "random_generator" in state and isinstance(generator, random.Random):
-        version, internal, gauss = state["random_generator"]
-        generator.setstate((version, tuple(internal), gauss))
+        generator.setstate(from_python_state(state["random_generator"]))
 
 
 def model_state(model: Model) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
-from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers, seed_all
+from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers
+from harmonizer_ns.random_state import seed_all
 
 
 @dataclass

@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
-from gsplat_trainer.config import SplatFormat
-from harmonizer_ns.splats.model import NAMES, SH_C0
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import first_line, written_whole
+from harmonizer_ns.random_state import NUMPY_SCALARS
+from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
+from harmonizer_ns.splats.model import NAMES, base_harmonics
 
+SplatFormat = Literal["ply", "ply_compressed", "spz"]
 SUFFIXES: dict[SplatFormat, str] = {"ply": ".ply", "ply_compressed": ".compressed.ply", "spz": ".spz"}
 _SPLATFACTO = {
     "means": "means",
@@ -63,7 +65,7 @@ def _finite(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return {name: value[finite].contiguous() for name, value in splats.items()}
 
 
-def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat) -> None:
+def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "ply") -> None:
     """Write a file that viewers read; it appears when it is whole.
 
     Raises:
@@ -73,14 +75,8 @@ def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat) ->
     if kind != "ply":
         values = _finite(values, path)  # one broken Gaussian would spoil the range of its whole chunk
     write = {"ply": _write_rows, "ply_compressed": write_compressed_ply, "spz": write_spz}[kind]
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
         write(partial, values)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error}") from error
 
 
 # --- PLY --------------------------------------------------------------------------------------------------------------
@@ -108,7 +104,7 @@ def read_ply(path: Path) -> dict[str, Tensor]:
         "scales": _stack(columns, [f"scale_{i}" for i in range(3)]),
         "quats": _stack(columns, [f"rot_{i}" for i in range(4)]),
         "opacities": _stack(columns, ["opacity"])[:, 0],
-        "sh0": _base_color(columns, path)[:, None],
+        "sh0": _base_color(columns, path),
         "shN": _rest(columns, path),
     }
 
@@ -117,13 +113,13 @@ def _stack(columns: dict[str, np.ndarray], names: Any) -> Tensor:
     return torch.from_numpy(np.stack([columns[name].astype(np.float32) for name in names], axis=1))
 
 
-def _base_color(columns: dict[str, np.ndarray], path: Path) -> Tensor:
+def _base_color(columns: dict[str, np.ndarray], path: Path) -> Float[Tensor, "n 1 3"]:
     harmonic, plain = [f"f_dc_{i}" for i in range(3)], ("red", "green", "blue")
     if all(name in columns for name in harmonic):
-        return _stack(columns, harmonic)
+        return _stack(columns, harmonic)[:, None]
     if not all(name in columns for name in plain):
         raise InputError(f"{path} has no colours: neither f_dc_0..2 nor red, green and blue")
-    return (_stack(columns, plain) / 255 - 0.5) / SH_C0
+    return base_harmonics(_stack(columns, plain) / 255)
 
 
 def _rest(columns: dict[str, np.ndarray], path: Path) -> Tensor:
@@ -135,11 +131,6 @@ def _rest(columns: dict[str, np.ndarray], path: Path) -> Tensor:
     if not count:
         return torch.zeros(len(columns["x"]), 0, 3)
     return _stack(columns, [f"f_rest_{i}" for i in range(count)]).reshape(-1, 3, count // 3).transpose(1, 2)
-
-
-def write_ply(path: Path, splats: Mapping[str, Tensor]) -> None:
-    """Write the layout that 3DGS viewers read; see `write_splats`."""
-    write_splats(path, splats, "ply")
 
 
 def _write_rows(path: Path, values: Mapping[str, Tensor]) -> None:
@@ -192,12 +183,10 @@ def read_splatfacto(path: Path) -> dict[str, Tensor]:
 
 def _load(path: Path) -> dict[str, Any]:
     """A torch file, without running code from it."""
-    scalar: Any = np.float64(1).__reduce__()[0]  # nerfstudio's scheduler states hold numpy scalars
-    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     try:
-        with torch.serialization.safe_globals([scalar, np.dtype, *dtypes]):
+        with torch.serialization.safe_globals(NUMPY_SCALARS):  # in nerfstudio's scheduler states
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
+        reason = first_line(error) or repr(error)
         raise InputError(f"{path} cannot be read (incomplete, or not a checkpoint): {reason}") from error
     return state if isinstance(state, dict) else {}

@@ -16,14 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.raster import rasterization
 from harmonizer_ns.metrics import splat_loss
-from harmonizer_ns.types import Cameras, Frames, cat_frames
-
-SH_C0 = 0.28209479177387814
-"""The constant spherical harmonic, ``1 / (2 sqrt(pi))``."""
-
-Splats = torch.nn.ParameterDict
+from harmonizer_ns.poses import camera_extent
+from harmonizer_ns.splats.model import MIN_POINTS, parameters, seed_splats
+from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
+from harmonizer_ns.types import Frames
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class LearningRates:
     quats: float = 4e-3
     opacities: float = 1e-1
     sh0: float = 1e-2
-    sh_rest: float = 1e-3
+    shN: float = 1e-3  # noqa: N815 (gsplat's name)
 
 
 @dataclass(frozen=True)
@@ -64,38 +61,14 @@ class SplatConfig:
     grow_gradient: float = 2e-4
     """Mean screen-space gradient above which a Gaussian is cloned or split."""
     min_alpha: float = 0.3
-    """Rendered depth is 0 where the accumulated opacity is below this."""
+    """Rendered depth is 0 where the accumulated opacity is not above this: so short a fit leaves haze, whose expected
+    depth says where no surface is, and references are warped by these depths."""
     rates: LearningRates = field(default_factory=LearningRates)
     """Step sizes."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.max_gaussians < 4 or not 0 <= self.sh_degree <= 3:
+        if self.steps < 1 or self.max_gaussians < MIN_POINTS or not 0 <= self.sh_degree <= 3:
             raise ValueError(f"need steps >= 1, max_gaussians >= 4 and sh_degree in 0..3, got {self}")
-
-
-class SplatRenderer:
-    """Renders fitted Gaussians.
-
-    Args:
-        splats: means, scales (log), quats, opacities (logit), sh0 and sh_rest.
-        sh_degree: degree of the view-dependent colour.
-        min_alpha: depth is 0 where the accumulated opacity is below this.
-    """
-
-    def __init__(self, splats: dict[str, Tensor], sh_degree: int, min_alpha: float) -> None:
-        self.splats, self.sh_degree, self.min_alpha = splats, sh_degree, min_alpha
-
-    @torch.no_grad()
-    def render(self, cameras: Cameras) -> Frames:
-        """Colour over black, opacity and expected depth of every camera."""
-        cameras = cameras.to(self.splats["means"].device)
-        return cat_frames([self._render_one(camera) for camera in cameras])
-
-    def _render_one(self, camera: Cameras) -> Frames:
-        image, alpha, _ = rasterize(self.splats, camera, self.sh_degree, "RGB+ED")
-        image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2).clamp(0, 1)
-        depth = torch.where(alpha >= self.min_alpha, image[:, 3:], torch.zeros_like(alpha))
-        return Frames(image[:, :3].clamp(0, 1), alpha, depth, camera)
 
 
 class SplatReconstructor:
@@ -127,7 +100,7 @@ class SplatReconstructor:
             ValueError: without photos, with fewer than 4 points, or with points and colours of different shapes,
                 or when weights do not fit the photos.
         """
-        if not photos or len(points) < 4 or points.shape != colors.shape:
+        if not photos or len(points) < MIN_POINTS or points.shape != colors.shape:
             raise ValueError(
                 f"a splat needs photos and at least 4 coloured seed points, got {len(photos)} photos, "
                 f"points {tuple(points.shape)} and colours {tuple(colors.shape)}"
@@ -139,51 +112,28 @@ class SplatReconstructor:
         device = photos[0].rgb.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.config.seed)
-            splats = seed_splats(points.to(device), colors.to(device), self.config)
-            splats = _optimize(splats, photos, weights, self.config)
+            points, colors = _capped(points.to(device), colors.to(device), self.config.max_gaussians)
+            splats = parameters(seed_splats(points, colors, self.config.sh_degree), device)
+            _optimize(splats, photos, weights, self.config)
         fixed = {name: value.detach() for name, value in splats.items()}
-        return SplatRenderer(fixed, self.config.sh_degree, self.config.min_alpha)
+        return SplatRenderer(fixed, min_alpha=self.config.min_alpha)
 
 
-def seed_splats(points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], config: SplatConfig) -> Splats:
-    """One round Gaussian per seed point, as wide as the distance to its three nearest neighbours."""
-    if len(points) > config.max_gaussians:
-        kept = torch.randperm(len(points))[: config.max_gaussians].to(points.device)
-        points, colors = points[kept], colors[kept]
-    n, rest = len(points), (config.sh_degree + 1) ** 2 - 1
-    spacing = _neighbour_distance(points)
-    values = {
-        "means": points,
-        "scales": spacing.log()[:, None].repeat(1, 3),
-        "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
-        "opacities": torch.logit(points.new_full((n,), 0.1)),
-        "sh0": ((colors - 0.5) / SH_C0)[:, None],
-        "sh_rest": points.new_zeros(n, rest, 3),
-    }
-    return Splats({name: torch.nn.Parameter(value.clone().float()) for name, value in values.items()})
+def _capped(
+    points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], most: int
+) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q 3"]]:
+    """At most so many of the points, drawn by chance, and their colours."""
+    if len(points) <= most:
+        return points, colors
+    kept = torch.randperm(len(points))[:most].to(points.device)
+    return points[kept], colors[kept]
 
 
-def rasterize(splats: Any, camera: Cameras, sh_degree: int, mode: str) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Rasterize one camera: image ``1 h w c``, alpha ``1 h w 1`` and gsplat's meta data."""
-    return rasterization(
-        means=splats["means"],
-        quats=splats["quats"],
-        scales=splats["scales"].exp(),
-        opacities=splats["opacities"].sigmoid(),
-        colors=torch.cat([splats["sh0"], splats["sh_rest"]], dim=1),
-        viewmats=camera.world_to_camera,
-        Ks=camera.intrinsics,
-        width=camera.width,
-        height=camera.height,
-        sh_degree=sh_degree,
-        render_mode=mode,
-        packed=False,
-    )
-
-
-def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None, config: SplatConfig) -> Splats:
-    """The optimisation loop of Kerbl et al.; returns the splats with their Gaussians as density control left them."""
-    scale = _scene_scale(photos)
+def _optimize(
+    splats: torch.nn.ParameterDict, photos: list[Frames], weights: list[Tensor] | None, config: SplatConfig
+) -> None:
+    """The optimisation loop of Kerbl et al., in place: density control changes how many Gaussians there are."""
+    scale = camera_extent(torch.cat([photo.cameras.centers for photo in photos]))
     optimizers = _optimizers(splats, config.rates, scale)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], 0.01 ** (1 / config.steps))
     strategy = _strategy(config)
@@ -195,9 +145,9 @@ def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None
         index = order.pop()
         photo = (halves if step <= config.coarse_fraction * config.steps else photos)[index]
         degree = config.sh_degree if step > config.steps // 3 else 0
-        image, _, info = rasterize(splats, photo.cameras, degree, "RGB")
-        strategy.step_pre_backward(splats, optimizers, state, step, info)
-        image = image.permute(0, 3, 1, 2)
+        drawn = rasterize(splats, photo.cameras, degree)
+        strategy.step_pre_backward(splats, optimizers, state, step, drawn.info)
+        image = drawn.rgb
         if weights is not None:  # what does not count is as it should be
             image = torch.lerp(photo.rgb, image, F.interpolate(weights[index], image.shape[-2:], mode="area"))
         splat_loss(image, photo.rgb, config.ssim_weight).backward()
@@ -206,11 +156,10 @@ def _optimize(splats: Splats, photos: list[Frames], weights: list[Tensor] | None
             optimizer.zero_grad(set_to_none=True)
         decay.step()
         _respect_cap(strategy, state, len(splats["means"]), config)
-        strategy.step_post_backward(splats, optimizers, state, step, info)
-    return splats
+        strategy.step_post_backward(splats, optimizers, state, step, drawn.info)
 
 
-def _optimizers(splats: Splats, rates: LearningRates, scale: float) -> dict[str, torch.optim.Optimizer]:
+def _optimizers(splats: torch.nn.ParameterDict, rates: LearningRates, scale: float) -> dict[str, torch.optim.Optimizer]:
     """One Adam per tensor, as gsplat's density control expects."""
     factor = {"means": scale}
     return {
@@ -251,21 +200,3 @@ def _half(photo: Frames) -> Frames:
         for image in (photo.rgb, photo.alpha, photo.depth)
     )
     return Frames(rgb, alpha, depth, cameras)
-
-
-def _scene_scale(photos: list[Frames]) -> float:
-    """Radius of the cameras around their mean, in scene units (gsplat's convention); 1 for a single position."""
-    centers = torch.cat([photo.cameras.centers for photo in photos])
-    radius = (centers - centers.mean(dim=0)).norm(dim=1).max().item()
-    return 1.1 * radius or 1.0
-
-
-def _neighbour_distance(points: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
-    """Root mean square distance to the three nearest other points, at least a millionth of the cloud's extent."""
-    from scipy.spatial import KDTree
-
-    cloud = points.detach().cpu().double().numpy()
-    distances, _ = KDTree(cloud).query(cloud, k=4)
-    spacing = torch.from_numpy((distances[:, 1:] ** 2).mean(axis=1) ** 0.5)
-    floor = 1e-6 * (points.amax(dim=0) - points.amin(dim=0)).norm().item()
-    return spacing.clamp(min=max(floor, 1e-9)).to(points)

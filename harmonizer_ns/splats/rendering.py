@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rasterize the trainer's Gaussians: with gradients for training, as a `Renderer` for everything else."""
+"""Draw Gaussians: with gradients for training, as a `Renderer` for everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gsplat_trainer.config import Config
 from harmonizer_ns.raster import rasterization
-from harmonizer_ns.types import Cameras, Frames, cat_frames
-
-EMPTY_ALPHA = 1e-3
-"""Pixels with less accumulated opacity have no depth."""
+from harmonizer_ns.splats.model import Splats, degree_of
+from harmonizer_ns.types import EMPTY_ALPHA, Cameras, Frames, cat_frames
 
 
 @dataclass(frozen=True)
@@ -27,26 +23,12 @@ class RasterOptions:
     far_plane: float = 1e10
     antialiased: bool = False
     packed: bool = False
-    sparse_grad: bool = False
     absgrad: bool = False
     distributed: bool = False
 
-    @staticmethod
-    def of(config: Config, distributed: bool = False) -> RasterOptions:
-        """Those of a run in training."""
-        return RasterOptions(
-            config.near_plane,
-            config.far_plane,
-            config.antialiased,
-            config.packed,
-            config.sparse_grad,
-            getattr(config.strategy, "absgrad", False),
-            distributed,
-        )
-
     def for_viewing(self) -> RasterOptions:
         """The same image without what only training needs."""
-        return replace(self, packed=False, sparse_grad=False, absgrad=False, distributed=False)
+        return replace(self, packed=False, absgrad=False, distributed=False)
 
 
 class Rasterized(NamedTuple):
@@ -59,35 +41,44 @@ class Rasterized(NamedTuple):
 
 
 def rasterize(
-    splats: Any,
+    splats: Splats,
     cameras: Cameras,
-    sh_degree: int,
-    options: RasterOptions,
-    mode: Literal["RGB", "RGB+ED"] = "RGB",
+    degree: int | None,
+    options: RasterOptions = RasterOptions(),
+    with_depth: bool = False,
+    colors: Float[Tensor, "n 3"] | None = None,
 ) -> Rasterized:
-    """Draw the splats; gradients flow to them and to the cameras' poses."""
+    """Draw the splats; gradients flow to them and to the cameras' poses.
+
+    Args:
+        splats: the Gaussians.
+        cameras: where to look from.
+        degree: of the splats' own colours; None with ``colors``.
+        options: how.
+        with_depth: draw depth as well.
+        colors: shown in the place of the splats' own.
+    """
     image, alpha, info = rasterization(
         means=splats["means"],
         quats=splats["quats"],
         scales=torch.exp(splats["scales"]),
         opacities=torch.sigmoid(splats["opacities"]),
-        colors=torch.cat([splats["sh0"], splats["shN"]], dim=1),
+        colors=torch.cat([splats["sh0"], splats["shN"]], dim=1) if colors is None else colors,
         viewmats=cameras.world_to_camera,
         Ks=cameras.intrinsics,
         width=cameras.width,
         height=cameras.height,
         near_plane=options.near_plane,
         far_plane=options.far_plane,
-        sh_degree=sh_degree,
+        sh_degree=degree,
         packed=options.packed,
-        render_mode=mode,
-        sparse_grad=options.sparse_grad,
+        render_mode="RGB+ED" if with_depth else "RGB",
         absgrad=options.absgrad,
         rasterize_mode="antialiased" if options.antialiased else "classic",
         distributed=options.distributed,
     )
     image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)
-    return Rasterized(image[:, :3], alpha, image[:, 3:] if mode == "RGB+ED" else None, info)
+    return Rasterized(image[:, :3], alpha, image[:, 3:] if with_depth else None, info)
 
 
 @dataclass(frozen=True)
@@ -95,23 +86,25 @@ class SplatRenderer:
     """Renders splats without gradients.
 
     Args:
-        splats: gives them as they are now.
-        degree: gives the degree of colour that is in use now.
+        splats: the Gaussians.
+        degree: of colour that is in use; None: all that the splats hold.
         options: how.
+        min_alpha: depth is 0 where the accumulated opacity is not above this.
     """
 
-    splats: Callable[[], Any]
-    degree: Callable[[], int]
+    splats: Splats
+    degree: int | None = None
     options: RasterOptions = RasterOptions()
+    min_alpha: float = EMPTY_ALPHA
 
     @torch.no_grad()
     def render(self, cameras: Cameras) -> Frames:
         """Colour over black, opacity and expected z-depth of every camera, on the splats' device."""
-        cameras = cameras.to(self.splats()["means"].device)
+        cameras = cameras.to(self.splats["means"].device)
         return cat_frames([self._render_one(camera) for camera in cameras])
 
     def _render_one(self, camera: Cameras) -> Frames:
-        drawn = rasterize(self.splats(), camera, self.degree(), self.options.for_viewing(), "RGB+ED")
+        degree = degree_of(self.splats) if self.degree is None else self.degree
+        drawn = rasterize(self.splats, camera, degree, self.options.for_viewing(), with_depth=True)
         assert drawn.depth is not None
-        depth = torch.where(drawn.alpha > EMPTY_ALPHA, drawn.depth, torch.zeros_like(drawn.depth))
-        return Frames(drawn.rgb.clamp(0, 1), drawn.alpha.clamp(0, 1), depth, camera)
+        return Frames.rendered(drawn.rgb, drawn.alpha, drawn.depth, camera, self.min_alpha)

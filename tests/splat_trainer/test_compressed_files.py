@@ -19,8 +19,8 @@ from gsplat_trainer.config import DefaultConfig, HarmonizeConfig, check
 from harmonizer_ns import metrics
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.compressed import _in_chunks, fractional_bits
-from harmonizer_ns.splats.files import SUFFIXES, read_splats, write_ply, write_splats
-from harmonizer_ns.splats.model import NAMES, degree_of
+from harmonizer_ns.splats.files import SUFFIXES, read_splats, write_splats
+from harmonizer_ns.splats.model import NAMES
 from harmonizer_ns.splats.rendering import SplatRenderer
 
 KINDS = ("ply_compressed", "spz")
@@ -58,7 +58,7 @@ def through(path, splats, kind):
 
 def picture(splats):
     cameras = arc_cameras(3, 96, 72, span=2.5)
-    return SplatRenderer(lambda: splats, lambda: degree_of(splats)).render(cameras).rgb
+    return SplatRenderer(splats).render(cameras).rgb
 
 
 def psnr(splats, wanted):
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gsply, "write_spz", full)
-    write_ply(tmp_path / "s.ply", some_splats())
+    write_splats(tmp_path / "s.ply", some_splats())
     with pytest.raises(InputError, match=r"cannot write .*s\.spz.*No space left"):
         write_splats(tmp_path / "s.spz", some_splats(), "spz")
     assert [file.name for file in tmp_path.iterdir()] == ["s.ply"]

@@ -17,7 +17,7 @@ from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.files import read_splats, write_ply
+from harmonizer_ns.splats.files import read_splats, write_splats
 
 
 def test_it_imports_neither_nerfstudio_nor_its_plugin():
@@ -156,7 +156,7 @@ def test_a_nerfstudio_ply_wants_its_transform(colmap, tmp_path, trained, mixer):
     s = 0.5**0.5  # a quarter turn about z, times the Gaussian's own rotation
     splats["quats"] = torch.stack([s * (w - z), s * (x - y), s * (y + x), s * (z + w)], dim=1)
     splats["shN"] = splats["shN"][:, :0]
-    write_ply(tmp_path / "ns.ply", splats)
+    write_splats(tmp_path / "ns.ply", splats)
     transform = tmp_path / "dataparser_transforms.json"
     transform.write_text(json.dumps({"transform": torch.cat([R, t[:, None]], 1).tolist(), "scale": 0.1}))
     with pytest.raises(InputError, match="ply_transform"):

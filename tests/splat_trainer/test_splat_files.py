@@ -10,9 +10,10 @@ from plyfile import PlyData, PlyElement
 from toy import write_points
 
 from gsplat_trainer import checkpoint
+from gsplat_trainer.optimizers import VisibleAdam
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.files import read_splats, write_ply
-from harmonizer_ns.splats.model import NAMES, VisibleAdam
+from harmonizer_ns.splats.files import read_splats, write_splats
+from harmonizer_ns.splats.model import NAMES
 
 
 def some_splats(count=7, degree=2):
@@ -25,14 +26,14 @@ def some_splats(count=7, degree=2):
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_ply_round_trip(tmp_path, degree):
     splats = some_splats(degree=degree)
-    write_ply(tmp_path / "s.ply", splats)
+    write_splats(tmp_path / "s.ply", splats)
     back = read_splats(tmp_path / "s.ply")
     assert all(torch.equal(back[name], splats[name]) for name in NAMES)
 
 
 def test_ply_has_the_standard_properties(tmp_path):
     splats = some_splats(degree=3)
-    write_ply(tmp_path / "s.ply", splats)
+    write_splats(tmp_path / "s.ply", splats)
     vertex = PlyData.read(str(tmp_path / "s.ply"))["vertex"]
     names = [item.name for item in vertex.properties]
     assert names == [
@@ -45,7 +46,7 @@ def test_ply_has_the_standard_properties(tmp_path):
 
 
 def test_ply_without_harmonics_has_degree_0(tmp_path):
-    write_ply(tmp_path / "s.ply", some_splats(degree=1))
+    write_splats(tmp_path / "s.ply", some_splats(degree=1))
     rows = PlyData.read(str(tmp_path / "s.ply"))["vertex"].data
     kept = [name for name in rows.dtype.names if not name.startswith("f_")]
     kinds = [(name, "f4") for name in kept] + [(name, "u1") for name in ("red", "green", "blue")]
@@ -62,12 +63,12 @@ def test_ply_without_harmonics_has_degree_0(tmp_path):
 def test_gaussians_that_are_not_finite_are_dropped(tmp_path):
     splats = some_splats()
     splats["scales"][2, 1] = torch.nan
-    write_ply(tmp_path / "s.ply", splats)
+    write_splats(tmp_path / "s.ply", splats)
     assert len(read_splats(tmp_path / "s.ply")["means"]) == 6
 
 
 def test_a_ply_of_nothing_is_refused(tmp_path):
-    write_ply(tmp_path / "s.ply", {name: value[:0] for name, value in some_splats().items()})
+    write_splats(tmp_path / "s.ply", {name: value[:0] for name, value in some_splats().items()})
     with pytest.raises(InputError, match="no Gaussian"):
         read_splats(tmp_path / "s.ply")
 

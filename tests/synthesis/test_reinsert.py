@@ -10,7 +10,9 @@ from toy import arc_cameras
 
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.model import base_harmonics
+from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.masks import MaskConfig
 from harmonizer_ns.synthesis.streams.reinsert import (
@@ -57,10 +59,10 @@ def renderer_of(scene: dict[str, torch.Tensor]) -> SplatRenderer:
         "quats": scene["quats"],
         "scales": scene["scales"].log(),
         "opacities": scene["opacities"].logit(),
-        "sh0": ((scene["colors"] - 0.5) / 0.28209479177387814)[:, None],
-        "sh_rest": torch.zeros(len(scene["means"]), 3, 3),
+        "sh0": base_harmonics(scene["colors"]),
+        "shN": torch.zeros(len(scene["means"]), 3, 3),
     }
-    return SplatRenderer(splats, 1, 0.3)
+    return SplatRenderer(splats, min_alpha=0.3)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from devtools import CHROMIUM, free_port, open_page, wait_for
 from toy import arc_cameras, gaussian_scene
 
-from harmonizer_ns.splats.files import write_ply
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
+from harmonizer_ns.splats.files import write_splats
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missing: apt-get install chromium")
 
@@ -39,7 +39,7 @@ def scene_file(tmp_path: Path) -> Path:
         "sh0": ((scene["colors"] - 0.5) / 0.28209479177387814)[:, None],
         "shN": torch.zeros(len(scene["means"]), 0, 3),
     }
-    write_ply(tmp_path / "scene.ply", splats)
+    write_splats(tmp_path / "scene.ply", splats)
     return tmp_path / "scene.ply"
 
 

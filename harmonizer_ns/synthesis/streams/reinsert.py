@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.images import to_float, to_uint8
-from harmonizer_ns.raster import rasterization
-from harmonizer_ns.splats.fit import SH_C0, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.fit import SplatReconstructor
+from harmonizer_ns.splats.model import Splats, base_colors, chosen
+from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
@@ -102,7 +103,7 @@ def _own_gaussians(fit: SplatFit, indices: range, settings: ReinsertSettings, se
     return None
 
 
-def lift(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
+def lift(splats: Splats, renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
     """The Gaussians inside the masks, or at their edge, in most of the views that see their centres.
 
     What is hidden in all views counts where it is no deeper behind the object's surface than the object is wide.
@@ -116,7 +117,7 @@ def lift(splats: dict[str, Tensor], renders: Frames, masks: Float[Tensor, "n 1 h
     return mostly | (~seen.any(0) & (inside & (ratio < 1 + width[:, None])).all(0))
 
 
-def _places(splats: dict[str, Tensor], renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _places(splats: Splats, renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
     every = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
     inside, in_view, ratio = zip(*every, strict=True)
@@ -135,20 +136,8 @@ def _place(means: Tensor, render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple
 
 def visible_share(renderer: SplatRenderer, own: Bool[Tensor, " g"], cameras: Cameras) -> Float[Tensor, "n 1 h w"]:
     """How much of each pixel shows these Gaussians, others in front of them considered."""
-    splats = renderer.splats
-    image, _, _ = rasterization(
-        means=splats["means"],
-        quats=splats["quats"],
-        scales=splats["scales"].exp(),
-        opacities=splats["opacities"].sigmoid(),
-        colors=own.float()[:, None].expand(-1, 3).contiguous(),
-        viewmats=cameras.world_to_camera,
-        Ks=cameras.intrinsics,
-        width=cameras.width,
-        height=cameras.height,
-        packed=False,
-    )
-    return image.permute(0, 3, 1, 2)[:, :1].clamp(0, 1)
+    colors = own.float()[:, None].expand(-1, 3).contiguous()
+    return rasterize(renderer.splats, cameras, None, colors=colors).rgb[:, :1].clamp(0, 1)
 
 
 def _make_clip(
@@ -202,7 +191,7 @@ def fit_background(
     photos = [_filled(photo, mask) for photo, mask in zip(fit.capture.photos, masks, strict=True)]
     weights = [1 - (1 - settings.fill_weight) * mask[None] for mask in masks]
     splats = fit.renderer.splats
-    points, colors = splats["means"][~own], (0.5 + SH_C0 * splats["sh0"][~own, 0]).clamp(0, 1)
+    points, colors = splats["means"][~own], base_colors(splats)[~own].clamp(0, 1)
     return SplatReconstructor(splat_config(settings.run, seed)).fit(photos, points, colors, weights)
 
 
@@ -217,7 +206,7 @@ def _filled(photo: Frames, mask: Float[Tensor, "1 h w"]) -> Frames:
 
 def select(renderer: SplatRenderer, own: Bool[Tensor, " g"]) -> SplatRenderer:
     """These Gaussians alone."""
-    return SplatRenderer({k: v[own] for k, v in renderer.splats.items()}, renderer.sh_degree, renderer.min_alpha)
+    return replace(renderer, splats=chosen(renderer.splats, own))
 
 
 def compose(asset: Frames, share: Float[Tensor, "n 1 h w"], background: Frames) -> Frames:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor, SplatRenderer
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
