@@ -17,7 +17,7 @@ from harmonizer_ns.captures.frame import read_dataparser_transforms
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
 from harmonizer_ns.enhancers.identity import IdentityEnhancer
-from harmonizer_ns.enhancers.parking import ParkedEnhancer
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.rendering import SplatRenderer

@@ -174,6 +174,18 @@ def cat_frames(frames: list[Frames]) -> Frames:
     )
 
 
+def as_frames(rgb: Float[Tensor, "3 h w"] | Float[Tensor, "n 3 h w"]) -> Frames:
+    """Images without geometry: opaque, no depth, all seen by one camera at the origin."""
+    rgb = rgb if rgb.ndim == 4 else rgb[None]
+    count, _, height, width = rgb.shape
+    focal = float(max(height, width))
+    intrinsics = rgb.new_tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+    cameras = Cameras(
+        torch.eye(4, device=rgb.device).repeat(count, 1, 1), intrinsics.repeat(count, 1, 1), width, height
+    )
+    return Frames(rgb, torch.ones_like(rgb[:, :1]), torch.zeros_like(rgb[:, :1]), cameras)
+
+
 @dataclass(frozen=True)
 class PseudoView:
     """One repaired view that may be trained on.

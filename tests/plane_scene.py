@@ -2,6 +2,7 @@
 """A scene with a known answer: a textured plane at z = 4, seen by cameras around the origin."""
 
 import torch
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.types import Cameras, Frames
@@ -64,7 +65,7 @@ def photo_of(camera, bytes_=False):
     return (rgb * 255).round().to(torch.uint8) if bytes_ else rgb
 
 
-class TrueEnhancer:
+class TrueEnhancer(ToyEnhancer):
     """Knows the answer. ``fail_at`` raises on that call (counted from 1)."""
 
     max_references = 4

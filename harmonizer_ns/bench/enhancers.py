@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -22,12 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.bench.frames import parse_size, sample_frames
+from harmonizer_ns.devices import DTYPES, Precision, choose_device
+from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.enhancers.latent_cache import NothingKept
 from harmonizer_ns.enhancers.reading import read_json
-from harmonizer_ns.devices import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
+from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
 
@@ -219,20 +219,17 @@ def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device
     return Measurement(tuple(sorted(milliseconds)), _peak(device))
 
 
-def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Frames]:
+def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Repaired]:
     """One frame of a stream; the last outputs are kept between calls."""
     turns = cycle(
         [(frames[i].to(device), _photos(enhancer, frames, i, references, device)) for i in range(len(frames))]
     )
-    history: deque[Frames] = deque(maxlen=getattr(enhancer, "max_context", 0))
+    stream = EnhancerStream(enhancer, enhancer.max_context, steadies=False)
 
-    def step() -> Frames:
+    def step() -> Repaired:
         frame, shown = next(turns)
         fresh = None if shown is None else replace(shown, rgb=shown.rgb.clone())  # or its latents would be kept
-        repaired = enhancer.enhance(frame, Context(references=(fresh,), history=tuple(history)))
-        output = Frames(repaired.rgb, frame.alpha, frame.depth, frame.cameras)
-        history.appendleft(output)
-        return output
+        return stream.enhance(frame, fresh)
 
     return step
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.footage.files import load
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage.files import load
 from harmonizer_ns.images import resize
 from harmonizer_ns.media import image_files
 from harmonizer_ns.types import Cameras, Frames

@@ -16,13 +16,13 @@ from statistics import median
 import torch
 
 from gsplat_trainer.config import DefaultConfig
-from harmonizer_ns.captures.capture import load_scene
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
-from harmonizer_ns.files import asset
-from harmonizer_ns.devices import choose_device
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.bench.watcher import Watcher
+from harmonizer_ns.captures.capture import load_scene
+from harmonizer_ns.devices import choose_device
+from harmonizer_ns.files import asset
+from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _options(config: EnhanceConfig) -> dict[str, Any]:
 
 
 def _warn(config: EnhanceConfig, enhancer: Enhancer) -> None:
-    if getattr(enhancer, "needs_geometry", False):
+    if enhancer.needs_geometry:
         print(
             f"warning: the enhancer {config.enhancer} warps photos by depth and cameras, which files do not have: "
             "it can do little here, with or without --ref. Use it inside a reconstruction (ns-train harmonize), "

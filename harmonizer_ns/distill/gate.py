@@ -79,10 +79,8 @@ class Gate:
         photo that agrees is enough, since the others may be misled by a highlight or by wrong depth; a pixel that
         photos see but none confirms gets 0.
         """
-        references = context.references or (None,) * len(renders)
-        if len(references) != len(renders):
-            raise ValueError(f"{len(references)} reference sets for {len(renders)} renders")
-        return torch.cat([self._support(renders[i], rgb[i : i + 1], references[i]) for i in range(len(renders))])
+        photos = context.photos(renders)
+        return torch.cat([self._support(renders[i], rgb[i : i + 1], photos[i]) for i in range(len(renders))])
 
     def _support(
         self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None

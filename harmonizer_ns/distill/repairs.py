@@ -23,7 +23,7 @@ from harmonizer_ns.distill.schedule import ProgressiveSchedule
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
 from harmonizer_ns.distill.targets import PoseTransform, choose_targets
-from harmonizer_ns.enhancers.parking import ParkedEnhancer
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.references import ReferenceSelector

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,32 +19,47 @@ class Context:
     """What an enhancer may look at besides the frames themselves.
 
     Args:
-        references: one entry for each frame: the nearest real photos, best first, each with the depth that the
-            current model renders at the photo's camera (0 where unknown). An entry may hold any number of photos,
-            whose size may differ from the frame's. ``None`` for a frame, or an empty tuple, means no reference.
-        previous: the last enhanced output for each frame, with that frame's depth and camera; None at the start
-            of a stream.
-        history: the last enhanced outputs, newest first: ``history[0]`` is ``previous``. Either may be left out and
-            follows from the other.
+        references: the nearest real photos, best first, of any size, each with the depth that the current model renders
+            at the photo's camera (0 where unknown). `Frames` alone are shown to every frame; a sequence has an entry
+            for each frame, None for one without photos; an empty one means no photos at all.
+        history: the last enhanced outputs, newest first; each holds one for every frame, with that frame's depth and
+            camera. Empty at the start of a stream.
         learning: whether the repair is learned from, not looked at. Errors then average out over views, and an
             enhancer may repair more boldly.
-
-    Raises:
-        ValueError: when ``previous`` is not the newest of ``history``.
     """
 
-    references: tuple[Frames | None, ...] = ()
-    previous: Frames | None = None
+    references: Frames | Sequence[Frames | None] = ()
     history: tuple[Frames, ...] = ()
     learning: bool = False
 
-    def __post_init__(self) -> None:
-        if self.previous is None and self.history:
-            object.__setattr__(self, "previous", self.history[0])
-        elif self.previous is not None and not self.history:
-            object.__setattr__(self, "history", (self.previous,))
-        elif self.previous is not None and self.previous is not self.history[0]:
-            raise ValueError("Context.previous should be the newest of Context.history")
+    @property
+    def previous(self) -> Frames | None:
+        """The newest of the last outputs; None at the start of a stream."""
+        return self.history[0] if self.history else None
+
+    def photos(self, frames: Frames) -> Sequence[Frames | None]:
+        """The reference photos of each frame.
+
+        Raises:
+            ValueError: when there are entries for another number of frames.
+        """
+        if isinstance(self.references, Frames):
+            return (self.references,) * len(frames)
+        references = self.references or (None,) * len(frames)
+        if len(references) != len(frames):
+            raise ValueError(f"Context.references has {len(references)} entries for {len(frames)} frames")
+        return references
+
+    def outputs(self, frames: Frames, most: int) -> tuple[Frames, ...]:
+        """The last outputs of these frames, newest first, at most so many.
+
+        Raises:
+            ValueError: when they are outputs of another number of frames.
+        """
+        for output in self.history[:most]:
+            if len(output) != len(frames):
+                raise ValueError(f"Context.history has {len(output)} frames for {len(frames)} frames")
+        return self.history[:most]
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,23 @@ class Enhancer(Protocol):
 
     @property
     def max_references(self) -> int:
-        """How many reference photos it can use; 0 means that it ignores them."""
+        """How many reference photos it looks at, the first ones of each frame; 0: none."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """How many of its last outputs it looks at; 0: none."""
+        ...
+
+    @property
+    def needs_geometry(self) -> bool:
+        """Whether it can do little without the frames' depth and cameras."""
         ...
 
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames; no gradients. Output has the frames' size and device."""
+        ...
+
+    def to(self, device: torch.device | str) -> Enhancer:
+        """Move what it computes with; returns itself."""
         ...

@@ -52,13 +52,7 @@ def fully_trusted(rgb: Float[Tensor, "n 3 h w"]) -> Repaired:
 
 
 def in_size_of(frames: Frames, output: Frames) -> Float[Tensor, "n 3 h w"]:
-    """A previous output in the frames' size; the very same tensor when it has that size already.
-
-    Raises:
-        ValueError: when there are differently many.
-    """
-    if len(output) != len(frames):
-        raise ValueError(f"Context.history has {len(output)} frames for {len(frames)} frames")
+    """A previous output in the frames' size; the very same tensor when it has that size already."""
     return resize(output.rgb, frames.cameras.height, frames.cameras.width)
 
 

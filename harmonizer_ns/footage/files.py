@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.footage.sequence import FrameEnhancer, Item, References, as_frames
-from harmonizer_ns.footage.video_parts import VideoParts
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage.sequence import FrameEnhancer, Item, References
+from harmonizer_ns.footage.video_parts import VideoParts
 from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.media import check_video_output, image_files, media_kind, read_video
-from harmonizer_ns.types import Frames, cat_frames
+from harmonizer_ns.types import Frames, as_frames
 
 Progress = Callable[[int, int], None]
 """Told how many frames are done, of how many."""
@@ -207,7 +207,7 @@ def find_references(paths: tuple[Path, ...]) -> References:
     sizes = {f"{photo.shape[-1]}x{photo.shape[-2]}" for photo in photos}
     if len(sizes) > 1:
         raise InputError(f"reference photos should have one size, these have {', '.join(sorted(sizes))}")
-    everywhere = cat_frames([as_frames(photo) for photo in photos])
+    everywhere = as_frames(torch.stack(photos))
     return lambda number, name: everywhere
 
 

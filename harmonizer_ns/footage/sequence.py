@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeding loose frames to an enhancer, in batches or as a stream.
+"""Loose frames go through an enhancer, in batches or as a stream.
 
 Files say nothing about geometry: there is no depth, and the cameras all look alike.
 """
@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
+from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import resize
-from harmonizer_ns.types import Cameras, Frames, cat_frames
+from harmonizer_ns.types import Frames
+from harmonizer_ns.types import as_frames as as_frames
 
 CUT = 0.15
 """Mean change of colour from one frame to the next from which they count as different shots."""
@@ -72,42 +74,44 @@ class FrameEnhancer:
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]]:
         """Item, frame and repaired frame of everything that is still to be done and can be read, in order."""
-        length = getattr(self.enhancer, "max_context", 0) if self.temporal else 0
-        return self._one_by_one(items, length) if length else self._in_batches(items)
+        sees_outputs = self.temporal and not self.enhancer.needs_geometry and self.enhancer.max_context > 0
+        return self._one_by_one(items) if sees_outputs else self._in_batches(items)
 
-    def _one_by_one(self, items: Iterable[Item], length: int) -> Iterator[tuple[Item, Tensor, Tensor]]:
-        history: deque[Frames | Callable[[], Tensor]] = deque(maxlen=length)
-        before: Tensor | Item | None = None
+    def _one_by_one(self, items: Iterable[Item]) -> Iterator[tuple[Item, Tensor, Tensor]]:
+        length = self.enhancer.max_context
+        stream = EnhancerStream(self.enhancer, length, is_colour_cut, steadies=False)
+        done: deque[Item] = deque(maxlen=length)  # read only if a frame that is still to be done follows
         for item in items:
             if item.repaired is not None:
-                history.appendleft(item.repaired)
-                before = item
+                done.append(item)
                 continue
             rgb = self._loaded(item)
             if rgb is None:
                 continue
-            before = self._loaded(before) if isinstance(before, Item) else before
-            if before is not None and is_cut(before, rgb):
-                history.clear()
-            before = rgb
-            outputs = [output if isinstance(output, Frames) else as_frames(output()) for output in history]
-            history = deque(outputs, maxlen=length)
-            repaired = self._enhance([(item, rgb)], tuple(outputs))
-            history.appendleft(as_frames(repaired.rgb[0]))
+            while done:
+                self._remember(stream, done.popleft())
+            repaired = stream.enhance(as_frames(rgb), self._photos(item))
             yield item, rgb, repaired.rgb[0]
+
+    def _remember(self, stream: EnhancerStream, item: Item) -> None:
+        rgb = self._loaded(item)
+        if rgb is not None and item.repaired is not None:
+            stream.remember(as_frames(rgb), item.repaired()[None])
 
     def _in_batches(self, items: Iterable[Item]) -> Iterator[tuple[Item, Tensor, Tensor]]:
         pending = ((item, self._loaded(item)) for item in items if item.repaired is None)
         readable = ((item, rgb) for item, rgb in pending if rgb is not None)
         for _, group in groupby(readable, key=lambda pair: pair[1].shape):
             for batch in _batched(group, self.batch):
-                for (item, rgb), repaired in zip(batch, self._enhance(batch, ()).rgb, strict=True):
+                for (item, rgb), repaired in zip(batch, self._enhanced(batch), strict=True):
                     yield item, rgb, repaired
 
-    def _enhance(self, batch: list[tuple[Item, Tensor]], history: tuple[Frames, ...]) -> Repaired:
-        frames = cat_frames([as_frames(rgb) for _, rgb in batch])
-        references = tuple(self.references(item.number, Path(item.file).stem) for item, _ in batch)
-        return self.enhancer.enhance(frames, Context(references=references, history=history))
+    def _enhanced(self, batch: list[tuple[Item, Tensor]]) -> Float[Tensor, "n 3 h w"]:
+        frames = as_frames(torch.stack([rgb for _, rgb in batch]))
+        return self.enhancer.enhance(frames, Context([self._photos(item) for item, _ in batch])).rgb
+
+    def _photos(self, item: Item) -> Frames | None:
+        return self.references(item.number, Path(item.file).stem)
 
     def _loaded(self, item: Item) -> Float[Tensor, "3 h w"] | None:
         try:
@@ -117,20 +121,11 @@ class FrameEnhancer:
             return None
 
 
-def as_frames(rgb: Float[Tensor, "3 h w"]) -> Frames:
-    """A batch of one without geometry: opaque, no depth, a camera at the origin."""
-    height, width = rgb.shape[-2:]
-    focal = float(max(height, width))
-    intrinsics = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]])
-    cameras = Cameras(torch.eye(4)[None], intrinsics, width, height)
-    return Frames(rgb[None], torch.ones(1, 1, height, width), torch.zeros(1, 1, height, width), cameras)
-
-
-def is_cut(before: Float[Tensor, "3 h w"], after: Float[Tensor, "3 h w"]) -> bool:
-    """Whether two frames in a row are from different shots; frames of different sizes are."""
-    if before.shape != after.shape:
+def is_colour_cut(before: Frames, after: Frames) -> bool:
+    """Whether two frames in a row are from different shots by their colours; frames of different sizes are."""
+    if before.rgb.shape != after.rgb.shape:
         return True
-    small = [resize(frame[None], *(max(1, side // 16) for side in frame.shape[-2:])) for frame in (before, after)]
+    small = [resize(rgb, *(max(1, side // 16) for side in rgb.shape[-2:])) for rgb in (before.rgb, after.rgb)]
     return float((small[0] - small[1]).abs().mean()) > CUT
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.footage.sequence import Item
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.footage.sequence import Item
 from harmonizer_ns.media import VideoWriter, check_same_size, join_videos, read_video
 
 PART_FRAMES = 480

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.errors import InputError
@@ -13,11 +14,8 @@ from harmonizer_ns.images import save_image
 from harmonizer_ns.media import VideoWriter, read_video
 
 
-class Negative:
+class Negative(ToyEnhancer):
     """Inverts colours until it is interrupted, and remembers frames and history."""
-
-    max_references = 0
-
     def __init__(self, max_context=0, calls_until_interrupt=-1):
         self.max_context, self.left, self.shown = max_context, calls_until_interrupt, []
 

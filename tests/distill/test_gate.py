@@ -92,7 +92,7 @@ def test_every_view_has_its_own_photos():
     weight = GATE.weight(renders, pair, Context(references=(PHOTO, None)))
     assert torch.allclose(weight[0, 0], weigh(RENDER.rgb))
     assert torch.allclose(weight[1], torch.tensor(GATE.config.unseen_weight))
-    with pytest.raises(ValueError, match="1 reference sets for 2"):
+    with pytest.raises(ValueError, match="1 entries for 2 frames"):
         GATE.weight(renders, pair, Context(references=(PHOTO,)))
 
 

@@ -60,7 +60,7 @@ def _assert_same(a: Choice, b: Choice) -> None:
 
 def test_it_starts_almost_as_the_identity(plane_frames):
     frames = plane_frames(1, 48, 64)
-    context = Context((plane_frames(3, 48, 64, shift=0.1, seed=1),), plane_frames(1, 48, 64, seed=2))
+    context = Context((plane_frames(3, 48, 64, shift=0.1, seed=1),), (plane_frames(1, 48, 64, seed=2),))
     repaired = BuiltinEnhancer(ChoiceNetwork()).enhance(frames, context)
     assert (repaired.rgb - frames.rgb).square().mean().sqrt() < 0.01
     without = BuiltinEnhancer(ChoiceNetwork()).enhance(frames)
@@ -131,7 +131,7 @@ def test_wrong_counts_are_refused(plane_frames):
     with pytest.raises(ValueError, match="3 entries for 2 frames"):
         enhancer.enhance(plane_frames(2), Context(references=(None, None, None)))
     with pytest.raises(ValueError, match="1 frames for 2 frames"):
-        enhancer.enhance(plane_frames(2), Context(previous=plane_frames(1)))
+        enhancer.enhance(plane_frames(2), Context(history=(plane_frames(1),)))
 
 
 def test_wrong_shapes_are_refused_by_name():
@@ -151,7 +151,7 @@ def test_a_reference_from_the_same_camera_arrives_unchanged(plane_frames):
 
 def test_the_previous_output_comes_last_and_is_marked(plane_frames):
     frames = plane_frames(2)
-    context = Context(references=(plane_frames(2, shift=0.1), None), previous=plane_frames(2, seed=5))
+    context = Context(references=(plane_frames(2, shift=0.1), None), history=(plane_frames(2, seed=5),))
     inputs = gather_inputs(frames, context, 3)
     assert inputs.is_previous.tolist() == [[0, 0, 1], [0, 0, 1]]
     assert inputs.valid[1, :2].max() == 0

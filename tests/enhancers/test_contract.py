@@ -4,11 +4,15 @@
 import pytest
 import tiny_cosmos
 import torch
+from PIL import Image
 
-from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
+from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
 
 
@@ -26,6 +30,8 @@ ENHANCERS |= {
     "tiny difix": lambda folder: DifixEnhancer.from_pretrained(folder, max_references=2),
     "tiny temporal difix": _temporal_difix,
     "tiny cosmos": lambda _: CosmosEnhancer(tiny_cosmos.network(), cut=True),
+    "tiny cosmos with cached context": lambda _: CosmosEnhancer(tiny_cosmos.network(cached_context=True), cut=True),
+    "parked": lambda folder: ParkedEnhancer(_temporal_difix(folder)),
 }
 """All that load without the Hub, and small random ones of the architectures that come from there."""
 
@@ -33,6 +39,11 @@ ENHANCERS |= {
 @pytest.fixture(scope="module", params=ENHANCERS)
 def enhancer(request, tiny_difix):
     return ENHANCERS[request.param](tiny_difix)
+
+
+def test_it_answers_all_that_callers_ask(enhancer):
+    assert isinstance(enhancer, Enhancer)
+    assert enhancer.to("cpu") is enhancer
 
 
 def _assert_fits(repaired, frames: Frames) -> None:
@@ -58,13 +69,13 @@ def test_any_size_without_context(enhancer, plane_frames, height, width):
 def test_any_number_of_references(enhancer, plane_frames, count, with_previous):
     frames = plane_frames(1)
     references = (plane_frames(count, shift=0.1, seed=1),) if count else ()
-    previous = plane_frames(1, shift=0.02, seed=2) if with_previous else None
-    _assert_fits(enhancer.enhance(frames, Context(references, previous)), frames)
+    history = (plane_frames(1, shift=0.02, seed=2),) if with_previous else ()
+    _assert_fits(enhancer.enhance(frames, Context(references, history)), frames)
 
 
 def test_references_of_another_size(enhancer, plane_frames):
     frames = plane_frames(1, 24, 40)
-    context = Context(references=(plane_frames(2, 50, 71, shift=0.1),), previous=plane_frames(1, 30, 30))
+    context = Context(references=(plane_frames(2, 50, 71, shift=0.1),), history=(plane_frames(1, 30, 30),))
     _assert_fits(enhancer.enhance(frames, context), frames)
 
 
@@ -79,6 +90,43 @@ def test_a_frame_without_reference(enhancer, plane_frames):
     with_none = enhancer.enhance(frames, Context(references=(None,)))
     _assert_fits(with_none, frames)
     assert torch.equal(with_none.rgb, enhancer.enhance(frames, Context()).rgb)
+
+
+def test_photos_given_once_are_shown_to_every_frame(enhancer, plane_frames):
+    frames, photos = plane_frames(2), plane_frames(2, shift=0.1)
+    once, each = (enhancer.enhance(frames, Context(references)) for references in (photos, [photos, photos]))
+    assert torch.equal(once.rgb, each.rgb)
+
+
+def test_wrong_counts_are_refused_by_those_who_look(enhancer, plane_frames):
+    if enhancer.max_references:
+        with pytest.raises(ValueError, match="3 entries for 2 frames"):
+            enhancer.enhance(plane_frames(2), Context((None, None, None)))
+    if enhancer.max_context:
+        with pytest.raises(ValueError, match="1 frames for 2 frames"):
+            enhancer.enhance(plane_frames(2), Context(history=(plane_frames(1),)))
+
+
+def test_no_more_is_looked_at_than_it_says(enhancer, plane_frames):
+    frames, photos = plane_frames(1), plane_frames(8, shift=0.1)
+    history = tuple(plane_frames(1, seed=i, shift=0.02 * i) for i in range(1, 7))
+    everything = enhancer.enhance(frames, Context(photos, history))
+    shown = Context(photos[slice(enhancer.max_references)], history[: enhancer.max_context])
+    assert torch.equal(everything.rgb, enhancer.enhance(frames, shown).rgb)
+
+
+@pytest.mark.parametrize("what", ["photo", "output"])
+def test_a_picture_that_was_changed_in_place_is_looked_at_again(enhancer, plane_frames, what):
+    frames, shown = plane_frames(1), plane_frames(1, shift=0.1, seed=1)
+    count = max(enhancer.max_context, 1)
+    context = Context(shown) if what == "photo" else Context(history=(shown,) * count)
+    before = enhancer.enhance(frames, context)
+    shown.rgb.mul_(0.2)
+    after, fresh = enhancer.enhance(frames, context), Frames(shown.rgb.clone(), shown.alpha, shown.depth, shown.cameras)
+    context = Context(fresh) if what == "photo" else Context(history=(fresh,) * count)
+    assert torch.equal(after.rgb, enhancer.enhance(frames, context).rgb)
+    looks = enhancer.max_references if what == "photo" else enhancer.max_context
+    assert torch.equal(after.rgb, before.rgb) == (not looks)
 
 
 def test_empty_renders(enhancer, plane_frames):
@@ -106,3 +154,19 @@ def test_it_is_stateless_and_leaves_its_input_alone(enhancer, plane_frames):
     assert torch.equal(first.confidence, again.confidence)
     assert torch.equal(before[0], frames.rgb)
     assert torch.equal(before[1], references.rgb)
+
+
+def test_images_are_repaired_or_refused(enhancer):
+    image, photo = (Image.fromarray(torch.randint(256, (9, 17, 3), dtype=torch.uint8).numpy()) for _ in range(2))
+    if enhancer.needs_geometry:
+        with pytest.raises(InputError, match="depth and cameras"):
+            repair_image(enhancer, image)
+        return
+    repaired, several = repair_image(enhancer, image), repair_image(enhancer, [image, image])
+    assert repaired.size == (17, 9)
+    assert [one.tobytes() for one in several] == [repaired.tobytes()] * 2
+    if enhancer.max_references:
+        assert repair_image(enhancer, image, ref_image=photo).tobytes() != repaired.tobytes()
+    else:
+        with pytest.raises(InputError, match="not trained with references"):
+            repair_image(enhancer, image, ref_image=photo)

@@ -173,12 +173,3 @@ def test_frames_that_are_too_large_or_do_not_match(network, plane_frames):
         enhancer.enhance(plane_frames(1, 8, 4000))
     with pytest.raises(ValueError, match="2 frames for 1"):
         enhancer.enhance(plane_frames(1, 37, 50), Context(history=history(plane_frames)))
-
-
-def test_previous_and_history_are_told_together(plane_frames):
-    first, second = plane_frames(1), plane_frames(1, seed=1)
-    assert Context(previous=first).history == (first,)
-    assert Context(history=(first, second)).previous is first
-    assert Context(previous=first, history=(first, second)).history == (first, second)
-    with pytest.raises(ValueError, match="newest"):
-        Context(previous=second, history=(first, second))

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tiny_difix import write_tiny_decoder
 
-from harmonizer_ns.enhancers.difix import enhancer as difix
 from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.difix import enhancer as difix
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer, fit
 from harmonizer_ns.enhancers.precision import default_dtype
 from harmonizer_ns.errors import InputError

@@ -6,8 +6,8 @@ import torch
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint
-from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.attention import Layout
+from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.temporal import TemporalAttention
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
@@ -121,7 +121,7 @@ def test_it_is_saved_and_loaded(trained, tmp_path, plane_frames):
 
 def test_previous_outputs_of_another_size_are_made_to_fit(trained, plane_frames):
     enhancer, frames = DifixEnhancer(trained), plane_frames(1, 33, 30)
-    repaired = enhancer.enhance(frames, Context(previous=plane_frames(1, 66, 60, seed=1)))
+    repaired = enhancer.enhance(frames, Context(history=(plane_frames(1, 66, 60, seed=1),)))
     assert repaired.rgb.shape == frames.rgb.shape
 
 

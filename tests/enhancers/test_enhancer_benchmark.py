@@ -4,10 +4,10 @@ import tiny_cosmos
 import torch
 from tiny_difix import write_tiny_decoder
 
-from harmonizer_ns.cli import bench
-from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.bench.enhancers import EnhancersBench, Measurement, run
 from harmonizer_ns.bench.frames import sample_frames
+from harmonizer_ns.cli import bench
+from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.network import DifixNetwork
 from harmonizer_ns.errors import InputError

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.enhancers.base import Repaired
-from harmonizer_ns.enhancers.steady import KEPT, steady
-from harmonizer_ns.enhancers.stream import EnhancerStream
+from harmonizer_ns.enhancers.stream import KEPT, EnhancerStream, steady
 from harmonizer_ns.types import Cameras, Frames
 
 FOCAL, DEPTH, SHIFT, WIDTH, HEIGHT = 32.0, 2.0, 2, 32, 12
@@ -25,11 +25,8 @@ def view(number=0, level=0.0):
     return Frames(rgb, image, DEPTH * image, Cameras(pose, intrinsics, WIDTH, HEIGHT))
 
 
-class Flickering:
+class Flickering(ToyEnhancer):
     """Adds a constant, and noise that is new in every frame."""
-
-    max_references = 0
-
     def __init__(self, constant=0.1, noise=0.05):
         self.constant, self.noise, self.random = constant, noise, torch.Generator().manual_seed(1)
 

@@ -3,17 +3,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.types import Cameras, Frames
 
 
-class Recorder:
+class Recorder(ToyEnhancer):
     """Brightens by a tenth and notes what it was shown."""
-
-    max_references = 0
-
     def __init__(self):
         self.seen = []
         self.fails = False

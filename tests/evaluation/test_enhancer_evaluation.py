@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Context, Repaired
@@ -17,7 +18,7 @@ from harmonizer_ns.splats.held_out import SparseFit, every_nth
 from harmonizer_ns.types import Frames
 
 
-class WarpEnhancer:
+class WarpEnhancer(ToyEnhancer):
     """Repairs with the best reference where it is visible."""
 
     max_references = 1
@@ -29,11 +30,8 @@ class WarpEnhancer:
         return Repaired(torch.where(warped.valid > 0.5, warped.rgb, frames.rgb), warped.valid)
 
 
-class NoiseEnhancer:
+class NoiseEnhancer(ToyEnhancer):
     """Spoils every pixel by 0.05."""
-
-    max_references = 0
-
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         assert context.references == (None,)
         return Repaired(frames.rgb - 0.05, frames.alpha)

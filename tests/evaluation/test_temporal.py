@@ -2,6 +2,7 @@
 import pytest
 import torch
 from toy import arc_cameras
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.captures.pinhole import load_capture
 from harmonizer_ns.enhancers.base import Repaired
@@ -34,11 +35,8 @@ def test_a_steady_video_has_no_warp_error_and_flicker_has_its_own_size():
 
 
 def test_a_capture_is_flown_and_measured(capture):
-    class Greyer:
+    class Greyer(ToyEnhancer):
         """Half way to grey: steadier and worse."""
-
-        max_references = 0
-
         def enhance(self, frames, context):
             return Repaired(0.5 * frames.rgb + 0.25, torch.ones_like(frames.alpha))
 

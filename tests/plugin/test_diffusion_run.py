@@ -7,12 +7,13 @@ import pytest
 import torch
 from runs import run, start, tiny_config
 from tiny_difix import write_tiny_difix
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.distill.gate import GateConfig
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
-from harmonizer_ns.enhancers.parking import ParkedEnhancer, free_share
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer, free_share
 
 BELIEVE_EVERYTHING = GateConfig(alpha_low=0.0, alpha_high=0.01, photo_noise=1.0, unseen_weight=1.0)
 
@@ -53,7 +54,7 @@ def test_pseudo_views_come_from_a_difix_folder(capture, tmp_path, difix, caplog,
     assert rows["harmonize: rgb_enhanced"]["psnr"] < rows["harmonize: rgb"]["psnr"]
 
 
-class Elsewhere:
+class Elsewhere(ToyEnhancer):
     """Works as the enhancer does, but is told to move to the meta device, as if that were a GPU."""
 
     def __init__(self, enhancer):

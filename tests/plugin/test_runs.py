@@ -9,6 +9,7 @@ import torch
 from nerfstudio.scripts.eval import ComputePSNR
 from runs import run, start, tiny_config
 from toy import write_capture
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.enhancers.base import Context, Repaired
@@ -18,7 +19,7 @@ from harmonizer_ns.plugin.trainer import read_checkpoint
 from harmonizer_ns.warp import backward_warp
 
 
-class Mixer:
+class Mixer(ToyEnhancer):
     """An enhancer that mixes the render with the nearest photo."""
 
     max_references = 2

@@ -9,6 +9,7 @@ import pycolmap
 import torch
 from PIL import Image
 from toy import arc_cameras, gaussian_scene, render_scene
+from toy_enhancer import ToyEnhancer
 
 from gsplat_trainer.__main__ import run
 from gsplat_trainer.config import Config, DefaultConfig, McmcConfig, check
@@ -20,7 +21,7 @@ from harmonizer_ns.warp import backward_warp
 CPU = torch.device("cpu")
 
 
-class Mixer:
+class Mixer(ToyEnhancer):
     """An enhancer that mixes the render with the nearest photo, and remembers what it was given."""
 
     max_references = 2

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from splat_runs import go, tiny
+from toy_enhancer import ToyEnhancer
 
 from gsplat_trainer import viewer as live
 from harmonizer_ns.bench.watcher import Watcher
@@ -17,7 +18,7 @@ from harmonizer_ns.enhancers.base import Repaired
 PAUSED = 20
 
 
-class Inverting:
+class Inverting(ToyEnhancer):
     max_references = 2
     fails = False
 

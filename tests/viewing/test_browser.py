@@ -8,6 +8,7 @@ import pytest
 import torch
 from devtools import CHROMIUM, free_port, open_page, wait_for
 from toy import arc_cameras, gaussian_scene
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
@@ -16,10 +17,8 @@ from harmonizer_ns.splats.files import write_splats
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missing: apt-get install chromium")
 
 
-class Inverting:
+class Inverting(ToyEnhancer):
     """An enhancer whose work nobody can overlook."""
-
-    max_references = 0
     fails = False
 
     def enhance(self, frames, context):

@@ -9,6 +9,7 @@ import torch
 from devtools import free_port, wait_for
 from nerfstudio.utils.eval_utils import eval_setup
 from runs import run, start, tiny_config
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
@@ -16,8 +17,7 @@ from harmonizer_ns.plugin import viewer as plugin_viewer
 from harmonizer_ns.plugin.outputs import ENHANCED
 
 
-class Inverting:
-    max_references = 0
+class Inverting(ToyEnhancer):
     fails = False
 
     def __init__(self):

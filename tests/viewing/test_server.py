@@ -10,6 +10,7 @@ import pytest
 import torch
 from devtools import free_port, wait_for
 from toy import arc_cameras
+from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
@@ -49,7 +50,7 @@ class Brightness:
         return Frames(level * image.expand(-1, 3, -1, -1), image, 2 * image, cameras)
 
 
-class Lifting:
+class Lifting(ToyEnhancer):
     """Lifts every picture by a tenth per output that it remembers."""
 
     max_references = 1

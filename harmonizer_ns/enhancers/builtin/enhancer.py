@@ -54,6 +54,7 @@ class BuiltinEnhancer:
     """
 
     max_references = 3
+    max_context = 1
     needs_geometry = True
 
     def __init__(self, network: ChoiceNetwork, metadata: dict[str, Any] | None = None) -> None:
@@ -120,15 +121,11 @@ def build_network(checkpoint: Checkpoint) -> ChoiceNetwork:
 
 def gather_inputs(frames: Frames, context: Context, max_references: int) -> BuiltinInputs:
     """Warp whatever the context offers into the frames' views; frames with fewer candidates are filled up."""
-    references = context.references or (None,) * len(frames)
-    if len(references) != len(frames):
-        raise ValueError(f"Context.references has {len(references)} entries for {len(frames)} frames")
-    if context.previous is not None and len(context.previous) != len(frames):
-        raise ValueError(f"Context.previous has {len(context.previous)} frames for {len(frames)} frames")
-    seen = [_reference_candidates(frames[i], references[i], max_references) for i in range(len(frames))]
+    photos = context.photos(frames)
+    seen = [_reference_candidates(frames[i], photos[i], max_references) for i in range(len(frames))]
     count = max([len(candidates) for candidates in seen], default=0)
     filled = [candidates + [_nothing(frames)] * (count - len(candidates)) for candidates in seen]
-    previous = [] if context.previous is None else _previous_candidates(frames, context.previous)
+    previous = [one for output in context.outputs(frames, 1) for one in _previous_candidates(frames, output)]
     filled = [candidates + previous[i : i + 1] for i, candidates in enumerate(filled)]
     if not (count or previous):
         filled = [[_nothing(frames)] for _ in filled]

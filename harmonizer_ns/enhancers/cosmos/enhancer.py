@@ -25,7 +25,16 @@ from harmonizer_ns.enhancers.cosmos.formats import RELEASES, convert, read_relea
 from harmonizer_ns.enhancers.cosmos.network import ARCHITECTURE, CosmosNetwork
 from harmonizer_ns.enhancers.cosmos.tiles import tile_autoencoder
 from harmonizer_ns.enhancers.latent_cache import KeptLatents
-from harmonizer_ns.enhancers.precision import check_tile, compile_mode, default_dtype, finished, fully_trusted, in_size_of, prepared, say_licence
+from harmonizer_ns.enhancers.precision import (
+    check_tile,
+    compile_mode,
+    default_dtype,
+    finished,
+    fully_trusted,
+    in_size_of,
+    prepared,
+    say_licence,
+)
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import fetch_repository
 from harmonizer_ns.images import Padding
@@ -47,6 +56,7 @@ class CosmosEnhancer:
     """
 
     max_references = 0
+    needs_geometry = False
 
     def __init__(
         self,
@@ -137,7 +147,7 @@ class CosmosEnhancer:
         padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, self.network.multiple)
         self._check_size(frames)
         image = self._prepared(frames.rgb, padding)
-        history = context.history[: self.max_context]
+        history = context.outputs(frames, self.max_context)
         if self._compiled:
             torch.compiler.cudagraph_mark_step_begin()
         if len(history) < self.max_context or not history:

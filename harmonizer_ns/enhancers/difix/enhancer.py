@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,11 +19,20 @@ from harmonizer_ns.enhancers.difix.loading import load_network
 from harmonizer_ns.enhancers.difix.lora import merged
 from harmonizer_ns.enhancers.difix.network import ARCHITECTURE, PROMPT, DifixNetwork
 from harmonizer_ns.enhancers.difix.tiled import ThriftyDifix, check_tiny_decoder, read_tiny_decoder
+from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.enhancers.latent_cache import KeptLatents
-from harmonizer_ns.enhancers.precision import check_tile, compile_mode, default_dtype, finished, fully_trusted, in_size_of, prepared, say_licence
-from harmonizer_ns.footage.sequence import as_frames
+from harmonizer_ns.enhancers.precision import (
+    check_tile,
+    compile_mode,
+    default_dtype,
+    finished,
+    fully_trusted,
+    in_size_of,
+    prepared,
+    say_licence,
+)
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import Padding, resize, to_float, to_uint8
+from harmonizer_ns.images import Padding, resize
 from harmonizer_ns.types import Frames
 
 if TYPE_CHECKING:
@@ -45,6 +54,8 @@ class DifixEnhancer:
             is faster, but without the skip connections fine detail is lost.
         compiled: compile the network, for every image size anew; with CUDA graphs on a GPU.
     """
+
+    needs_geometry = False
 
     def __init__(
         self,
@@ -181,9 +192,10 @@ class DifixEnhancer:
         images = prepared(frames.rgb, padding, self.network.prompt_embedding)
         if self._compiled:
             torch.compiler.cudagraph_mark_step_begin()
-        photos = self._photo_latents(frames, context.references, images)
+        photos = self._photo_latents(frames, context.photos(frames), images)
         previous = [
-            self._output_latents(frames, output, padding, images) for output in context.history[: self.max_context]
+            self._output_latents(frames, output, padding, images)
+            for output in context.outputs(frames, self.max_context)
         ]
         history = torch.stack(previous, dim=1) if previous else None
         repaired = torch.empty_like(frames.rgb, dtype=torch.float32)
@@ -199,35 +211,13 @@ class DifixEnhancer:
     def __call__(
         self, image: Image | list[Image], ref_image: Image | list[Image | None] | None = None
     ) -> Image | list[Image]:
-        """Repair PIL images.
-
-        Args:
-            image: one, or several, of any sizes.
-            ref_image: a reference photo for all of them, or a list with one (or None) for each.
-
-        Raises:
-            InputError: when there are as many references as images in neither of these ways, or none are looked at.
-        """
-        images = image if isinstance(image, list) else [image]
-        references = ref_image if isinstance(ref_image, list) else [ref_image] * len(images)
-        if len(references) != len(images):
-            raise InputError(f"there are {len(references)} reference images for {len(images)} images")
-        if not self.max_references and any(reference is not None for reference in references):
-            raise InputError("this network was not trained with references; load it with max_references=1 to try")
-        photos = {id(reference): None if reference is None else _as_frames(reference) for reference in references}
-        repaired = [
-            _picture(self.enhance(_as_frames(picture), Context(references=(photos[id(reference)],))).rgb[0])
-            for picture, reference in zip(images, references, strict=True)
-        ]
-        return repaired if isinstance(image, list) else repaired[0]
+        """Repair PIL images: `repair_image`."""
+        return repair_image(self, image, ref_image)
 
     def _photo_latents(
-        self, frames: Frames, references: tuple[Frames | None, ...], padded: Float[Tensor, "n 3 hp wp"]
+        self, frames: Frames, references: Sequence[Frames | None], padded: Float[Tensor, "n 3 hp wp"]
     ) -> list[Float[Tensor, "r c hl wl"] | None]:
         """Latents of the photos that the network looks at, for each frame; frames may have differently many."""
-        references = references or (None,) * len(frames)
-        if len(references) != len(frames):
-            raise ValueError(f"Context.references has {len(references)} entries for {len(frames)} frames")
         size, count = (frames.cameras.height, frames.cameras.width), self.max_references
 
         def encode(photos: Frames) -> Float[Tensor, "r c hl wl"]:
@@ -270,13 +260,3 @@ def _batches(kinds: list[int], most: int) -> list[list[int]]:
     """Indices in groups of one kind, at most so many in each."""
     groups = [[i for i, other in enumerate(kinds) if other == kind] for kind in sorted(set(kinds))]
     return [group[start : start + most] for group in groups for start in range(0, len(group), most)]
-
-
-def _as_frames(image: Image) -> Frames:
-    return as_frames(to_float(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)))
-
-
-def _picture(rgb: Float[Tensor, "3 h w"]) -> Image:
-    from PIL import Image as Pillow
-
-    return Pillow.fromarray(to_uint8(rgb).permute(1, 2, 0).cpu().numpy())

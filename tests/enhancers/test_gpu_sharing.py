@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from toy_enhancer import ToyEnhancer
 
-from harmonizer_ns.enhancers.base import Enhancer, Repaired
-from harmonizer_ns.enhancers.parking import SHORT_OF_MEMORY, ParkedEnhancer
+from harmonizer_ns.enhancers.base import Repaired
+from harmonizer_ns.enhancers.gpu_sharing import SHORT_OF_MEMORY, ParkedEnhancer
 from harmonizer_ns.types import Cameras, Frames
 
 
-class Recorder:
-    max_references = 2
+class Recorder(ToyEnhancer):
+    max_references, max_context, needs_geometry = 2, 3, True
 
     def __init__(self):
         self.moves = []
@@ -43,8 +44,7 @@ def test_leaves_a_full_device_while_idle_and_comes_back(free, moves):
 
 def test_changes_nothing_else():
     parked = ParkedEnhancer(Recorder())
-    assert isinstance(parked, Enhancer)
-    assert parked.max_references == 2
+    assert (parked.max_references, parked.max_context, parked.needs_geometry) == (2, 3, True)
     assert torch.equal(parked.enhance(frames("cpu")).rgb, torch.full((1, 3, 2, 2), 0.75))
 
 

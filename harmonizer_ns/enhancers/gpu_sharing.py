@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Share one GPU between a scene in training and a large enhancer that works only now and then."""
+"""A scene in training and a large enhancer that works only now and then share one GPU."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.types import Frames
 
 SHORT_OF_MEMORY = 0.25
@@ -30,11 +29,11 @@ class ParkedEnhancer:
     Safe to call from several threads (viewer and trainer), one at a time.
 
     Args:
-        enhancer: with or without weights (a ``to`` method).
+        enhancer: does the work.
         free: tells how much of a device's memory is free.
     """
 
-    def __init__(self, enhancer: Any, free: Callable[[torch.device], float] = free_share) -> None:
+    def __init__(self, enhancer: Enhancer, free: Callable[[torch.device], float] = free_share) -> None:
         self._enhancer, self._free, self._lock = enhancer, free, threading.Lock()
         self._device: torch.device | None = None
 
@@ -43,11 +42,27 @@ class ParkedEnhancer:
         """As the enhancer's."""
         return self._enhancer.max_references
 
+    @property
+    def max_context(self) -> int:
+        """As the enhancer's."""
+        return self._enhancer.max_context
+
+    @property
+    def needs_geometry(self) -> bool:
+        """As the enhancer's."""
+        return self._enhancer.needs_geometry
+
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames, after coming to their device."""
         with self._lock:
             self._move(frames.rgb.device)
             return self._enhancer.enhance(frames, context)
+
+    def to(self, device: torch.device | str) -> ParkedEnhancer:
+        """Move the enhancer, until frames of another device come; returns itself."""
+        with self._lock:
+            self._move(torch.device(device))
+        return self
 
     def rest(self) -> None:
         """Nothing to do for a while: go to the CPU if the device is short of memory."""
@@ -61,6 +76,6 @@ class ParkedEnhancer:
                     torch.cuda.empty_cache()
 
     def _move(self, device: torch.device) -> None:
-        if device != self._device and hasattr(self._enhancer, "to"):
+        if device != self._device:
             self._enhancer.to(device)
         self._device = device
