@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promises about the package as a whole: what imports what, what is shipped, what a module may load."""
+"""Promises about the product as a whole: what imports what, what is shipped, what a module may load."""
+
+from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,96 +20,164 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "harmonizer_ns"
-SMALL = {
-    "assets",
-    "captures",
-    "errors",
-    "features",
-    "flow",
-    "hub",
-    "images",
-    "media",
-    "pairs",
-    "pointcloud",
-    "poses",
-    "ssim",
-    "types",
-    "warp",
+ORDER = """
+    errors devices features files flow images media metrics pairs poses spread types warp
+    references
+    raster
+    captures
+    stereo
+    splats
+    enhancers
+    footage
+    distill training synthesis evaluation viewing
+    plugin gsplat_trainer
+    bench
+    cli
+"""
+"""From bottom to top: a module may import from its own package and from the lines above its own. The small modules of
+the first line may import each other."""
+UPWARD = {
+    "harmonizer_ns.synthesis.streams.curation_fit -> harmonizer_ns.plugin.reconstruct": "NeRFs are nerfstudio's",
+    "harmonizer_ns.captures.capture -> gsplat_trainer.config": "to be mended",
+    "harmonizer_ns.enhancers.difix.enhancer -> harmonizer_ns.footage.sequence": "to be mended",
+    "harmonizer_ns.splats.files -> gsplat_trainer.config": "to be mended",
+    "harmonizer_ns.splats.model -> gsplat_trainer.config": "to be mended",
+    "harmonizer_ns.splats.rendering -> gsplat_trainer.config": "to be mended",
 }
-MAY_IMPORT = {  # besides the small modules and itself
-    "raster": set(),
-    "enhancers": set(),
-    "distill": {"enhancers.base"},
-    "training": {"enhancers", "evaluation.metrics"},
-    "synthesis": {"raster", "distill"},
-    "viewing": {"enhancers"},
-    "evaluation": {"enhancers", "synthesis", "distill", "raster"},
-}
+"""Imports against the order, with the reason."""
 
 
-def imported_modules(file: Path) -> set[str]:
-    """Names below ``harmonizer_ns`` that a file imports, at any level."""
+class Import(NamedTuple):
+    """One module names another: in an import, or in a string such as ``"module:Class"`` for a later one."""
+
+    user: str
+    used: str
+
+    def __str__(self):
+        return f"{self.user} -> {self.used}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the product by its name."""
+    files = [file for top in ("harmonizer_ns", "gsplat_trainer") for file in (ROOT / top).rglob("*.py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Everything below a node, without what only type checkers read."""
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from nodes(child)
+
+
+@cache
+def names_in(file: Path) -> frozenset[str]:
+    """Names that a file imports at any depth, and the dotted ones that its strings hold, before a colon."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("harmonizer_ns."):
-            names.add(node.module.removeprefix("harmonizer_ns."))
-    return names
+    for node in nodes(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            names.add(node.value.partition(":")[0])
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("module", sorted(SMALL))
-def test_small_modules_import_only_small_modules(module):
-    assert {name.split(".")[0] for name in imported_modules(PACKAGE / f"{module}.py")} <= SMALL
+@cache
+def imports() -> list[Import]:
+    """Who names whom within the product."""
+    found = set()
+    for user, file in modules().items():
+        for name in names_in(file):
+            used = name if name in modules() else name.rpartition(".")[0]
+            if used in modules() and used != user:
+                found.add(Import(user, used))
+    return sorted(found)
 
 
-@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
-def test_imports_point_one_way(package):
-    for file in (PACKAGE / package).rglob("*.py"):
-        for name in imported_modules(file):
-            top = name.split(".")[0]
-            allowed = top in SMALL | {package} or any(
-                name == other or name.startswith(f"{other}.") for other in MAY_IMPORT[package]
-            )
-            assert allowed, f"{file.relative_to(ROOT)} imports harmonizer_ns.{name}"
+def package(module: str) -> str:
+    """The name in `ORDER` that a module belongs to; the face of the product stands above all, as ``""``."""
+    return "gsplat_trainer" if module.startswith("gsplat_trainer") else (module.split(".") + [""])[1]
+
+
+def floor(name: str) -> int:
+    """The line of `ORDER` that a package stands in."""
+    return next(i for i, line in enumerate(ORDER.strip().splitlines()) if name in line.split())
+
+
+def test_every_package_has_its_place_in_the_order():
+    assert sorted({package(module) for module in modules()} - {""}) == sorted(ORDER.split())
+
+
+def test_imports_point_one_way():
+    against = set()
+    for found in imports():
+        user, used = package(found.user), package(found.used)
+        if user and used and user != used and floor(used) >= max(1, floor(user)):
+            against.add(str(found))
+    assert against == set(UPWARD)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph: dict[str, set[str]] = {}
+    for found in imports():
+        graph.setdefault(found.user, set()).add(found.used)
+    TopologicalSorter(graph).prepare()  # names the circle
+
+
+def test_only_the_command_line_uses_the_face_of_the_package():
+    assert {found.user for found in imports() if found.used == "harmonizer_ns"} == {"harmonizer_ns.cli.main"}
 
 
 def test_only_the_plugin_imports_nerfstudio():
-    for file in PACKAGE.rglob("*.py"):
-        if "plugin" not in file.parts:
-            roots = {
-                (node.module or "").split(".")[0]
-                for node in ast.walk(ast.parse(file.read_text()))
-                if isinstance(node, ast.ImportFrom)
-            }
-            assert "nerfstudio" not in roots, file.relative_to(ROOT)
+    users = {package(module) for module, file in modules().items() if any_of("nerfstudio", names_in(file))}
+    assert users == {"plugin"}
+
+
+def any_of(top: str, names: frozenset[str]) -> bool:
+    return any(name == top or name.startswith(f"{top}.") for name in names)
+
+
+@pytest.mark.parametrize("module", [name for name, file in modules().items() if file.name == "__init__.py"])
+def test_every_package_says_what_it_is_for(module):
+    assert ast.get_docstring(ast.parse(modules()[module].read_text()))
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, harmonizer_ns; print([m for m in ('torch', 'nerfstudio', 'diffusers') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    heavy = "torch", "numpy", "nerfstudio", "diffusers"
+    assert run(f"import sys, harmonizer_ns; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
+
+
+def test_the_face_of_the_package_gives_its_names_late():
+    code = (
+        "import harmonizer_ns as h; print(all(getattr(h, n) and n in dir(h) for n in h.__all__), hasattr(h, 'paint'))"
+    )
+    assert run(code).split()[-2:] == ["True", "False"]
 
 
 def test_method_configs_load_no_heavy_modules():
-    code = (
-        "import sys, nerfstudio.configs.method_configs; "
-        "print([m for m in ('diffusers', 'transformers', 'numba', 'mitsuba') if m in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().splitlines()[-1] == "[]"
+    heavy = "diffusers", "transformers", "numba", "mitsuba"
+    code = f"import sys, nerfstudio.configs.method_configs; print([m for m in {heavy} if m in sys.modules])"
+    assert run(code).strip().splitlines()[-1] == "[]"
 
 
 def test_every_package_is_shipped():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    on_disk = {
-        ".".join(file.parent.relative_to(ROOT).parts)
-        for name in ("harmonizer_ns", "gsplat_trainer")
-        for file in (ROOT / name).rglob("__init__.py")
-    }
+    on_disk = {module for module, file in modules().items() if file.name == "__init__.py"}
     assert set(settings["packages"]) - settings["package-dir"].keys() == on_disk
+    for name in ("harmonizer_ns", "gsplat_trainer"):
+        assert "py.typed" in settings["package-data"][name]
+        assert (ROOT / name / "py.typed").is_file()
 
 
-def test_every_file_names_its_licence():
-    for folder in ("harmonizer_ns", "gsplat_trainer", "tests"):
-        for file in (ROOT / folder).rglob("*.py"):
-            assert file.read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n"), file.relative_to(ROOT)
+@pytest.mark.parametrize("folder", ["harmonizer_ns", "gsplat_trainer", "tests"])
+def test_every_file_names_its_licence(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        assert file.read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n"), file.relative_to(ROOT)
