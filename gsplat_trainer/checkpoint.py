@@ -7,9 +7,7 @@ The file appears under its name when it is whole, so the last good one survives 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import written_whole
 
 FORMAT = "harmonizer-gsplat-trainer-1"
 _TENSOR = "$tensor"
@@ -42,7 +41,8 @@ def save_full(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     layout = json.dumps(_lifted(state, tensors))
-    _written(path, lambda partial: save_file(tensors, partial, metadata={"format": FORMAT, "layout": layout}))
+    with written_whole(path, _advice(path)) as partial:
+        save_file(tensors, partial, metadata={"format": FORMAT, "layout": layout})
 
 
 def save_gsplat(path: Path, step: int, splats: Any) -> None:
@@ -52,21 +52,12 @@ def save_gsplat(path: Path, step: int, splats: Any) -> None:
         InputError: when the file cannot be written; earlier ones are intact.
     """
     state = {"step": step, "splats": {name: value.detach().cpu() for name, value in splats.items()}}
-    _written(path, lambda partial: torch.save(state, partial))
+    with written_whole(path, _advice(path)) as partial:
+        torch.save(state, partial)
 
 
-def _written(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write the checkpoint {path}: {error}. Earlier checkpoints there are intact; make room and go on "
-            f"with --resume {path.parent}"
-        ) from error
+def _advice(path: Path) -> str:
+    return f"Earlier checkpoints there are intact; make room and go on with --resume {path.parent}"
 
 
 def load_full(path: Path) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +19,14 @@ from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Scene
 from harmonizer_ns.distill.distiller import RoundReport, picture_strip
 from harmonizer_ns.distill.repairs import Repairs
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.features import LpipsOnDemand
+from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import VideoWriter
-from harmonizer_ns.metrics import psnr, ssim
-
-Distance = Callable[[Tensor, Tensor], Tensor]
+from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
 """Folders of a round's pictures, as in Difix3D+."""
-_SSIM_SIDE = 11
 _FPS = 30
 
 
@@ -46,6 +43,7 @@ class Outputs:
         self.folder = config.result_dir
         self.checkpoints = self.folder / "ckpts"
         self._console = Console(quiet=not enabled)
+        self._lpips = None if config.lpips_net == "none" else LpipsOnDemand(config.lpips_net, self.say)
 
     def say(self, message: str) -> None:
         """One line on the terminal."""
@@ -63,20 +61,12 @@ class Outputs:
         """
         if not self.enabled:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "cfg.yml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot write to --result_dir {self.folder}: {error}") from error
+        with written_whole(self.folder / "cfg.yml", "give another --result_dir") as partial:
+            partial.write_text(yaml.safe_dump(plain(self.config), sort_keys=False), encoding="utf-8")
 
     def stats(self, name: str, values: dict[str, float]) -> None:
         """Write ``stats/<name>.json``."""
-        file = self.folder / "stats" / f"{name}.json"
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(values) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot write {file}: {error}") from error
+        write_json(self.folder / "stats" / f"{name}.json", values, indent=None)
 
     @cached_property
     def _board(self) -> Any:
@@ -137,24 +127,11 @@ class Outputs:
         row = {}
         for suffix, image in images.items():
             row[f"psnr{suffix}"] = psnr(image, target, weight).item()
-            if min(target.shape[-2:]) >= _SSIM_SIDE:
+            if min(target.shape[-2:]) >= SSIM_WINDOW:
                 row[f"ssim{suffix}"] = ssim(image, target, weight).item()
             if self._lpips is not None:
                 row[f"lpips{suffix}"] = self._lpips(image, target).item()
-        return row
-
-    @cached_property
-    def _lpips(self) -> Distance | None:
-        if self.config.lpips_net == "none":
-            return None
-        from lpips import LPIPS
-
-        try:
-            model = LPIPS(net=self.config.lpips_net, verbose=False).eval()
-        except OSError as error:  # urllib's URLError is one
-            self.say(f"LPIPS is left out: the weights of {self.config.lpips_net} are not on this machine ({error})")
-            return None
-        return lambda image, target: model.to(image.device)(image, target, normalize=True).mean()
+        return {name: value for name, value in row.items() if not math.isnan(value)}
 
     # --- videos -------------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ torchvision's download site into torch's cache. Files are read without running c
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
@@ -21,6 +22,8 @@ from harmonizer_ns.errors import InputError
 
 FeatureNet = Literal["vgg", "squeeze"]
 LpipsNet = Literal["vgg", "squeeze", "alex"]
+Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
+"""Of images and targets in [0, 1]; lower is better."""
 
 VGG16_CUTS = (4, 9, 16, 23, 30)
 """Where VGG16 is cut: after relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
@@ -58,37 +61,22 @@ class FeatureNetwork(nn.Module):
         return found
 
 
-def load_vgg16(path: Path | None = None) -> FeatureNetwork:
-    """VGG16 (Simonyan and Zisserman 2015), trained on ImageNet, cut behind five ReLUs.
+def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
+    """A network trained on ImageNet, cut into stages.
 
     Args:
-        path: torchvision's ``vgg16`` state dict; None downloads it (528 MB).
+        net: ``vgg`` is VGG16 (Simonyan and Zisserman 2015), cut behind five ReLUs; ``squeeze`` is SqueezeNet 1.1
+            (Iandola et al. 2016), cut at the seven places where LPIPS cuts it.
+        path: torchvision's state dict of that network; None downloads it (528 MB and 5 MB).
 
     Raises:
         InputError: when the file is missing, damaged or of another network, or the download fails.
     """
-    return load_features("vgg", path)
-
-
-def load_squeezenet(path: Path | None = None) -> FeatureNetwork:
-    """SqueezeNet 1.1 (Iandola et al. 2016), trained on ImageNet, cut at the seven places where LPIPS cuts it.
-
-    Args:
-        path: torchvision's ``squeezenet1_1`` state dict; None downloads it (5 MB).
-
-    Raises:
-        InputError: as `load_vgg16`.
-    """
-    return load_features("squeeze", path)
-
-
-def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
-    """`load_vgg16` or `load_squeezenet`, by name."""
     from torchvision import models
 
-    build, cuts = {"vgg": (models.vgg16, VGG16_CUTS), "squeeze": (models.squeezenet1_1, SQUEEZENET_CUTS)}[net]
+    cuts = {"vgg": VGG16_CUTS, "squeeze": SQUEEZENET_CUTS}[net]
     with torch.device("meta"):
-        layers = build(weights=None).features[: cuts[-1]]
+        layers = models.get_model(_MODELS[net], weights=None).features[: cuts[-1]]
     weights = _backbone_weights(net, path)
     features = {key.removeprefix("features."): value for key, value in weights.items() if key.startswith("features.")}
     fill(layers, features, path or _MODELS[net])
@@ -107,7 +95,7 @@ def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None =
         A module of two images in [-1, 1]; with ``normalize=True``, in [0, 1]. It gives distances ``b 1 1 1``.
 
     Raises:
-        InputError: as `load_vgg16`.
+        InputError: as `load_features`.
     """
     import lpips
 
@@ -118,10 +106,43 @@ def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None =
     # The package puts the name of its slice before torchvision's layer number: slice2.3.squeeze is features.3.squeeze.
     renamed = {key: weights.get(f"features.{key.split('.', 1)[1]}") for key in model.net.state_dict()}
     fill(model.net, {key: value for key, value in renamed.items() if value is not None}, backbone or _MODELS[net])
-    heads = heads or Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    heads = heads or Path(lpips.__file__ or "").parent / "weights" / "v0.1" / f"{net}.pth"
     linear = read_weights(heads)
     fill(nn.ModuleList(model.lins), {key.removeprefix("lin"): value for key, value in linear.items()}, heads)
     return model.requires_grad_(False).eval()
+
+
+def lpips_distance(net: LpipsNet, backbone: Path | None = None, heads: Path | None = None) -> Distance:
+    """`load_lpips` as a function of two images in [0, 1], on their device."""
+    model = load_lpips(net, backbone, heads)
+    return lambda image, target: model.to(image.device)(image, target, normalize=True).flatten()
+
+
+class LpipsOnDemand:
+    """LPIPS as a metric that may be missing: loaded at first use; NaN, said once, where its weights cannot be had.
+
+    Args:
+        net: its backbone.
+        say: told that it is left out.
+    """
+
+    def __init__(self, net: LpipsNet, say: Callable[[str], None]) -> None:
+        self._net: LpipsNet = net
+        self._say = say
+        self._distance: Distance | None = None
+
+    def __call__(self, image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+        """Distances of images in [0, 1]."""
+        if self._distance is None:
+            self._distance = self._load()
+        return self._distance(image, target)
+
+    def _load(self) -> Distance:
+        try:
+            return lpips_distance(self._net)
+        except InputError as error:
+            self._say(f"LPIPS is left out: {error}")
+            return lambda image, target: image.new_full((len(image),), math.nan)
 
 
 def _backbone_weights(net: LpipsNet, path: Path | None) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ All metrics take RGB in [0, 1] and give one value per image; masks are weights i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -117,57 +115,6 @@ def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h 
     """Squared error of each pixel, averaged over the channels."""
     _check(image, target)
     return (image - target).square().mean(dim=1, keepdim=True)
-
-
-def load_lpips_squeeze(
-    backbone: Path, heads: Path
-) -> Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]:
-    """LPIPS with the SqueezeNet 1.1 backbone (Zhang et al. 2018, equation 1); nothing is downloaded.
-
-    ``sum_l mean_hw sum_c w_lc (f_lc(x) - f_lc(y))^2`` over unit-normalised features ``f_l`` of seven layers.
-
-    Args:
-        backbone: state dict of torchvision's ``squeezenet1_1``.
-        heads: the linear weights ``squeeze.pth`` of LPIPS v0.1.
-
-    Returns:
-        A function of image and target in [0, 1] that gives one distance per image; lower is better.
-
-    Raises:
-        FileNotFoundError: when a file is not there.
-        ValueError: when a file holds other weights.
-    """
-    for path in (backbone, heads):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"LPIPS weights {path} do not exist; nothing is downloaded, give the files' paths")
-    from lpips import LPIPS
-
-    model = LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
-    features = torch.load(backbone, map_location="cpu", weights_only=True)
-    linear = torch.load(heads, map_location="cpu", weights_only=True)
-    _load_part(model.net, _by_slice(model.net, features), backbone)
-    _load_part(model, linear, heads, prefix="lin")
-    model.requires_grad_(False).eval()
-    return lambda image, target: model(image, target, normalize=True).flatten()
-
-
-def _by_slice(net: torch.nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename torchvision's ``features.3.x`` to the ``slice2.3.x`` under which LPIPS holds layer 3."""
-    renamed = {}
-    for key in net.state_dict():
-        _, layer = key.split(".", maxsplit=1)
-        if f"features.{layer}" in features:
-            renamed[key] = features[f"features.{layer}"].float()
-    return renamed
-
-
-def _load_part(module: torch.nn.Module, weights: dict[str, Tensor], source: Path, prefix: str = "") -> None:
-    """Load ``weights``, which must hold every tensor of ``module`` whose name starts with ``prefix``."""
-    expected = {key for key in module.state_dict() if key.startswith(prefix) and not key.startswith("lins.")}
-    missing = sorted(expected - set(weights))
-    if missing:
-        raise ValueError(f"{source} does not hold {len(missing)} of the tensors needed, such as {missing[0]}")
-    module.load_state_dict({key: weights[key] for key in expected}, strict=False)
 
 
 def _decibel(mean_squared_error: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.features import load_features, load_lpips, load_squeezenet, load_vgg16
+from harmonizer_ns.features import LpipsOnDemand, load_features, load_lpips, lpips_distance
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def normalised(image):
 
 
 def test_squeezenet_gives_what_torchvision_computes_behind_its_layers(squeezenet_file, image):
-    found = load_squeezenet(squeezenet_file)(image)
+    found = load_features("squeeze", squeezenet_file)(image)
     network = models.squeezenet1_1(weights=None).eval()
     network.load_state_dict(torch.load(squeezenet_file, weights_only=True))
     value, expected = normalised(image), {}
@@ -59,7 +59,7 @@ def test_vgg16_is_cut_behind_its_relus(tmp_path, image):
         layers = models.vgg16(weights=None).features
     weights = {f"features.{k}": 0.1 * torch.randn(v.shape) for k, v in layers.state_dict().items()}
     save_file(weights, tmp_path / "vgg.safetensors")
-    network = load_vgg16(tmp_path / "vgg.safetensors")
+    network = load_features("vgg", tmp_path / "vgg.safetensors")
     found = network(image[:1])
     assert [tuple(value.shape[1:]) for value in found] == [
         (64, 48, 64),
@@ -77,7 +77,7 @@ def test_vgg16_is_cut_behind_its_relus(tmp_path, image):
 
 def test_lpips_is_the_sum_over_layers_of_its_definition(squeezenet_file, heads_file, image):
     other = (image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
-    network, heads = load_squeezenet(squeezenet_file), torch.load(heads_file, weights_only=True)
+    network, heads = load_features("squeeze", squeezenet_file), torch.load(heads_file, weights_only=True)
 
     def layers(x):  # LPIPS rounds ImageNet's mean and deviation, in [-1, 1]
         shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
@@ -90,7 +90,7 @@ def test_lpips_is_the_sum_over_layers_of_its_definition(squeezenet_file, heads_f
     for i, (a, b) in enumerate(zip(layers(image), layers(other), strict=True)):
         weight = heads[f"lin{i}.model.1.weight"][0]
         expected += ((a - b).square() * weight).sum(1).mean((1, 2))
-    found = load_lpips("squeeze", squeezenet_file, heads_file)(image, other, normalize=True).flatten()
+    found = lpips_distance("squeeze", squeezenet_file, heads_file)(image, other)
     torch.testing.assert_close(found, expected)
 
 
@@ -121,7 +121,7 @@ def test_a_missing_file_is_an_error_not_a_random_network(tmp_path):
 
 def test_other_or_damaged_weights_are_refused(tmp_path, squeezenet_file, heads_file):
     with pytest.raises(InputError, match=r"has no '0\.weight'"):
-        load_squeezenet(heads_file)
+        load_features("squeeze", heads_file)
     with pytest.raises(InputError, match=r"has no '0\.model\.1\.weight'"):
         load_lpips("squeeze", squeezenet_file, squeezenet_file)
     with pytest.raises(InputError, match=r"'slice1.0.weight' has shape \(64, 3, 3, 3\) instead of"):
@@ -130,10 +130,10 @@ def test_other_or_damaged_weights_are_refused(tmp_path, squeezenet_file, heads_f
     state["features.0.weight"][0] = torch.nan
     torch.save(state, tmp_path / "nan.pth")
     with pytest.raises(InputError, match=r"damaged: '0\.weight'"):
-        load_squeezenet(tmp_path / "nan.pth")
+        load_features("squeeze", tmp_path / "nan.pth")
     (tmp_path / "cut.pth").write_bytes(squeezenet_file.read_bytes()[:1000])
     with pytest.raises(InputError, match="not a readable file of weights"):
-        load_squeezenet(tmp_path / "cut.pth")
+        load_features("squeeze", tmp_path / "cut.pth")
 
 
 class Harmful:
@@ -144,7 +144,7 @@ class Harmful:
 def test_code_in_a_file_of_weights_does_not_run(tmp_path):
     torch.save({"features.0.weight": Harmful()}, tmp_path / "harm.pth")
     with pytest.raises(InputError, match="not a readable file of weights"):
-        load_squeezenet(tmp_path / "harm.pth")
+        load_features("squeeze", tmp_path / "harm.pth")
 
 
 def test_without_network_the_error_says_what_to_get(monkeypatch):
@@ -153,9 +153,12 @@ def test_without_network_the_error_says_what_to_get(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(InputError, match=r"get vgg16-\w+\.pth on a machine with network and give its path"):
-        load_vgg16()
-    with pytest.raises(InputError, match=r"get squeezenet1_1-\w+\.pth"):
-        load_lpips("squeeze")
+        load_features("vgg")
+    said = []
+    missing, image = LpipsOnDemand("squeeze", said.append), torch.rand(2, 3, 48, 64)
+    assert all(missing(image, image).isnan().all() for _ in range(2))
+    assert len(said) == 1
+    assert "get squeezenet1_1-" in said[0]
 
 
 def test_downloads_are_verified_and_run_no_code(monkeypatch, squeezenet_file):
@@ -166,7 +169,7 @@ def test_downloads_are_verified_and_run_no_code(monkeypatch, squeezenet_file):
         return torch.load(squeezenet_file, weights_only=True)
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
-    load_squeezenet()
+    load_features("squeeze")
     assert asked["url"].startswith("https://download.pytorch.org/models/squeezenet1_1")
     assert asked["check_hash"]
     assert asked["weights_only"]

@@ -29,6 +29,7 @@ from harmonizer_ns.enhancers.reading import read_json
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.metrics import psnr
 from harmonizer_ns.types import Frames
 
 _LINUX_RESET = Path("/proc/self/clear_refs")
@@ -116,7 +117,7 @@ def run(bench: EnhancersBench) -> None:
                     step = _stream(enhancer, frames, bench.references, device)
                     measured = measure(step, bench, device)
                     output = _enhanced(enhancer, frames, bench.references, device)
-                    same = None if size not in first else psnr(output, first[size])
+                    same = None if size not in first else psnr(output, first[size]).mean().item()
                     first.setdefault(size, output)
                     _print_line(label, size, precision, measured, same)
 
@@ -197,11 +198,6 @@ def tiny_twin(enhancer: Enhancer, bench: EnhancersBench) -> Enhancer | None:
         return None
     tiny = read_tiny_decoder(bench.tiny_decoder)
     return DifixEnhancer(enhancer.network, tile=bench.tile, tiny_decoder=tiny, compiled=bench.compile)
-
-
-def psnr(image: Float[Tensor, "n 3 h w"], other: Float[Tensor, "n 3 h w"]) -> float:
-    """Of all images together, in decibels; 100 at most, so that equal images have one."""
-    return -10 * float((image - other).square().mean().clamp(min=1e-10).log10())
 
 
 def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device) -> Measurement:

@@ -10,16 +10,16 @@ from typing import Any
 from harmonizer_ns.captures.pinhole import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import report
-from harmonizer_ns.evaluation.protocol import Comparison, Distance, EvaluationConfig, compare, summarize
+from harmonizer_ns.evaluation.protocol import Comparison, EvaluationConfig, compare, summarize
 from harmonizer_ns.evaluation.report import SceneResult
+from harmonizer_ns.features import Distance, lpips_distance
 from harmonizer_ns.images import beside, save_image
-from harmonizer_ns.metrics import load_lpips_squeeze
 from harmonizer_ns.spread import evenly_spread
 
 
 def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
     """Evaluate all scenes, print the table and the verdict, and write what was asked for."""
-    distance = load_lpips_squeeze(*config.lpips) if config.lpips else None
+    distance = lpips_distance("squeeze", *config.lpips) if config.lpips else None
     console = report.wide_console()
     results = []
     for folder in config.scenes:

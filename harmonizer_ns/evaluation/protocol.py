@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +18,11 @@ from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.devices import Device
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.evaluation.report import SceneResult
+from harmonizer_ns.features import Distance
 from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
 from harmonizer_ns.types import Frames
-
-Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from harmonizer_ns.features import LpipsOnDemand
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer as give_cores_to_the_rasterizer
@@ -26,41 +27,13 @@ EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 """``(camera, outputs) -> rgb`` of shape ``h w 3``."""
 
 
-class LpipsOnDemand:
-    """LPIPS built at first use, so that models can be made without a network.
-
-    nerfstudio builds LPIPS with every model, which downloads AlexNet. Without its weights the metric is NaN, said
-    once.
-    """
-
-    def __init__(self, build: Callable[[], torch.nn.Module]) -> None:
-        self._build = build
-        self._metric: torch.nn.Module | None = None
-        self._missing = False
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """LPIPS of two ``1 3 h w`` images in [0, 1], or NaN."""
-        if self._metric is None and not self._missing:
-            self._try_to_build()
-        if self._metric is None:
-            return torch.tensor(math.nan)
-        return self._metric.to(first.device)(first, second)
-
-    def _try_to_build(self) -> None:
-        try:
-            self._metric = self._build()
-        except OSError as error:  # urllib's URLError is one
-            self._missing = True
-            CONSOLE.log(f"LPIPS is left out: its AlexNet weights are not on this machine ({error})")
-
-
 @contextmanager
 def lpips_on_demand() -> Iterator[None]:
-    """Models built inside get `LpipsOnDemand` in the place of torchmetrics' LPIPS."""
+    """Models built inside get `LpipsOnDemand`: torchmetrics' LPIPS would download AlexNet with every model."""
     from torchmetrics.image import lpip
 
     original = lpip.LearnedPerceptualImagePatchSimilarity
-    lpip.LearnedPerceptualImagePatchSimilarity = lambda **kwargs: LpipsOnDemand(lambda: original(**kwargs))
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: LpipsOnDemand("alex", lambda message: CONSOLE.log(message))
     try:
         yield
     finally:

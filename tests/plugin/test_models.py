@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import math
 from copy import deepcopy
 
 import pytest
@@ -10,7 +9,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from toy import arc_cameras, gaussian_scene
 
 from harmonizer_ns.plugin.cameras import to_nerfstudio
-from harmonizer_ns.plugin.models import HarmonizeSplatfactoModelConfig, LpipsOnDemand
+from harmonizer_ns.plugin.models import HarmonizeSplatfactoModelConfig
 from harmonizer_ns.raster import rasterization
 
 
@@ -63,17 +62,3 @@ def test_seed_colours_become_the_base_colour():
     scene = gaussian_scene(60)
     for degree in (0, 2):
         torch.testing.assert_close(splat(sh_degree=degree).colors, scene["colors"], atol=1 / 255, rtol=0)
-
-
-def test_missing_lpips_weights_are_nan_and_asked_for_once():
-    tries = []
-
-    def build():
-        tries.append(1)
-        raise OSError("no network")
-
-    metric = LpipsOnDemand(build)
-    image = torch.zeros(1, 3, 8, 8)
-    assert math.isnan(metric(image, image))
-    assert math.isnan(metric(image, image))
-    assert tries == [1]

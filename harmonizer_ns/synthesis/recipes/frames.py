@@ -7,7 +7,6 @@ reference photo is one reference_NAME.png; item.json holds a `Record` for each f
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image, to_float, to_uint8
+from harmonizer_ns.metrics import psnr
 from harmonizer_ns.pairs import Pair, cameras_as_json, cameras_from_json
 from harmonizer_ns.synthesis.streams.base import Made, References
 from harmonizer_ns.types import Frames
@@ -85,7 +85,7 @@ class FrameWriter:
             Record(
                 clip=made.clip,
                 frame=self._clips[made.clip],
-                psnr=_psnr(image, target),
+                psnr=None if image.equal(target) else round(psnr(image[None], target[None]).item(), 3),
                 parameters=made.parameters,
                 file=_relative(made.source, self._scene),
                 mask=made.mask is not None,
@@ -141,11 +141,6 @@ def _compact(values: Tensor) -> Tensor:
     low, high = _HALF_RANGE
     fits = ((values == 0) | ((values >= low) & (values <= high))).all()
     return values.half() if fits else values.float()
-
-
-def _psnr(image: Tensor, target: Tensor) -> float | None:
-    error = (image - target).square().mean().item()
-    return round(-10 * math.log10(error), 3) if error else None
 
 
 def _relative(file: str, scene: str) -> str:
