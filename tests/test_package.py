@@ -21,7 +21,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 ORDER = """
-    errors devices features files flow images media metrics pairs poses spread types warp
+    errors devices features files flow images media metrics pairs poses random_state spread types warp
     references
     raster
     captures
@@ -40,9 +40,6 @@ UPWARD = {
     "harmonizer_ns.synthesis.streams.curation_fit -> harmonizer_ns.plugin.reconstruct": "NeRFs are nerfstudio's",
     "harmonizer_ns.captures.capture -> gsplat_trainer.config": "to be mended",
     "harmonizer_ns.enhancers.difix.enhancer -> harmonizer_ns.footage.sequence": "to be mended",
-    "harmonizer_ns.splats.files -> gsplat_trainer.config": "to be mended",
-    "harmonizer_ns.splats.model -> gsplat_trainer.config": "to be mended",
-    "harmonizer_ns.splats.rendering -> gsplat_trainer.config": "to be mended",
 }
 """Imports against the order, with the reason."""
 

@@ -2,22 +2,28 @@
 """Whole runs: what users find in the result folder, resume, and what learns from what."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 import yaml
 from plyfile import PlyData
 from splat_runs import CPU, go, tiny, write_colmap
+from toy import arc_cameras
 
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import main
-from gsplat_trainer.config import Config, McmcConfig, check, scaled
+from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.trajectory import focus_point, make_trajectory
 from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.metrics import psnr
+from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import NAMES
+from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import PseudoView
 
 
@@ -206,3 +212,34 @@ def test_trajectories_are_rigid_and_look_at_the_scene(colmap, tmp_path, kind):
         assert torch.linalg.det(R) > 0
         towards = torch.nn.functional.normalize(focus - camera.centers[0], dim=0)
         assert towards @ R[:, 2] > 0.99
+
+
+def test_no_format_at_all_is_refused():
+    with pytest.raises(InputError, match="no-save_ply"):
+        check(DefaultConfig(export_formats=[]))
+
+
+def test_a_format_whose_codec_is_missing_is_refused_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gsply", None)
+    check(DefaultConfig())
+    with pytest.raises(InputError, match=r"spz.*pip install"):
+        check(DefaultConfig(export_formats=["ply", "spz"]))
+
+
+def test_a_run_writes_every_format_and_harmonize_reads_them(colmap, tmp_path, mixer):
+    pytest.importorskip("gsply")
+    config = tiny(colmap, tmp_path / "run", max_steps=2, steps_per_fix=0)
+    options = tyro.cli(DefaultConfig, args=["--export_formats", "ply", "ply_compressed", "spz"])
+    go(replace(config, export_formats=options.export_formats))
+    folder = tmp_path / "run" / "ply"
+    names = ["point_cloud_1.compressed.ply", "point_cloud_1.ply", "point_cloud_1.spz"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    camera = arc_cameras(1, 64, 48)
+    exact, *compressed = (
+        SplatRenderer(read_splats(folder / name)).render(camera).rgb for name in (names[1], names[0], names[2])
+    )
+    assert all(psnr(picture, exact).item() > 40 for picture in compressed)
+    out = tmp_path / "out"
+    go(tiny(colmap, out, HarmonizeConfig, ply=folder / names[2], max_steps=1, export_formats=["spz"]))
+    assert len(read_splats(out / "harmonized.spz")["means"]) == len(read_splats(folder / names[1])["means"])
+    assert not (out / "harmonized.ply").exists()

@@ -5,17 +5,13 @@ import gzip
 import importlib.util
 import struct
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import tyro
 from plyfile import PlyData
-from splat_runs import go, tiny
 from toy import arc_cameras
 
-from gsplat_trainer.config import DefaultConfig, HarmonizeConfig, check
 from harmonizer_ns import metrics
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.compressed import _in_chunks, fractional_bits
@@ -202,34 +198,10 @@ def test_without_gsply_the_error_says_how_to_install_it(tmp_path, monkeypatch):
         lambda: read_splats(tmp_path / "s.spz"),
         lambda: read_splats(tmp_path / "s.ply"),
         lambda: write_splats(tmp_path / "o.spz", some_splats(), "spz"),
-        lambda: check(DefaultConfig(export_formats=["ply", "spz"])),
     ):
         with pytest.raises(InputError, match=install):
             call()
     assert not (tmp_path / "o.spz").exists()
-    check(DefaultConfig())
-
-
-def test_no_format_at_all_is_refused():
-    with pytest.raises(InputError, match="no-save_ply"):
-        check(DefaultConfig(export_formats=[]))
-
-
-@needs_gsply
-def test_a_run_writes_every_format_and_harmonize_reads_them(colmap, tmp_path, mixer):
-    config = tiny(colmap, tmp_path / "run", max_steps=2, steps_per_fix=0)
-    options = tyro.cli(DefaultConfig, args=["--export_formats", "ply", "ply_compressed", "spz"])
-    go(replace(config, export_formats=options.export_formats))
-    folder = tmp_path / "run" / "ply"
-    names = ["point_cloud_1.compressed.ply", "point_cloud_1.ply", "point_cloud_1.spz"]
-    assert sorted(file.name for file in folder.iterdir()) == names
-    exact = picture(read_splats(folder / names[1]))
-    for name in (names[0], names[2]):
-        assert psnr(read_splats(folder / name), exact) > 40
-    out = tmp_path / "out"
-    go(tiny(colmap, out, HarmonizeConfig, ply=folder / names[2], max_steps=1, export_formats=["spz"]))
-    assert len(read_splats(out / "harmonized.spz")["means"]) == len(read_splats(folder / names[1])["means"])
-    assert not (out / "harmonized.ply").exists()
 
 
 @needs_gsply

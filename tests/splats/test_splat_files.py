@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats and checkpoints in files."""
-
-import errno
+"""Splats in files."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from plyfile import PlyData, PlyElement
 from toy import write_points
 
 from gsplat_trainer import checkpoint
-from gsplat_trainer.optimizers import VisibleAdam
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats, write_splats
 from harmonizer_ns.splats.model import NAMES
@@ -112,59 +109,3 @@ def test_bad_files_give_one_clear_error(tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             read_splats(tmp_path / name)
-
-
-def test_full_checkpoint_keeps_everything(tmp_path):
-    shared = torch.arange(6.0)
-    state = {
-        "a": [shared[:3], shared[3:], {"b": torch.zeros(0, 3), "n": None, "x": 0.1, "s": "text"}],
-        "bytes": torch.get_rng_state(),
-    }
-    checkpoint.save_full(tmp_path / "full_000003_rank0.safetensors", state)
-    back = checkpoint.load_full(checkpoint.newest_full(tmp_path, 0))
-    assert torch.equal(back["a"][1], shared[3:])
-    assert back["a"][2]["b"].shape == (0, 3)
-    assert (back["a"][2]["n"], back["a"][2]["x"], back["a"][2]["s"]) == (None, 0.1, "text")
-    assert torch.equal(back["bytes"], state["bytes"])
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "full_000003_rank0.safetensors"
-    checkpoint.save_full(path, {"x": torch.ones(3)})
-
-    def full(tensors, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(InputError, match=r"full_000003.*No space left.*intact"):
-        checkpoint.save_full(path, {"x": torch.zeros(3)})
-    assert torch.equal(checkpoint.load_full(path)["x"], torch.ones(3))
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_wrong_full_checkpoints_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.ones(1)}, tmp_path / "full_000001_rank0.safetensors", metadata={"format": "other"})
-    with pytest.raises(InputError, match="format other"):
-        checkpoint.load_full(tmp_path / "full_000001_rank0.safetensors")
-    (tmp_path / "full_000001_rank0.safetensors").write_bytes(b"x" * 20)
-    with pytest.raises(InputError, match="incomplete"):
-        checkpoint.load_full(tmp_path / "full_000001_rank0.safetensors")
-    with pytest.raises(InputError, match="no full checkpoint"):
-        checkpoint.newest_full(tmp_path, 1)
-
-
-def test_visible_adam_is_adam_where_it_looks():
-    start = torch.rand(6, 3)
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    masked, plain = VisibleAdam([ours], lr=0.1, eps=1e-15), torch.optim.Adam([theirs], lr=0.1, eps=1e-15)
-    masked.visible = torch.tensor([True, False, True, False, True, True])
-    for seed in range(3):
-        gradient = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed))
-        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        masked.step()
-        plain.step()
-    torch.testing.assert_close(ours[masked.visible], theirs[masked.visible])
-    assert torch.equal(ours[~masked.visible], start[~masked.visible])
