@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
         folder: where the unfinished file lies, on the same disk; None: beside ``path``.
 
     Raises:
-        InputError: when the disk is full or the place cannot be written, naming the path.
+        InputError: when the disk is full or the place cannot be written, naming the path. Errors of other files, which
+            the block reads, pass.
     """
     partial = partial_path(path if folder is None else folder / path.name)
     try:
@@ -46,14 +47,25 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
             _sync(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise  # torch reports a full disk as RuntimeError; all others are not about the file
+        if not _concerns(error, path, partial):
+            raise
         raise InputError(f"cannot write {path}: {first_line(error)}{advice and '. ' + advice}") from error
     finally:
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial, ignore_errors=True)
         else:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder may be none
+                partial.unlink()
+
+
+def _concerns(error: Exception, path: Path, partial: Path) -> bool:
+    """Whether an error is about the file that is written: torch reports a full disk as RuntimeError."""
+    if isinstance(error, RuntimeError):
+        return "PytorchStreamWriter" in str(error)
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
+        return True
+    named = Path(error.filename)
+    return named.is_relative_to(partial) or path.is_relative_to(named) or partial.is_relative_to(named)
 
 
 def partial_path(path: Path) -> Path:

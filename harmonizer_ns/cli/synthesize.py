@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.errors import InputError
 
 if TYPE_CHECKING:
-    from harmonizer_ns.synthesis.recipes.items import Outcome
+    from harmonizer_ns.synthesis.recipes.items import ItemOutcome
     from harmonizer_ns.synthesis.recipes.plan import Plan
 
 EXAMPLES = """
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
     config = parse(arguments)
     from harmonizer_ns.synthesis.recipes.items import raise_if_full, remove_leftovers
-    from harmonizer_ns.synthesis.recipes.lock import locked
+    from harmonizer_ns.synthesis.recipes.workers import locked
 
     output = config.output.resolve()
     with locked(output):
@@ -102,16 +103,16 @@ def _synthesize(config: SynthesizeConfig, output: Path) -> list[str]:
     return [*plan.problems, *sorted(problems)]
 
 
-def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[Outcome]:
+def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOutcome]:
     """Make what is missing, and tell about each item with the time that is left."""
-    from harmonizer_ns.synthesis.recipes.items import read_item
-    from harmonizer_ns.synthesis.recipes.running import run_items
+    from harmonizer_ns.synthesis.recipes.items import make_item, read_item
+    from harmonizer_ns.synthesis.recipes.workers import run_all
 
     missing = [item for item in plan.items if read_item(item, output) is None]
     changed = sum((output / item.name).exists() for item in missing)
     print(f"{len(plan.items)} items, {len(missing)} to make{f', {changed} of them anew' if changed else ''}")
     start = time.monotonic()
-    with closing(run_items(missing, output, config.workers, config.ray)) as outcomes:
+    with closing(run_all(partial(make_item, output=output), missing, config.workers, config.ray)) as outcomes:
         for number, outcome in enumerate(outcomes, start=1):
             left = (time.monotonic() - start) / number * (len(missing) - number)
             state = "failed" if outcome.problem else "made"
@@ -124,7 +125,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _log(outcome: Outcome, output: Path) -> None:
+def _log(outcome: ItemOutcome, output: Path) -> None:
     """Keep the traceback of what should not have happened."""
     if outcome.log:
         with (output / _LOG).open("a", encoding="utf-8") as log:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream makes, as files of one folder, and back as pairs.
+"""The frames that a stream makes become files of one folder, and these become pairs again.
 
 Frame 0 is 0000_image.png, 0000_target.png, and 0000_mask.png and 0000_depth.safetensors where there are such; each
 reference photo is one reference_NAME.png; item.json holds a `Record` for each frame.
@@ -28,7 +28,7 @@ _HALF_RANGE = (6.2e-5, 6.5e4)
 
 
 class Record(TypedDict):
-    """One frame in ``item.json``.
+    """A record describes one frame in ``item.json``.
 
     Args:
         clip: number of its clip.
@@ -52,7 +52,7 @@ class Record(TypedDict):
 
 
 class FrameWriter:
-    """Writes the frames of one item; each reference photo once.
+    """A writer puts the frames of one item into a folder, and each reference photo once.
 
     Args:
         folder: that receives them.
@@ -156,7 +156,7 @@ def _cameras(made: Made) -> list[dict[str, Any]] | None:
 
 
 def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, Any]) -> list[Pair]:
-    """The frames of an item that is there.
+    """The pairs that the frames of an item are.
 
     Args:
         records: of ``item.json``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make one item: a folder of images and ``item.json``, which appears whole or not at all."""
+"""An item is made as a folder of images and ``item.json``, which appears whole or not at all; and is read back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import shutil
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from harmonizer_ns.captures.pinhole import load_cameras, load_capture
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json, written_whole
 from harmonizer_ns.pairs import Pair
 from harmonizer_ns.synthesis.recipes.frames import FrameWriter, Record, as_pairs
-from harmonizer_ns.synthesis.recipes.plain import build
-from harmonizer_ns.synthesis.recipes.plan import Item
+from harmonizer_ns.synthesis.recipes.plan import PlannedItem
 from harmonizer_ns.synthesis.recipes.sources import Contents, source_files
+from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.base import load_clip
 from harmonizer_ns.synthesis.streams.table import STREAMS
 from harmonizer_ns.types import Cameras, cat_cameras
@@ -30,8 +31,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How the making of an item ended.
+class ItemOutcome:
+    """An outcome says how the making of an item ended.
 
     Args:
         name: of the item.
@@ -44,34 +45,29 @@ class Outcome:
     log: str = ""
 
 
-def make_item(item: Item, output: Path) -> Outcome:
+def make_item(item: PlannedItem, output: Path) -> ItemOutcome:
     """Make an item below ``output``, in place of what is there.
 
     Raises:
         InputError: when the disk is full: nothing else can be made either.
     """
-    folder = output / item.name
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums do not depend on the machine's cores
     try:
-        _write(item, partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        with written_whole(output / item.name) as folder:
+            _write(item, folder)
     except InputError as error:
-        return Outcome(item.name, f"{item.name}: {error}")
+        raise_if_full(error.__cause__, output)
+        return ItemOutcome(item.name, f"{item.name}: {error}")
     except Exception as error:
-        raise_if_full(error, output)
         problem = f"{item.name}: {type(error).__name__}: {error} (traceback in errors.log)"
-        return Outcome(item.name, problem, f"{item.name}\n{traceback.format_exc()}")
+        return ItemOutcome(item.name, problem, f"{item.name}\n{traceback.format_exc()}")
     finally:
         torch.set_num_threads(threads)
-        shutil.rmtree(partial, ignore_errors=True)
-    return Outcome(item.name)
+    return ItemOutcome(item.name)
 
 
-def raise_if_full(error: Exception, output: Path) -> None:
+def raise_if_full(error: BaseException | None, output: Path) -> None:
     """Turn the error of a full disk into one that says what to do.
 
     Raises:
@@ -89,8 +85,8 @@ def remove_leftovers(output: Path) -> None:
         shutil.rmtree(partial)
 
 
-def _write(item: Item, folder: Path) -> None:
-    folder.mkdir(parents=True)
+def _write(item: PlannedItem, folder: Path) -> None:
+    folder.mkdir()
     settings = build(STREAMS[item.kind].settings, item.settings, f"{item.name}: settings")
     writer = FrameWriter(folder, item.folder)
     for made in STREAMS[item.kind].make(_source(item), settings, item.seed):
@@ -101,7 +97,7 @@ def _write(item: Item, folder: Path) -> None:
     (folder / "item.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _source(item: Item) -> Any:
+def _source(item: PlannedItem) -> Any:
     """What the item's stream takes."""
     source = STREAMS[item.kind].source
     if source == "nothing":
@@ -128,20 +124,27 @@ def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> C
     return cat_cameras(found) if len(found) == len(files) else None
 
 
-def read_item(item: Item, output: Path) -> list[tuple[Pair, float | None]] | None:
-    """The pairs of the very same item, with their PSNR; None when it is not there with all of its files."""
+class MadePair(NamedTuple):
+    """A pair that is there, and the PSNR of its image against its target in dB; None: they are equal."""
+
+    pair: Pair
+    psnr: float | None
+
+
+def read_item(item: PlannedItem, output: Path) -> list[MadePair] | None:
+    """The pairs of the very same item; None when it is not there with all of its files."""
     folder = output / item.name
     try:
-        found = json.loads((folder / "item.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "item.json")
         if found["digest"] != item.digest:
             return None
         records: list[Record] = found["frames"]
         pairs = as_pairs(records, folder, item.name, provenance(item, output))
         figures = [record["psnr"] for record in records]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         return None
     whole = all(file.is_file() for pair in pairs for file in _files(pair))
-    return list(zip(pairs, figures, strict=True)) if whole else None
+    return list(map(MadePair, pairs, figures)) if whole else None
 
 
 def _files(pair: Pair) -> list[Path]:
@@ -149,23 +152,23 @@ def _files(pair: Pair) -> list[Path]:
     return [pair.image, pair.target_image, *pair.references, *optional]
 
 
-def provenance(item: Item, output: Path) -> dict[str, Any]:
+def provenance(item: PlannedItem, output: Path) -> dict[str, Any]:
     """All that makes the item again; the scene's folder is relative to the output folder."""
     folder = Path(os.path.relpath(item.folder, output)).as_posix() if item.folder else ""
     return {**dataclasses.asdict(item), "files": list(item.files), "folder": folder}
 
 
-def item_of(pair: Pair, output: Path) -> Item:
+def item_of(pair: Pair, output: Path) -> PlannedItem:
     """The item that a pair was part of, from its provenance alone.
 
     Raises:
         InputError: when the provenance is incomplete, or the source files have changed since.
     """
     source = pair.source if isinstance(pair.source, dict) else {}
-    names = [field.name for field in dataclasses.fields(Item)]
+    names = [field.name for field in dataclasses.fields(PlannedItem)]
     if missing := [name for name in names if name not in source]:
         raise InputError(f"{pair.name} has no provenance to rebuild it from: {', '.join(missing)} missing")
-    item = build(Item, {name: source[name] for name in names}, f"{pair.name}: provenance")
+    item = build(PlannedItem, {name: source[name] for name in names}, f"{pair.name}: provenance")
     if item.kind not in STREAMS or (output / item.name).resolve().parent.parent != output.resolve():
         raise InputError(f"{pair.name} has no good provenance: kind {item.kind!r}, name {item.name!r}")
     if not item.folder:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task list of a recipe. Everything in it follows from the recipe and from what its files hold."""
+"""A plan lists the items of a recipe. Everything in it follows from the recipe and from what its files hold."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.recipes.recipe import Recipe, StreamRecipe
 from harmonizer_ns.synthesis.recipes.sources import (
     Contents,
-    Scene,
+    SourceScene,
     capture_scene,
     folder_scene,
     named_apart,
     photo_scenes,
     source_files,
 )
-from harmonizer_ns.synthesis.recipes.split import held_out, scene_groups
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
 
 @dataclass(frozen=True)
-class Item:
-    """One call of a stream; plain data, which is also the provenance of its pairs.
+class PlannedItem:
+    """An item is one call of a stream; plain data, which is also the provenance of its pairs.
 
     Args:
         name: of its folder below the output folder, ``STREAM/PART``.
@@ -68,7 +67,7 @@ class Plan:
     """What is to be made, what cannot be, what is worth knowing, and which scenes are kept for testing."""
 
     recipe: Recipe
-    items: list[Item] = field(default_factory=list)
+    items: list[PlannedItem] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     test_scenes: frozenset[str] = frozenset()
@@ -86,7 +85,7 @@ def make_plan(recipe: Recipe) -> Plan:
     """List the items of every stream; a scene that cannot be used is one problem, and the others go on."""
     plan, contents = Plan(recipe), Contents()
     scenes = _all_scenes(plan, contents)
-    used: dict[str, Scene] = {}
+    used: dict[str, SourceScene] = {}
     for stream in recipe.streams:
         if STREAMS[stream.kind].source == "nothing":
             plan.items += [_made_up(recipe, stream, number) for number in range(stream.count)]
@@ -101,7 +100,7 @@ def make_plan(recipe: Recipe) -> Plan:
     return plan
 
 
-def _all_scenes(plan: Plan, contents: Contents) -> dict[str, list[Scene]]:
+def _all_scenes(plan: Plan, contents: Contents) -> dict[str, list[SourceScene]]:
     """The scenes of each stream; one folder or photo has one name in all of them."""
     found = {stream.name: _scenes(stream, plan) for stream in plan.recipe.streams}
     places = {}
@@ -116,9 +115,9 @@ def _all_scenes(plan: Plan, contents: Contents) -> dict[str, list[Scene]]:
     }
 
 
-def _scenes(stream: StreamRecipe, plan: Plan) -> list[Scene]:
+def _scenes(stream: StreamRecipe, plan: Plan) -> list[SourceScene]:
     capture = STREAMS[stream.kind].source == "capture"
-    found: list[Scene] = []
+    found: list[SourceScene] = []
     for folder in dict.fromkeys(path.resolve() for path in stream.scenes):
         with plan.noting():
             scene, note = (capture_scene(folder), "") if capture else folder_scene(folder)
@@ -130,7 +129,7 @@ def _scenes(stream: StreamRecipe, plan: Plan) -> list[Scene]:
     return found
 
 
-def _has_room(scene: Scene, stream: StreamRecipe, plan: Plan) -> bool:
+def _has_room(scene: SourceScene, stream: StreamRecipe, plan: Plan) -> bool:
     room = STREAMS[stream.kind].source == "capture" or bool(_starts(scene, stream.clip))
     if not room:
         plan.problems.append(
@@ -140,14 +139,16 @@ def _has_room(scene: Scene, stream: StreamRecipe, plan: Plan) -> bool:
     return room
 
 
-def _starts(scene: Scene, clip: int) -> list[int]:
+def _starts(scene: SourceScene, clip: int) -> list[int]:
     """Where clips may begin: their frames are of one folder, which is one camera of a rig."""
     length = 1 if scene.photo else clip
     folders = [Path(file).parent for file in scene.files]
     return [i for i in range(len(folders) - length + 1) if folders[i] == folders[i + length - 1]]
 
 
-def _dealt(recipe: Recipe, stream: StreamRecipe, scenes: list[Scene], contents: Contents, plan: Plan) -> list[Item]:
+def _dealt(
+    recipe: Recipe, stream: StreamRecipe, scenes: list[SourceScene], contents: Contents, plan: Plan
+) -> list[PlannedItem]:
     """The items of a stream; each depends on its scene and its number there alone."""
     order = sorted(scenes, key=lambda scene: _score(recipe.seed, stream.name, scene.name))
     items = []
@@ -157,14 +158,14 @@ def _dealt(recipe: Recipe, stream: StreamRecipe, scenes: list[Scene], contents: 
     return items
 
 
-def _turns(scenes: list[Scene]) -> Iterator[tuple[Scene, int]]:
+def _turns(scenes: list[SourceScene]) -> Iterator[tuple[SourceScene, int]]:
     """Scenes and photos by turns, each with how often it came before: many photos do not crowd out few scenes."""
     sorts = [[scene for scene in scenes if scene.photo == photo] for photo in (False, True)]
     for turn in count() if scenes else ():
         yield from ((sort[turn % len(sort)], turn // len(sort)) for sort in sorts if sort)
 
 
-def _item(recipe: Recipe, stream: StreamRecipe, scene: Scene, number: int, contents: Contents) -> Item:
+def _item(recipe: Recipe, stream: StreamRecipe, scene: SourceScene, number: int, contents: Contents) -> PlannedItem:
     seed = _seed(recipe, stream, f"{scene.name}/{number}")
     settings, source = _plain(stream.settings), STREAMS[stream.kind].source
     files: tuple[str, ...] = ()
@@ -174,14 +175,14 @@ def _item(recipe: Recipe, stream: StreamRecipe, scene: Scene, number: int, conte
     content = contents.of_all(scene.folder, source_files(source, scene.folder, files, settings))
     name = f"{stream.name}/{scene.name}_{number:02d}"
     origin = (recipe.name, stream.name, stream.kind, scene.name)
-    return Item(name, *origin, seed, recipe.width, settings, str(scene.folder), files, content)
+    return PlannedItem(name, *origin, seed, recipe.width, settings, str(scene.folder), files, content)
 
 
-def _made_up(recipe: Recipe, stream: StreamRecipe, number: int) -> Item:
+def _made_up(recipe: Recipe, stream: StreamRecipe, number: int) -> PlannedItem:
     """An item that is a scene of its own."""
     name = f"{stream.name}/{number:05d}"
     seed = _seed(recipe, stream, str(number))
-    return Item(name, recipe.name, stream.name, stream.kind, name, seed, None, _plain(stream.settings))
+    return PlannedItem(name, recipe.name, stream.name, stream.kind, name, seed, None, _plain(stream.settings))
 
 
 def _plain(settings: Any) -> dict[str, Any]:
@@ -197,13 +198,34 @@ def _score(*parts: object) -> str:
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
 
 
-def _test_scenes(plan: Plan, scenes: list[Scene], contents: Contents) -> frozenset[str]:
+def _test_scenes(plan: Plan, scenes: list[SourceScene], contents: Contents) -> frozenset[str]:
     """Captures, photos and the made-up scenes of each stream are split apart, so that each sort is in both splits."""
-    groups = scene_groups(scenes, contents)
+    groups = _same_photos(scenes, contents)
     photos = {scene.name for scene in scenes if scene.photo}
     sorts = [[group for group in groups if not group <= photos], [group for group in groups if group <= photos]]
     for stream in plan.recipe.streams:
         own = [item.scene for item in plan.items if item.stream == stream.name and not item.folder]
         sorts.append([frozenset([scene]) for scene in own])
-    kept = [held_out(sort, plan.recipe.test_fraction, f"{plan.recipe.seed}/split") for sort in sorts]
+    kept = [_held_out(sort, plan.recipe.test_fraction, f"{plan.recipe.seed}/split") for sort in sorts]
     return frozenset().union(*kept)
+
+
+def _same_photos(scenes: list[SourceScene], contents: Contents) -> list[frozenset[str]]:
+    """Names of scenes, together where scenes share an image byte for byte, under whatever file name."""
+    groups: list[tuple[frozenset[str], frozenset[str]]] = []
+    for scene in scenes:
+        names = frozenset([scene.name])
+        images = frozenset(contents.of(scene.folder / file) for file in scene.files)
+        for group in [group for group in groups if group[1] & images]:
+            names, images = names | group[0], images | group[1]
+            groups.remove(group)
+        groups.append((names, images))
+    return [names for names, _ in groups]
+
+
+def _held_out(groups: list[frozenset[str]], fraction: float, seed: str) -> frozenset[str]:
+    """The names in a fraction of the groups; at least one group of two, and never all."""
+    order = sorted(groups, key=lambda group: _score(seed, min(group)))
+    wanted = round(fraction * len(order))
+    count = min(len(order) - 1, max(1, wanted)) if fraction and order else 0
+    return frozenset().union(*order[:count])

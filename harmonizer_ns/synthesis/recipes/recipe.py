@@ -24,7 +24,7 @@ import yaml
 
 import harmonizer_ns
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.recipes.plain import build
+from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
 _KEYS = {

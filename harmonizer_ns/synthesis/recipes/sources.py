@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What streams work on: scenes, their files and what these hold."""
+"""Sources are what streams work on: scenes, their files, and what these hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BESIDE = ("masks", "labels", "boxes.json")
 
 
 @dataclass(frozen=True)
-class Scene:
+class SourceScene:
     """Images that belong together.
 
     Args:
@@ -44,19 +44,19 @@ class Scene:
         return self.folder, self.files[0] if self.photo else ""
 
 
-def capture_scene(folder: Path) -> Scene:
+def capture_scene(folder: Path) -> SourceScene:
     """A posed capture.
 
     Raises:
         InputError: when ``transforms.json`` is missing or cannot be used.
     """
     try:
-        return Scene(folder.name, folder, tuple(load_cameras(folder)))
+        return SourceScene(folder.name, folder, tuple(load_cameras(folder)))
     except _BAD_CAPTURE as error:
         raise InputError(f"{folder} is no capture that can be used: {_told(error)}") from error
 
 
-def folder_scene(folder: Path) -> tuple[Scene, str]:
+def folder_scene(folder: Path) -> tuple[SourceScene, str]:
     """The images of ``transforms.json``, or of the folder or its ``images``, with what hinders using the former.
 
     Raises:
@@ -68,16 +68,16 @@ def folder_scene(folder: Path) -> tuple[Scene, str]:
             return capture_scene(folder), note
         except InputError as error:
             note = f"used without cameras: {error}"
-    return Scene(folder.name, folder, _images(folder)), note
+    return SourceScene(folder.name, folder, _images(folder)), note
 
 
-def photo_scenes(folder: Path) -> list[Scene]:
+def photo_scenes(folder: Path) -> list[SourceScene]:
     """Every image of the folder, or of its ``images``, as a scene of its own.
 
     Raises:
         InputError: when there are none.
     """
-    return [Scene(Path(file).stem, folder, (file,), photo=True) for file in _images(folder)]
+    return [SourceScene(Path(file).stem, folder, (file,), photo=True) for file in _images(folder)]
 
 
 def _images(folder: Path) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def _images(folder: Path) -> tuple[str, ...]:
     return tuple(file.relative_to(folder).as_posix() for file in image_files(inner))
 
 
-def named_apart(scenes: list[Scene]) -> list[Scene]:
+def named_apart(scenes: list[SourceScene]) -> list[SourceScene]:
     """The scenes with plain names, that can be folders; equal names get a part of their path's digest."""
     plain = [re.sub(r"[^A-Za-z0-9_-]+", "-", scene.name) for scene in scenes]
     counted = [name.lower() for name in plain]
@@ -95,7 +95,7 @@ def named_apart(scenes: list[Scene]) -> list[Scene]:
     ]
 
 
-def _path_digest(scene: Scene) -> str:
+def _path_digest(scene: SourceScene) -> str:
     return hashlib.sha256(str(scene.folder / scene.files[0]).encode()).hexdigest()[:8]
 
 

@@ -16,7 +16,7 @@ from harmonizer_ns.images import load_image, resize, to_float, to_uint8
 from harmonizer_ns.types import Cameras, Frames
 
 Source = Literal["clip", "capture", "nothing"]
-"""What a stream damages: a `Clip` of photos, a whole `harmonizer_ns.captures.pinhole.Capture`, or nothing: it makes its own."""
+"""What a stream damages: a `Clip` of photos, a whole capture, or nothing: it makes its own."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.held_out import SparseFit, Split, fit_sparse, named_references
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, Split, fit_sparse, named_references
 from harmonizer_ns.synthesis.streams.base import Made, References
 from harmonizer_ns.types import Cameras, Frames, Reconstructor, Renderer, cat_frames
 
