@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception for what a user can mend, and how every command tells it."""
+"""The one exception for what a user can mend, how every command tells it, and checks that raise it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,3 +24,34 @@ def errors_in_one_line(program: str) -> Iterator[None]:
         yield
     except (InputError, ImportError, OSError) as error:
         raise SystemExit(f"{program}: {error}") from error
+
+
+def suggestion(name: str, known: Collection[str], what: str) -> str:
+    """How a message about an unknown name ends: with the known name that comes near, or with all of them.
+
+    Args:
+        name: as it was given.
+        known: those that there are.
+        what: what these are, in the plural, such as "the commands".
+    """
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else f"{what} are {', '.join(known)}"
+
+
+def check_limits(settings: Any, **limits: tuple[float, float]) -> None:
+    """Refuse settings: numbers, and ranges ``(first, last)``, that leave their limits ``(low, high)``.
+
+    Args:
+        settings: a dataclass.
+        limits: of its fields, by name.
+
+    Raises:
+        InputError: naming the field, its value and its limits.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        first, last = value if isinstance(value, tuple) else (value, value)
+        if not low <= first <= last <= high:
+            within = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+            kind = "a range " if isinstance(value, tuple) else ""
+            raise InputError(f"{name} should be {kind}{within}, got {value}")

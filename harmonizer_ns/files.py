@@ -73,6 +73,15 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete unfinished parts in a folder: those of processes that were killed."""
+    for partial in folder.glob(".*.partial*"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+
+
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

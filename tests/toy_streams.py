@@ -13,7 +13,7 @@ import torch
 
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.streams.base import Clip, Made, References, Stream
+from harmonizer_ns.synthesis.streams.base import Clip, Made, NamedPhotos, Stream
 from harmonizer_ns.synthesis.streams.table import STREAMS
 from harmonizer_ns.types import Frames, cat_frames
 
@@ -60,7 +60,7 @@ def make_flat(capture: Capture, settings: ToySettings, seed: int) -> Iterator[Ma
     for clip, start in enumerate((0, 3)):
         for i in range(start, start + 3):
             others = [j for j in range(len(photos)) if j != i][:2]
-            references = References(tuple(stems[j] for j in others), cat_frames([photos[j] for j in others]))
+            references = NamedPhotos(tuple(stems[j] for j in others), cat_frames([photos[j] for j in others]))
             image = photos[i].rgb[0].mean(0, keepdim=True).expand(3, -1, -1)
             yield Made(image, photos[i].rgb[0], {"photo": i, "seed": seed}, None, photos[i], references, clip)
     _misbehave(settings, capture.name)

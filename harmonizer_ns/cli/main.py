@@ -6,11 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 
 from harmonizer_ns import __version__
-from harmonizer_ns.errors import InputError, errors_in_one_line
+from harmonizer_ns.errors import InputError, errors_in_one_line, suggestion
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ def find(name: str) -> Command:
     """
     if name in COMMANDS:
         return COMMANDS[name]
-    near = get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
-    advice = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-    raise InputError(f"there is no command {name!r}; {advice}")
+    raise InputError(f"there is no command {name!r}; {suggestion(name, COMMANDS, 'the commands')}")
 
 
 def _help() -> str:

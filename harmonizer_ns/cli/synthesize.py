@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +16,13 @@ import tyro
 
 from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import remove_leftovers
 
 if TYPE_CHECKING:
     from harmonizer_ns.synthesis.recipes.items import ItemOutcome
-    from harmonizer_ns.synthesis.recipes.plan import Plan
+    from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem
+    from harmonizer_ns.synthesis.streams.curation import CurationSettings
+    from harmonizer_ns.types import Reconstructor
 
 EXAMPLES = """
 harmonizer synthesize mix --scenes captures/* --photos photos --output pairs
@@ -68,18 +71,14 @@ def parse(arguments: Sequence[str]) -> SynthesizeConfig:
 def main(arguments: Sequence[str]) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
     config = parse(arguments)
-    from harmonizer_ns.synthesis.recipes.items import raise_if_full, remove_leftovers
     from harmonizer_ns.synthesis.recipes.workers import locked
 
     output = config.output.resolve()
     with locked(output):
-        remove_leftovers(output)
+        for stream in filter(Path.is_dir, output.iterdir()):
+            remove_leftovers(stream)
         (output / _LOG).unlink(missing_ok=True)
-        try:
-            problems = _rebuild(config.rebuild, output) if config.rebuild else _synthesize(config, output)
-        except OSError as error:
-            raise_if_full(error, output)
-            raise
+        problems = _rebuild(config.rebuild, output) if config.rebuild else _synthesize(config, output)
     if problems:
         raise InputError("\n  ".join([f"{len(problems)} problems, everything else is done:", *problems]))
 
@@ -105,20 +104,41 @@ def _synthesize(config: SynthesizeConfig, output: Path) -> list[str]:
 
 def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOutcome]:
     """Make what is missing, and tell about each item with the time that is left."""
-    from harmonizer_ns.synthesis.recipes.items import make_item, read_item
+    from harmonizer_ns.synthesis.recipes.items import read_item
     from harmonizer_ns.synthesis.recipes.workers import run_all
 
     missing = [item for item in plan.items if read_item(item, output) is None]
     changed = sum((output / item.name).exists() for item in missing)
     print(f"{len(plan.items)} items, {len(missing)} to make{f', {changed} of them anew' if changed else ''}")
     start = time.monotonic()
-    with closing(run_all(partial(make_item, output=output), missing, config.workers, config.ray)) as outcomes:
+    with closing(run_all(_maker(output), missing, config.workers, config.ray)) as outcomes:
         for number, outcome in enumerate(outcomes, start=1):
             left = (time.monotonic() - start) / number * (len(missing) - number)
             state = "failed" if outcome.problem else "made"
             print(f"[{number}/{len(missing)}] {outcome.name} {state}, about {_time(left)} left", flush=True)
             _log(outcome, output)
             yield outcome
+
+
+def _maker(output: Path) -> Callable[[PlannedItem], ItemOutcome]:
+    """What makes an item, here or in a worker process."""
+    from harmonizer_ns.synthesis.recipes.items import make_item
+    from harmonizer_ns.synthesis.streams.curation import SPLATS
+
+    return partial(make_item, output=output, reconstructors={**SPLATS, "nerf": build_nerf})
+
+
+def build_nerf(settings: CurationSettings, seed: int) -> Reconstructor:
+    """The NeRF fitter; worker processes find it by this function's name, and load nerfstudio when they need it.
+
+    Raises:
+        InputError: without nerfstudio.
+    """
+    try:
+        from harmonizer_ns.plugin.reconstruct import NerfConfig, NerfReconstructor
+    except ModuleNotFoundError as error:
+        raise InputError(f"the reconstructor nerf needs nerfstudio ({error}): pip install harmonizer-ns") from error
+    return NerfReconstructor(NerfConfig(steps=settings.steps, seed=seed))
 
 
 def _time(seconds: float) -> str:
@@ -134,12 +154,12 @@ def _log(outcome: ItemOutcome, output: Path) -> None:
 
 def _rebuild(name: str, output: Path) -> list[str]:
     from harmonizer_ns.pairs import read_pairs
-    from harmonizer_ns.synthesis.recipes.items import item_of, make_item
+    from harmonizer_ns.synthesis.recipes.items import item_of
 
     pairs = read_pairs(output / "pairs.json")
     named = [pair for pair in (*pairs.train, *pairs.test) if pair.name == name]
     if not named:
         raise InputError(f"{output / 'pairs.json'} has no pair {name!r}")
-    outcome = make_item(item_of(named[0], output), output)
+    outcome = _maker(output)(item_of(named[0], output))
     _log(outcome, output)
     return [outcome.problem] if outcome.problem else []

@@ -14,10 +14,11 @@ import pytest
 import torch
 import toy_streams
 
-from harmonizer_ns.cli.synthesize import main
+from harmonizer_ns.cli.synthesize import build_nerf, main
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.pairs import read_pairs
+from harmonizer_ns.synthesis.streams.curation import CurationSettings
 from harmonizer_ns.synthesis.streams.table import STREAMS
 from harmonizer_ns.training.pairs import check_pairs, clips
 
@@ -212,6 +213,12 @@ def test_a_stopped_run_leaves_no_workers_and_no_lock(work, who, number, told):
     (work / "recipe.yaml").write_text(recipe.replace("60", "0"))
     main(options[:-2])
     assert not list((work / "x").rglob("*.partial"))
+
+
+def test_a_missing_nerfstudio_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "harmonizer_ns.plugin.reconstruct", None)
+    with pytest.raises(InputError, match="pip install harmonizer-ns"):
+        build_nerf(CurationSettings(reconstructor="nerf"), 0)
 
 
 def test_ray_that_is_not_there_is_told(work, monkeypatch):

@@ -11,9 +11,9 @@ import torch
 from harmonizer_ns.captures.pinhole import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.held_out import Split
-from harmonizer_ns.synthesis.streams import curation, curation_fit
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation import (
+    SPLATS,
     CrossReferenceSettings,
     CurationSettings,
     CycleSettings,
@@ -23,7 +23,7 @@ from harmonizer_ns.synthesis.streams.curation import (
     make_cycle,
     make_sparse,
 )
-from harmonizer_ns.synthesis.streams.curation_clips import capacity, choose_windows
+from harmonizer_ns.synthesis.streams.windows import capacity, choose_windows
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject, backward_warp
 
@@ -51,10 +51,10 @@ class Fits:
 
     def __init__(self) -> None:
         self.photos: list[list[Frames]] = []
-        self.built: list[tuple] = []
+        self.built: list[tuple[CurationSettings, int]] = []
 
-    def build(self, *arguments) -> Fits:
-        self.built.append(arguments)
+    def build(self, settings: CurationSettings, seed: int) -> Fits:
+        self.built.append((settings, seed))
         return self
 
     def fit(self, photos, points, colors) -> WallRenderer:
@@ -63,10 +63,8 @@ class Fits:
 
 
 @pytest.fixture
-def fits(monkeypatch) -> Fits:
-    fits = Fits()
-    monkeypatch.setattr(curation, "build_reconstructor", fits.build)
-    return fits
+def fits() -> Fits:
+    return Fits()
 
 
 @pytest.fixture
@@ -83,9 +81,9 @@ def rig() -> Capture:
     return Capture("rig", names, photos, points, torch.full_like(points, 0.5))
 
 
-def make(kind: str, capture: Capture, seed: int = 0, **changes) -> list[Made]:
+def make(kind: str, capture: Capture, seed: int = 0, fits: Fits | None = None, **changes) -> list[Made]:
     function, settings = STREAMS[kind]
-    return list(function(capture, replace(settings(), **changes), seed))
+    return list(function(capture, replace(settings(), **changes), seed, {"splat": fits.build} if fits else SPLATS))
 
 
 def view_of(capture: Capture, made: Made) -> int:
@@ -94,7 +92,7 @@ def view_of(capture: Capture, made: Made) -> int:
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_a_perfect_reconstruction_changes_nothing(kind, rig, fits):
-    made = make(kind, rig, near_clean=0.5) if kind != "cycle" else make(kind, rig)
+    made = make(kind, rig, fits=fits, near_clean=0.5) if kind != "cycle" else make(kind, rig, fits=fits)
     assert len(made) == 10
     for one in made:
         torch.testing.assert_close(one.image, one.target, atol=1e-5, rtol=0)
@@ -104,7 +102,7 @@ def test_a_perfect_reconstruction_changes_nothing(kind, rig, fits):
 @pytest.mark.parametrize("kind", STREAMS)
 def test_clips_are_neighbouring_frames_of_one_camera_with_the_same_parameters(kind, rig, fits):
     for seed in range(3):
-        made = make(kind, rig, seed, clips=2, clip=4)
+        made = make(kind, rig, seed, fits, clips=2, clip=4)
         clips = [[one for one in made if one.clip == clip] for clip in (0, 1)]
         assert [one.clip for one in made] == [0] * 4 + [1] * 4
         train = {tuple(photo.cameras.centers[0].tolist()) for photo in fits.photos[-1]}
@@ -124,7 +122,7 @@ def test_clips_are_neighbouring_frames_of_one_camera_with_the_same_parameters(ki
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_references_are_other_photos_that_warp_onto_the_target(kind, rig, fits):
-    for one in make(kind, rig, 3):
+    for one in make(kind, rig, 3, fits):
         assert one.references is not None
         assert one.geometry is not None
         frames = one.references.frames
@@ -144,7 +142,7 @@ def test_references_are_other_photos_that_warp_onto_the_target(kind, rig, fits):
 @pytest.mark.parametrize("kind", STREAMS)
 def test_the_seed_is_all_that_is_random(kind, rig, fits):
     first, again, other = (
-        [(one.source, one.clip, one.parameters) for one in make(kind, rig, seed)] for seed in (5, 5, 6)
+        [(one.source, one.clip, one.parameters) for one in make(kind, rig, seed, fits)] for seed in (5, 5, 6)
     )
     assert first == again
     assert first != other
@@ -153,7 +151,7 @@ def test_the_seed_is_all_that_is_random(kind, rig, fits):
 
 def test_held_out_photos_are_never_fitted(rig, fits):
     for seed in range(5):
-        made = make("sparse", rig, seed, near_clean=0.0)
+        made = make("sparse", rig, seed, fits, near_clean=0.0)
         train = {str(photo.cameras.centers.tolist()) for photo in fits.photos[-1]}
         shown = {str(one.geometry.cameras.centers.tolist()) for one in made if one.geometry is not None}
         assert not train & shown
@@ -164,8 +162,8 @@ def test_held_out_photos_are_never_fitted(rig, fits):
 def test_underfitting_takes_a_share_of_the_steps_and_shows_fitted_photos(rig, fits):
     steps, fitted = [], []
     for seed in range(8):
-        made = make("underfit", rig, seed, steps=1000)
-        steps.append(fits.built[-1][1])
+        made = make("underfit", rig, seed, fits, steps=1000)
+        steps.append(fits.built[-1][0].steps)
         fitted += [one.parameters["fitted"] for one in made]
         assert made[0].parameters["steps"] == steps[-1]
     assert min(steps) >= 250
@@ -175,7 +173,7 @@ def test_underfitting_takes_a_share_of_the_steps_and_shows_fitted_photos(rig, fi
 
 
 def test_cycle_refits_renders_from_shifted_cameras_alone(rig, fits):
-    made = make("cycle", rig, 1, shift=(2.0, 2.0))
+    made = make("cycle", rig, 1, fits, shift=(2.0, 2.0))
     photos, renders = fits.photos
     moves = torch.cat([r.cameras.centers - p.cameras.centers for p, r in zip(photos, renders, strict=True)])
     assert len(renders) == COUNT
@@ -193,17 +191,17 @@ def test_cycle_does_not_depend_on_the_unit_of_length(rig, fits):
         return replace(photo, cameras=replace(photo.cameras, camera_to_world=pose))
 
     large = replace(rig, photos=[scaled(photo) for photo in rig.photos], points=rig.points * 100)
-    first, second = (torch.tensor(make("cycle", c, 4)[0].parameters["offset"]) for c in (rig, large))
+    first, second = (torch.tensor(make("cycle", c, 4, fits)[0].parameters["offset"]) for c in (rig, large))
     torch.testing.assert_close(first * 100, second)
 
 
 def test_cross_reference_fits_some_cameras_and_shows_the_others(rig, fits):
     for seed in range(4):
-        made = make("cross_reference", rig, seed, near_clean=0.0)
+        made = make("cross_reference", rig, seed, fits, near_clean=0.0)
         (camera,) = made[0].parameters["cameras"]
         assert len(fits.photos[-1]) == 12
         assert all(not one.source.startswith(camera) for one in made)
-    made = make("cross_reference", rig, near_clean=0.0, cameras=("*left*",))
+    made = make("cross_reference", rig, 0, fits, near_clean=0.0, cameras=("*left*",))
     assert all(one.source.startswith("images/right") for one in made)
 
 
@@ -211,12 +209,12 @@ def test_references_are_rendered_once(rig, fits, monkeypatch):
     rendered = []
     render = WallRenderer.render
     monkeypatch.setattr(WallRenderer, "render", lambda self, c: rendered.extend(c.centers.tolist()) or render(self, c))
-    make("sparse", rig)
+    make("sparse", rig, 0, fits)
     assert len(rendered) == len({str(center) for center in rendered})
 
 
 @pytest.mark.parametrize("count", [2, 7, 12])
-def test_too_few_photos_say_how_many_are_needed(rig, fits, count):
+def test_too_few_photos_say_how_many_are_needed(rig, count):
     small = replace(rig, filenames=rig.filenames[:count], photos=rig.photos[:count])
     with pytest.raises(InputError, match=rf"rig has {count} photos.* need 14 of one camera"):
         make("sparse", small, every=(2, 3), clip=10, clips=1)
@@ -230,9 +228,9 @@ def test_the_stated_number_of_photos_is_enough(rig, fits):
     def first(n: int) -> Capture:
         return replace(single, filenames=single.filenames[:n], photos=single.photos[:n])
 
-    assert len(make("sparse", first(12), every=(4, 4), near_clean=0.0, clips=3, clip=3)) == 9
+    assert len(make("sparse", first(12), 0, fits, every=(4, 4), near_clean=0.0, clips=3, clip=3)) == 9
     with pytest.raises(InputError, match="need 12 of one camera"):
-        make("sparse", first(11), every=(4, 4), near_clean=0.0, clips=3, clip=3)
+        make("sparse", first(11), 0, fits, every=(4, 4), near_clean=0.0, clips=3, clip=3)
 
 
 def test_one_camera_and_useless_patterns_are_no_rig(rig):
@@ -253,19 +251,14 @@ def test_a_splat_wants_seed_points_and_a_cycle_wants_places(rig):
         make("cycle", still)
 
 
-def test_a_missing_nerfstudio_is_one_clear_error(rig, monkeypatch):
-    def absent(name):
-        raise ModuleNotFoundError("No module named 'nerfstudio'")
-
-    monkeypatch.setattr(curation_fit, "import_module", absent)
-    with pytest.raises(InputError, match="pip install harmonizer-ns"):
+def test_a_reconstructor_that_is_not_at_hand_is_named(rig):
+    with pytest.raises(InputError, match="nerf is not at hand, only splat"):
         make("sparse", rig, reconstructor="nerf")
 
 
 @pytest.mark.parametrize(
     ("settings", "change"),
     [
-        (CurationSettings, {"reconstructor": "mesh"}),
         (CurationSettings, {"clip": 0}),
         (SparseSettings, {"every": (0, 2)}),
         (SparseSettings, {"every": (3, 2)}),

@@ -83,7 +83,7 @@ def test_missing_and_empty_masks_are_named(tmp_path):
         foreground(clip_in(tmp_path), MaskConfig("files"), 0)
 
 
-@pytest.mark.parametrize("values", [{"source": "guess"}, {"share": (0.5, 0.2)}, {"share": (0.0, 0.2)}])
+@pytest.mark.parametrize("values", [{"share": (0.5, 0.2)}, {"share": (0.0, 0.2)}])
 def test_bad_settings_are_refused(values):
     with pytest.raises(ValueError, match="mask"):
         MaskConfig(**values)
@@ -235,7 +235,7 @@ def test_sam_gives_a_mask_for_every_frame(tmp_path, cameras, sam, monkeypatch):
 
 
 def test_sam_looks_both_ways_from_where_the_object_is_shown(sam):
-    processor, network = segmenters._load_sam(sam)
+    processor, network = segmenters.load_model(sam, "sam2", "sam3")
     seen = []
     iterate = network.propagate_in_video_iterator
 
@@ -264,5 +264,5 @@ def test_missing_and_other_models_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="'bert'"):
         foreground(clip, MaskConfig("sam", str(tmp_path / "model")), 0)
     (tmp_path / "model" / "config.json").write_text('{"model_type": "sam2_video"}')
-    with pytest.raises(InputError, match="cannot load Sam2VideoProcessor"):
+    with pytest.raises(InputError, match="cannot load Sam2VideoModel"):
         foreground(clip, MaskConfig("sam", str(tmp_path / "model")), 0)

@@ -43,13 +43,17 @@ def plan_of(folder: Path, text: str, scenes: tuple[Path, ...] = (), singles: tup
     ("text", "named"),
     [
         ("streams: []", "list of streams"),
-        ("streams: [{kind: magic}]", "magic"),
-        ("streams: [{kind: dim, cuont: 3}]", "cuont"),
+        ("streams: [{kind: magic}]", "'magic'; the kinds are sparse"),
+        ("streams: [{kind: spares}]", "did you mean sparse"),
+        ("streams: [{kind: dim, cuont: 3}]", "'cuont'; did you mean count"),
+        ("streams: [{kind: sparse, settings: {step: 3}}]", "'step'; did you mean steps"),
+        ("streams: [{kind: sparse, settings: {reconstructor: nerv}}]", "reconstructor is 'nerv'; did you mean nerf"),
         ("streams: [{kind: flat, photos: [a]}]", "photos"),
         ("streams: [{kind: noise}]", "count"),
         ("streams: [{kind: dim, count: 0}]", "count"),
         ("streams: [{kind: dim, name: ../x}]", r"\.\./x"),
         ("streams: [{kind: dim}, {kind: noise, name: DIM, count: 1}]", "dim"),
+        ("streams: [{kind: isp, settings: {masks: {source: bokses}}}]", "source is 'bokses'; did you mean boxes"),
         ("streams: [{kind: dim, settings: {seconds: soon}}]", "seconds is 'soon', expected float"),
         ("streams: [{kind: dim, scenes: a}]", "scenes is 'a'"),
         ("seed: x\nstreams: [{kind: dim}]", "seed"),
@@ -60,6 +64,11 @@ def plan_of(folder: Path, text: str, scenes: tuple[Path, ...] = (), singles: tup
 def test_bad_recipes_are_refused_by_name(tmp_path, text, named):
     with pytest.raises(InputError, match=named):
         plan_of(tmp_path, text)
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_nearest_name():
+    with pytest.raises(InputError, match="mix-tny; did you mean mix-tiny"):
+        read_recipe(Path("mix-tny"))
 
 
 @dataclass(frozen=True)

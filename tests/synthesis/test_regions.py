@@ -10,9 +10,8 @@ from PIL import Image
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.synthesis.streams.base import Clip
-from harmonizer_ns.synthesis.streams.faces import FACE_STRENGTHS
 from harmonizer_ns.synthesis.streams.labels import LabelConfig, find_labels, image_parts
-from harmonizer_ns.synthesis.streams.regions import RegionSettings, make_regions, splat_blur
+from harmonizer_ns.synthesis.streams.regions import FACE_STRENGTHS, RegionSettings, make_regions, splat_blur
 
 NAMES = {"background": 0, "skin": 1, "l_eye": 4, "r_eye": 5, "mouth": 10, "hair": 13}
 FACE = LabelConfig("files", "faces")
@@ -153,5 +152,3 @@ def test_missing_maps_names_and_models_are_named(clip, tmp_path, monkeypatch):
 def test_bad_settings_are_refused(values, match):
     with pytest.raises(ValueError, match=match):
         RegionSettings(**values)
-    with pytest.raises(ValueError, match="label source"):
-        LabelConfig("guess")

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from plyfile import PlyData
 
+from harmonizer_ns import warp
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.poses import flip_axes
 from harmonizer_ns.synthesis.scenes import meshes, procedural
-from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, project
+from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at
 from harmonizer_ns.synthesis.scenes.meshes import Mesh
 from harmonizer_ns.synthesis.scenes.objects import THINGS, Material, Part, flat
 from harmonizer_ns.synthesis.scenes.patterns import noise
@@ -30,6 +32,11 @@ def opengl_project(points, camera_to_world, meta):
     local = np.linalg.inv(camera_to_world) @ np.concatenate([points, np.ones((len(points), 1))], axis=1).T
     x, y, z = local[:3]
     return meta["cx"] + meta["fl_x"] * x / -z, meta["cy"] - meta["fl_y"] * y / -z, -z
+
+
+def project(points, pose, lens):
+    pixels, depth = warp.project(torch.from_numpy(points)[None], lens.cameras(pose[None]))
+    return pixels[0].numpy(), depth[0].numpy()
 
 
 def read_cloud(folder):
@@ -120,8 +127,8 @@ def test_finished_scenes_stay_and_partial_ones_are_redone(tiny_scene, tmp_path, 
     config = replace(TINY, output=tmp_path, count=2)
     (tmp_path / "scene_0000").mkdir()
     (tmp_path / "scene_0000" / "mine.txt").write_text("kept")
-    (tmp_path / ".partial_scene_0001").mkdir()
-    (tmp_path / ".partial_scene_0001" / "old.txt").write_text("stale")
+    (tmp_path / ".scene_0001.1.partial").mkdir()
+    (tmp_path / ".scene_0001.1.partial" / "old.txt").write_text("stale")
     monkeypatch.setattr(procedural, "photograph", lambda *_: (_capture_of(finished), {"seed": 0}))
     assert [p.name for p in make_scenes(config)] == ["scene_0000", "scene_0001"]
     assert [p.name for p in (tmp_path / "scene_0000").iterdir()] == ["mine.txt"]
@@ -142,13 +149,13 @@ def test_an_interrupted_scene_never_gets_its_final_name(tmp_path, monkeypatch):
 def _capture_of(folder):
     """A small capture made of the photos in a folder."""
     from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
-    from harmonizer_ns.synthesis.scenes.writer import Capture
+    from harmonizer_ns.synthesis.scenes.writer import RenderedCapture
 
     photos = [np.asarray(Image.open(p)) for p in sorted((folder / "images").iterdir())]
     poses = look_at(np.array([[i, -3.0, 1.0] for i in range(len(photos))]), np.zeros(3))
     points = SeedPoints(np.zeros((1, 3)), np.zeros((1, 3), np.uint8), [[0, 1]])
     names = [f"images/{i}.png" for i in range(len(photos))]
-    return Capture(photos, poses, Lens(96, 54, 90.0), points, names)
+    return RenderedCapture(photos, poses, Lens(96, 54, 90.0), points, names)
 
 
 def test_rendered_pixels_agree_with_projection():
@@ -164,13 +171,13 @@ def test_rendered_pixels_agree_with_projection():
     pose = look_at(np.array([[0.4, -2.5, 0.8]]), np.array([[0.0, 0.0, 0.5]]))[0]
     photo = develop(renderer.radiance(pose, 16, 0), 1.0).astype(float)
     ys, xs = np.mgrid[:60, :80] + 0.5
-    pixels, depth = project(centers, pose, lens.matrix)
+    pixels, depth = project(centers, pose, lens)
     for i, channel in enumerate((0, 1)):
         mask = (photo[..., channel] > 150) & (photo[..., 1 - channel] < 80)
         found = [xs[mask].mean(), ys[mask].mean()]
         np.testing.assert_allclose(found, pixels[i], atol=0.5)
         surface = renderer.positions(pose)[int(pixels[i, 1]), int(pixels[i, 0])]
-        _, z = project(surface[None], pose, lens.matrix)
+        _, z = project(surface[None], pose, lens)
         np.testing.assert_allclose(z[0], depth[i] - 0.1, atol=0.02)
 
 
@@ -182,7 +189,7 @@ def test_surface_positions_lie_inside_their_pixels():
     surface = renderer.positions(pose)
     ys, xs = np.nonzero(np.isfinite(surface[..., 0]))
     assert 0 < len(ys) < 1200, "floor and nothing"
-    pixels, _ = project(surface[ys, xs], pose, lens.matrix)
+    pixels, _ = project(surface[ys, xs], pose, lens)
     np.testing.assert_allclose(pixels, np.stack([xs, ys], axis=1) + 0.5, atol=0.501)
 
 
@@ -253,10 +260,11 @@ def test_routes_are_smooth(route):
 
 
 def test_bad_requests_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="got 0, 3 and 4"):
-        make_scenes(replace(TINY, output=tmp_path, count=0))
+    for name, value in (("count", 0), ("frames", 1), ("spp", 0)):
+        with pytest.raises(InputError, match=rf"{name} should be at least \d, got {value}"):
+            replace(TINY, **{name: value})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(InputError, match="empty"):
         make_scenes(replace(TINY, output=tmp_path, textures=tmp_path / "empty"))
 
 

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonizer_ns.files import write_json, written_whole
-from harmonizer_ns.images import load_image, resize, to_uint8
+from harmonizer_ns.images import beside, contact_sheet, load_image, resize, save_image, to_float
 from harmonizer_ns.pairs import Pair, write_pairs
+from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.synthesis.recipes.items import MadePair, read_item
 from harmonizer_ns.synthesis.recipes.plan import Plan
 from harmonizer_ns.types import Frames
@@ -42,7 +44,8 @@ def collect(plan: Plan, output: Path) -> list[str]:
     for name, found in streams.items():
         save_sheet(output / f"sheet_{name}.png", found)
         _write_pairs(output / f"pairs_{name}.json", found, tests)
-    _write_summary(output / "summary.json", plan, figures)
+    known = {"recipe": plan.recipe.name, "seed": plan.recipe.seed, "test_scenes": sorted(plan.test_scenes)}
+    write_json(output / "summary.json", {**known, "streams": figures})
     _write_pairs(output / "pairs.json", [pair for found in streams.values() for pair in found], tests)
     return [_line(name, figure) for name, figure in figures.items()]
 
@@ -67,12 +70,6 @@ def _figures(found: list[MadePair], tests: set[str]) -> dict[str, Any]:
     }
 
 
-def _write_summary(path: Path, plan: Plan, figures: dict[str, Any]) -> None:
-    recipe = plan.recipe
-    known = {"recipe": recipe.name, "seed": recipe.seed, "test_scenes": sorted(plan.test_scenes)}
-    write_json(path, {**known, "streams": figures})
-
-
 def _line(name: str, figures: dict[str, Any]) -> str:
     line = f"{name}: {figures['pairs']} pairs ({figures['test']} for testing), {figures['clips']} clips"
     if psnr := figures["psnr"]:
@@ -87,28 +84,20 @@ def save_sheet(path: Path, found: list[MadePair]) -> None:
         path: of the PNG.
         found: pairs of one stream.
     """
-    count = min(_ROWS, len(found))
-    chosen = [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
-    rows = [_row(pair, psnr) for pair, psnr in chosen]
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
+    rows = [[_row(made)] for made in evenly_spread(found, _ROWS)]
     with written_whole(path) as partial:
-        sheet.save(partial, format="PNG")
+        save_image(partial, contact_sheet(rows, _GAP))
 
 
-def _row(pair: Pair, psnr: float | None) -> Image.Image:
-    columns = _columns(pair, psnr)
-    height = max(1, round(columns[0][1].shape[1] * _WIDTH / columns[0][1].shape[2]))
-    row = Image.new("RGB", ((_WIDTH + _GAP) * len(columns), height + _TITLE + _GAP), "white")
-    draw = ImageDraw.Draw(row)
-    for i, (title, image) in enumerate(columns):
-        small = to_uint8(resize(image[None], height, _WIDTH)[0]).permute(1, 2, 0).contiguous().numpy()
-        row.paste(Image.fromarray(small), (i * (_WIDTH + _GAP), _TITLE))
-        draw.text((i * (_WIDTH + _GAP) + 2, 1), title, fill="black")
-    return row
+def _row(made: MadePair) -> Float[Tensor, "3 h w"]:
+    """Put pictures beside each other, each under its title."""
+    titles, images = zip(*_columns(*made), strict=True)
+    height = max(1, round(images[0].shape[1] * _WIDTH / images[0].shape[2]))
+    pictures = beside([resize(images[0][None], height, _WIDTH)[0], *images[1:]], _GAP)
+    line = Image.new("RGB", (pictures.shape[-1], _TITLE), "white")
+    for i, title in enumerate(titles):
+        ImageDraw.Draw(line).text((i * (_WIDTH + _GAP) + 2, 1), title, fill="black")
+    return torch.cat([to_float(torch.from_numpy(np.array(line)).permute(2, 0, 1)), pictures], dim=1)
 
 
 def _columns(pair: Pair, psnr: float | None) -> list[tuple[str, Float[Tensor, "3 h w"]]]:
@@ -122,7 +111,7 @@ def _columns(pair: Pair, psnr: float | None) -> list[tuple[str, Float[Tensor, "3
 
 
 def _reference(pair: Pair, image: Float[Tensor, "3 h w"]) -> tuple[str, Float[Tensor, "3 h w"]]:
-    """The best reference, warped into the image by the image's own depth; the image in grey where it shows nothing."""
+    """Warp the best reference into the image by the image's own depth; where it shows nothing, the image is grey."""
     photo = load_image(pair.references[0])[None]
     depths = load_file(pair.depth) if pair.depth else {}
     if pair.cameras is None or "reference_depths" not in depths:

@@ -20,7 +20,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image, to_float, to_uint8
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.pairs import Pair, cameras_as_json, cameras_from_json
-from harmonizer_ns.synthesis.streams.base import Made, References
+from harmonizer_ns.synthesis.streams.base import Made, NamedPhotos
 from harmonizer_ns.types import Frames
 
 _HALF_RANGE = (6.2e-5, 6.5e4)
@@ -95,7 +95,7 @@ class FrameWriter:
         )
         self._clips[made.clip] += 1
 
-    def _write_references(self, references: References | None) -> list[str]:
+    def _write_references(self, references: NamedPhotos | None) -> list[str]:
         found = [] if references is None else zip(references.names, references.frames, strict=True)
         return [self._write_reference(name, photo.rgb[0]) for name, photo in found]
 
@@ -127,8 +127,8 @@ def _check(made: Made) -> None:
         raise InputError("colours are not finite: the fit came apart, or a source image is damaged")
 
 
-def _depths(geometry: Frames, references: References | None) -> bytes:
-    """A depth file as `harmonizer_ns.pairs` describes it; made in memory, so that a full disk is an OSError."""
+def _depths(geometry: Frames, references: NamedPhotos | None) -> bytes:
+    """Make a depth file as `harmonizer_ns.pairs` describes it, in memory, so that a full disk is an OSError."""
     tensors = {"depth": geometry.depth[0, 0], "alpha": geometry.alpha[0, 0]}
     if references is not None:
         tensors["reference_depths"] = references.frames.depth[:, 0]
@@ -136,7 +136,7 @@ def _depths(geometry: Frames, references: References | None) -> bytes:
 
 
 def _compact(values: Tensor) -> Tensor:
-    """Half floats where these are exact to 0.05% (their whole range), else as they are."""
+    """Turn values into half floats where these are exact to 0.05% (their whole range)."""
     values = values.detach().cpu().contiguous()
     low, high = _HALF_RANGE
     fits = ((values == 0) | ((values >= low) & (values <= high))).all()
@@ -156,7 +156,7 @@ def _cameras(made: Made) -> list[dict[str, Any]] | None:
 
 
 def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, Any]) -> list[Pair]:
-    """The pairs that the frames of an item are.
+    """Describe the frames of an item as pairs.
 
     Args:
         records: of ``item.json``.
@@ -165,23 +165,22 @@ def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, A
         source: provenance of the item.
     """
     lengths = Counter(record["clip"] for record in records)
-    return [
-        _pair(record, folder / f"{number:04d}", f"{name}/{number:04d}", source, name, lengths[record["clip"]])
-        for number, record in enumerate(records)
-    ]
-
-
-def _pair(record: Record, stem: Path, name: str, source: dict[str, Any], item: str, length: int) -> Pair:
-    image, cameras = _file(stem, "image.png"), record["cameras"]
-    return Pair(
-        name,
-        image,
-        _file(stem, "target.png"),
-        references=tuple(stem.with_name(file) for file in record["references"]),
-        mask=_file(stem, "mask.png") if record["mask"] else None,
-        clip=f"{item}/clip{record['clip']}" if length > 1 else None,
-        frame=record["frame"] if length > 1 else None,
-        depth=_file(stem, "depth.safetensors") if cameras else None,
-        cameras=cameras_from_json(cameras, image) if cameras else None,
-        source={**source, "file": record["file"], "parameters": record["parameters"]},
-    )
+    pairs = []
+    for number, record in enumerate(records):
+        stem, cameras, moves = folder / f"{number:04d}", record["cameras"], lengths[record["clip"]] > 1
+        image = _file(stem, "image.png")
+        pairs.append(
+            Pair(
+                f"{name}/{number:04d}",
+                image,
+                _file(stem, "target.png"),
+                references=tuple(folder / file for file in record["references"]),
+                mask=_file(stem, "mask.png") if record["mask"] else None,
+                clip=f"{name}/clip{record['clip']}" if moves else None,
+                frame=record["frame"] if moves else None,
+                depth=_file(stem, "depth.safetensors") if cameras else None,
+                cameras=cameras_from_json(cameras, image) if cameras else None,
+                source={**source, "file": record["file"], "parameters": record["parameters"]},
+            )
+        )
+    return pairs

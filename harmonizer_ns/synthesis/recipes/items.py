@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import json
 import os
-import shutil
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from harmonizer_ns.synthesis.recipes.plan import PlannedItem
 from harmonizer_ns.synthesis.recipes.sources import Contents, source_files
 from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.base import load_clip
+from harmonizer_ns.synthesis.streams.curation import SPLATS, Reconstructors
 from harmonizer_ns.synthesis.streams.table import STREAMS
 from harmonizer_ns.types import Cameras, cat_cameras
 
@@ -45,8 +45,13 @@ class ItemOutcome:
     log: str = ""
 
 
-def make_item(item: PlannedItem, output: Path) -> ItemOutcome:
+def make_item(item: PlannedItem, output: Path, reconstructors: Reconstructors = SPLATS) -> ItemOutcome:
     """Make an item below ``output``, in place of what is there.
+
+    Args:
+        item: what to make.
+        output: the folder of all items.
+        reconstructors: what streams may fit captures with; its functions can be pickled.
 
     Raises:
         InputError: when the disk is full: nothing else can be made either.
@@ -55,9 +60,12 @@ def make_item(item: PlannedItem, output: Path) -> ItemOutcome:
     torch.set_num_threads(1)  # sums do not depend on the machine's cores
     try:
         with written_whole(output / item.name) as folder:
-            _write(item, folder)
+            _write(item, folder, reconstructors)
     except InputError as error:
-        raise_if_full(error.__cause__, output)
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            raise InputError(
+                f"the disk of {output} is full; what is finished stays: make room, then run the same command again"
+            ) from error
         return ItemOutcome(item.name, f"{item.name}: {error}")
     except Exception as error:
         problem = f"{item.name}: {type(error).__name__}: {error} (traceback in errors.log)"
@@ -67,29 +75,12 @@ def make_item(item: PlannedItem, output: Path) -> ItemOutcome:
     return ItemOutcome(item.name)
 
 
-def raise_if_full(error: BaseException | None, output: Path) -> None:
-    """Turn the error of a full disk into one that says what to do.
-
-    Raises:
-        InputError: when it is one.
-    """
-    if isinstance(error, OSError) and error.errno in _FULL:
-        raise InputError(
-            f"the disk of {output} is full; what is finished stays: make room, then run the same command again"
-        ) from error
-
-
-def remove_leftovers(output: Path) -> None:
-    """Delete what a run that was killed had begun."""
-    for partial in output.glob("*/.*.partial"):
-        shutil.rmtree(partial)
-
-
-def _write(item: PlannedItem, folder: Path) -> None:
+def _write(item: PlannedItem, folder: Path, reconstructors: Reconstructors) -> None:
     folder.mkdir()
-    settings = build(STREAMS[item.kind].settings, item.settings, f"{item.name}: settings")
-    writer = FrameWriter(folder, item.folder)
-    for made in STREAMS[item.kind].make(_source(item), settings, item.seed):
+    stream, writer = STREAMS[item.kind], FrameWriter(folder, item.folder)
+    settings = build(stream.settings, item.settings, f"{item.name}: settings")
+    more = (reconstructors,) if stream.reconstructs else ()
+    for made in stream.make(_source(item), settings, item.seed, *more):
         writer.write(made)
     if not writer.records:
         raise InputError(f"{item.kind} made nothing of {item.folder or 'its settings'}")
@@ -98,7 +89,7 @@ def _write(item: PlannedItem, folder: Path) -> None:
 
 
 def _source(item: PlannedItem) -> Any:
-    """What the item's stream takes."""
+    """Load what the item's stream takes."""
     source = STREAMS[item.kind].source
     if source == "nothing":
         return None
@@ -113,7 +104,7 @@ def _source(item: PlannedItem) -> Any:
 
 
 def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> Cameras | None:
-    """Cameras of a clip, where the scene has good ones; the plan tells of the others."""
+    """Read the cameras of a clip, where the scene has good ones; the plan tells of the others."""
     if not (folder / "transforms.json").is_file():
         return None
     try:
@@ -125,14 +116,14 @@ def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> C
 
 
 class MadePair(NamedTuple):
-    """A pair that is there, and the PSNR of its image against its target in dB; None: they are equal."""
+    """A pair is there, with the PSNR of its image against its target in dB; None: they are equal."""
 
     pair: Pair
     psnr: float | None
 
 
 def read_item(item: PlannedItem, output: Path) -> list[MadePair] | None:
-    """The pairs of the very same item; None when it is not there with all of its files."""
+    """Read the pairs of the very same item; None when it is not there with all of its files."""
     folder = output / item.name
     try:
         found = read_json(folder / "item.json")
@@ -153,13 +144,13 @@ def _files(pair: Pair) -> list[Path]:
 
 
 def provenance(item: PlannedItem, output: Path) -> dict[str, Any]:
-    """All that makes the item again; the scene's folder is relative to the output folder."""
+    """Tell all that makes the item again; the scene's folder is relative to the output folder."""
     folder = Path(os.path.relpath(item.folder, output)).as_posix() if item.folder else ""
     return {**dataclasses.asdict(item), "files": list(item.files), "folder": folder}
 
 
 def item_of(pair: Pair, output: Path) -> PlannedItem:
-    """The item that a pair was part of, from its provenance alone.
+    """Find the item that a pair was part of, from its provenance alone.
 
     Raises:
         InputError: when the provenance is incomplete, or the source files have changed since.

@@ -57,14 +57,14 @@ class PlannedItem:
 
     @property
     def digest(self) -> str:
-        """Equal for items that make equal pairs, wherever the scene's folder is and whatever the recipe is called."""
+        """It is equal for items that make equal pairs, wherever the scene is and whatever the recipe is called."""
         plain = {**dataclasses.asdict(self), "folder": "", "recipe": ""}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
 class Plan:
-    """What is to be made, what cannot be, what is worth knowing, and which scenes are kept for testing."""
+    """A plan says what is to be made, what cannot be, what is worth knowing, and which scenes are kept for testing."""
 
     recipe: Recipe
     items: list[PlannedItem] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Plan:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Within, an `InputError` is one more problem."""
+        """Turn an `InputError` of the block into one more problem."""
         try:
             yield
         except InputError as error:
@@ -101,7 +101,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def _all_scenes(plan: Plan, contents: Contents) -> dict[str, list[SourceScene]]:
-    """The scenes of each stream; one folder or photo has one name in all of them."""
+    """Find the scenes of each stream; one folder or photo has one name in all of them."""
     found = {stream.name: _scenes(stream, plan) for stream in plan.recipe.streams}
     places = {}
     for scene in [scene for some in found.values() for scene in some]:
@@ -140,7 +140,7 @@ def _has_room(scene: SourceScene, stream: StreamRecipe, plan: Plan) -> bool:
 
 
 def _starts(scene: SourceScene, clip: int) -> list[int]:
-    """Where clips may begin: their frames are of one folder, which is one camera of a rig."""
+    """Find where clips may begin: their frames are of one folder, which is one camera of a rig."""
     length = 1 if scene.photo else clip
     folders = [Path(file).parent for file in scene.files]
     return [i for i in range(len(folders) - length + 1) if folders[i] == folders[i + length - 1]]
@@ -149,7 +149,7 @@ def _starts(scene: SourceScene, clip: int) -> list[int]:
 def _dealt(
     recipe: Recipe, stream: StreamRecipe, scenes: list[SourceScene], contents: Contents, plan: Plan
 ) -> list[PlannedItem]:
-    """The items of a stream; each depends on its scene and its number there alone."""
+    """Deal the items of a stream to its scenes; each depends on its scene and its number there alone."""
     order = sorted(scenes, key=lambda scene: _score(recipe.seed, stream.name, scene.name))
     items = []
     for scene, number in islice(_turns(order), stream.count) if stream.count else zip(order, repeat(0)):
@@ -159,7 +159,7 @@ def _dealt(
 
 
 def _turns(scenes: list[SourceScene]) -> Iterator[tuple[SourceScene, int]]:
-    """Scenes and photos by turns, each with how often it came before: many photos do not crowd out few scenes."""
+    """Take scenes and photos by turns, with how often each came before: many photos do not crowd out few scenes."""
     sorts = [[scene for scene in scenes if scene.photo == photo] for photo in (False, True)]
     for turn in count() if scenes else ():
         yield from ((sort[turn % len(sort)], turn // len(sort)) for sort in sorts if sort)
@@ -179,14 +179,14 @@ def _item(recipe: Recipe, stream: StreamRecipe, scene: SourceScene, number: int,
 
 
 def _made_up(recipe: Recipe, stream: StreamRecipe, number: int) -> PlannedItem:
-    """An item that is a scene of its own."""
+    """Make an item that is a scene of its own."""
     name = f"{stream.name}/{number:05d}"
     seed = _seed(recipe, stream, str(number))
     return PlannedItem(name, recipe.name, stream.name, stream.kind, name, seed, None, _plain(stream.settings))
 
 
 def _plain(settings: Any) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists."""
+    """Turn settings into plain data as JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
@@ -211,7 +211,7 @@ def _test_scenes(plan: Plan, scenes: list[SourceScene], contents: Contents) -> f
 
 
 def _same_photos(scenes: list[SourceScene], contents: Contents) -> list[frozenset[str]]:
-    """Names of scenes, together where scenes share an image byte for byte, under whatever file name."""
+    """Group the names of scenes that share an image byte for byte, under whatever file name."""
     groups: list[tuple[frozenset[str], frozenset[str]]] = []
     for scene in scenes:
         names = frozenset([scene.name])
@@ -224,7 +224,7 @@ def _same_photos(scenes: list[SourceScene], contents: Contents) -> list[frozense
 
 
 def _held_out(groups: list[frozenset[str]], fraction: float, seed: str) -> frozenset[str]:
-    """The names in a fraction of the groups; at least one group of two, and never all."""
+    """Keep the names of a fraction of the groups; of two groups at least one, and never all."""
     order = sorted(groups, key=lambda group: _score(seed, min(group)))
     wanted = round(fraction * len(order))
     count = min(len(order) - 1, max(1, wanted)) if fraction and order else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: YAML files that say which streams make how many pairs, of which scenes.
+"""Recipes are YAML files that say which streams make how many pairs, of which scenes.
 
     name: mix
     seed: 0
@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 import harmonizer_ns
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, suggestion
 from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
@@ -36,7 +36,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class StreamRecipe:
-    """One stream of a recipe.
+    """A stream of a recipe says what to make, how many, and of what.
 
     Args:
         kind: a name of `STREAMS`.
@@ -60,7 +60,7 @@ class StreamRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe file says.
+    """A recipe is what its file says.
 
     Args:
         name: the file's stem, unless it gives another.
@@ -84,7 +84,7 @@ class Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the project by name: a checkout keeps them in ``configs/recipes``, a wheel inside."""
+    """List the recipes that come with the project: a checkout keeps them in ``configs/recipes``, a wheel inside."""
     package = Path(harmonizer_ns.__file__).resolve().parent
     folders = (package / "_assets" / "recipes", package.parent / "configs" / "recipes")
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
@@ -99,12 +99,15 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: naming the entry that is wrong.
     """
-    path = path if path.is_file() else shipped_recipes().get(str(path), path)
+    shipped = shipped_recipes()
+    path = path if path.is_file() else shipped.get(str(path), path)
+    if not path.is_file():
+        advice = suggestion(path.stem, shipped, "the shipped ones")
+        raise InputError(f"there is neither a file nor a shipped recipe {path}; {advice}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        shipped = ", ".join(shipped_recipes())
-        raise InputError(f"cannot read the recipe {path}: {error}; those that are shipped: {shipped}") from error
+        raise InputError(f"cannot read the recipe {path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("streams"), list) or not content["streams"]:
         raise InputError(f"{path} is no recipe: it should hold a list of streams")
     root = path.resolve().parent
@@ -116,12 +119,14 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _stream(entry: Any, root: Path, where: str) -> StreamRecipe:
-    if not isinstance(entry, dict) or entry.get("kind") not in STREAMS:
-        raise InputError(f"{where} is {entry!r}: its kind should be one of {', '.join(STREAMS)}")
-    kind = entry["kind"]
-    if unknown := sorted(set(map(str, entry)) - set(_KEYS[STREAMS[kind].source])):
-        known = ", ".join(_KEYS[STREAMS[kind].source])
-        raise InputError(f"{where}: {kind} does not know {', '.join(unknown)}; known are {known}")
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is {entry!r}, expected a mapping with its kind")
+    kind = str(entry.get("kind"))
+    if kind not in STREAMS:
+        raise InputError(f"{where}: there is no kind {kind!r}; {suggestion(kind, STREAMS, 'the kinds')}")
+    keys = _KEYS[STREAMS[kind].source]
+    for unknown in sorted(set(map(str, entry)) - set(keys)):
+        raise InputError(f"{where}: {kind} does not know {unknown!r}; {suggestion(unknown, keys, 'the keys')}")
     settings = build(STREAMS[kind].settings, entry.get("settings") or {}, f"{where}: settings")
     folders = {key: _folders(entry[key], root, f"{where}: {key}") for key in ("scenes", "photos") if key in entry}
     stream = build(StreamRecipe, {"name": kind, **entry, "settings": settings, **folders}, where)
@@ -139,7 +144,7 @@ def _folders(values: Any, root: Path, where: str) -> tuple[Path, ...]:
 
 
 def with_folders(recipe: Recipe, scenes: tuple[Path, ...], photos: tuple[Path, ...]) -> Recipe:
-    """The recipe with folders for the streams that name none.
+    """Give folders to the streams that name none.
 
     Raises:
         InputError: when a stream has nothing to work on, or no stream takes what is given.

@@ -24,7 +24,7 @@ _BESIDE = ("masks", "labels", "boxes.json")
 
 @dataclass(frozen=True)
 class SourceScene:
-    """Images that belong together.
+    """A scene is images that belong together.
 
     Args:
         name: of the scene; no other scene of a plan has it.
@@ -40,12 +40,12 @@ class SourceScene:
 
     @property
     def place(self) -> tuple[Path, str]:
-        """Equal for the same scene in different streams."""
+        """It is equal for the same scene in different streams."""
         return self.folder, self.files[0] if self.photo else ""
 
 
 def capture_scene(folder: Path) -> SourceScene:
-    """A posed capture.
+    """Take a folder as a posed capture.
 
     Raises:
         InputError: when ``transforms.json`` is missing or cannot be used.
@@ -57,7 +57,7 @@ def capture_scene(folder: Path) -> SourceScene:
 
 
 def folder_scene(folder: Path) -> tuple[SourceScene, str]:
-    """The images of ``transforms.json``, or of the folder or its ``images``, with what hinders using the former.
+    """Take the images of ``transforms.json``, or of the folder or its ``images``; also tells what hinders the former.
 
     Raises:
         InputError: when there are none.
@@ -72,7 +72,7 @@ def folder_scene(folder: Path) -> tuple[SourceScene, str]:
 
 
 def photo_scenes(folder: Path) -> list[SourceScene]:
-    """Every image of the folder, or of its ``images``, as a scene of its own.
+    """Take every image of the folder, or of its ``images``, as a scene of its own.
 
     Raises:
         InputError: when there are none.
@@ -86,7 +86,7 @@ def _images(folder: Path) -> tuple[str, ...]:
 
 
 def named_apart(scenes: list[SourceScene]) -> list[SourceScene]:
-    """The scenes with plain names, that can be folders; equal names get a part of their path's digest."""
+    """Name scenes so that they can be folders; equal names get a part of their path's digest."""
     plain = [re.sub(r"[^A-Za-z0-9_-]+", "-", scene.name) for scene in scenes]
     counted = [name.lower() for name in plain]
     return [
@@ -100,7 +100,7 @@ def _path_digest(scene: SourceScene) -> str:
 
 
 def source_files(source: Source, folder: Path, files: tuple[str, ...], settings: dict[str, Any]) -> list[str]:
-    """All files that decide what an item looks like: images, cameras, and what its settings name in the scene.
+    """List all files that decide what an item looks like: images, cameras, and what its settings name in the scene.
 
     Args:
         source: what its stream takes.
@@ -127,7 +127,7 @@ def source_files(source: Source, folder: Path, files: tuple[str, ...], settings:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All text in plain data."""
+    """Find all text in plain data."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
@@ -136,7 +136,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _beside(folder: Path, name: str) -> list[str]:
-    """A file of the scene, or all files of a folder of it."""
+    """List a file of the scene, or all files of a folder of it."""
     if (folder / name).is_dir():
         inside = (path.relative_to(folder / name) for path in (folder / name).rglob("*") if path.is_file())
         return [f"{name}/{path.as_posix()}" for path in inside]
@@ -145,12 +145,12 @@ def _beside(folder: Path, name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Contents:
-    """SHA-256 of files, each read once."""
+    """Contents knows the SHA-256 of files, and reads each once."""
 
     known: dict[Path, str] = field(default_factory=dict)
 
     def of(self, file: Path) -> str:
-        """Digest of one file's bytes.
+        """Digest one file's bytes.
 
         Raises:
             InputError: when it cannot be read.
@@ -163,7 +163,7 @@ class Contents:
         return self.known[file]
 
     def of_all(self, folder: Path, files: list[str]) -> str:
-        """One digest of files with their names."""
+        """Digest several files with their names."""
         lines = "".join(f"{file}\0{self.of(folder / file)}\n" for file in files)
         return hashlib.sha256(lines.encode()).hexdigest()
 

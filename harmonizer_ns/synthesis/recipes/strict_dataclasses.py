@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dataclasses from plain data (YAML, JSON), strictly: unknown keys and wrong types are refused by name."""
+"""Dataclasses are built from plain data (YAML, JSON), strictly: unknown keys and wrong types are refused by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, suggestion
 
 
 def build(kind: type, values: Any, where: str) -> Any:
-    """An instance of the dataclass ``kind``.
+    """Build an instance of the dataclass ``kind``.
 
     Args:
         kind: its fields are numbers, text, tuples, dicts, literals, unions and dataclasses.
@@ -24,8 +24,8 @@ def build(kind: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"{where} is {values!r}, expected a mapping")
     hints = get_type_hints(kind)
-    if unknown := sorted(set(map(str, values)) - set(hints)):
-        raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(hints)}")
+    for unknown in sorted(set(map(str, values)) - set(hints)):
+        raise InputError(f"{where}: there is no {unknown!r}; {suggestion(unknown, hints, 'the names')}")
     checked = {key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()}
     try:
         return kind(**checked)
@@ -53,6 +53,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
+    if origin is Literal and isinstance(value, str):
+        raise InputError(f"{where} is {value!r}; {suggestion(value, kinds, 'the choices')}")
     raise InputError(f"{where} is {value!r}, expected {_text(hint)}")
 
 

@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 
 from harmonizer_ns.errors import InputError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def run_all(do: Callable[[T], R], tasks: Sequence[T], workers: int, ray: bool) -> Generator[R, None, None]:

@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
+
+from harmonizer_ns.types import Cameras
 
 Poses = Float[np.ndarray, "n 4 4"]
 
@@ -25,10 +28,11 @@ class Lens:
     height: int
     focal: float
 
-    @property
-    def matrix(self) -> Float[np.ndarray, "3 3"]:
-        """Intrinsics in pixels, pixel centres at +0.5."""
-        return np.array([[self.focal, 0, self.width / 2], [0, self.focal, self.height / 2], [0, 0, 1]])
+    def cameras(self, poses: Poses, dtype: torch.dtype = torch.float64) -> Cameras:
+        """Place cameras of this lens."""
+        matrix = [[self.focal, 0, self.width / 2], [0, self.focal, self.height / 2], [0, 0, 1]]
+        intrinsics = torch.tensor(matrix, dtype=dtype).expand(len(poses), -1, -1)
+        return Cameras(torch.from_numpy(poses).to(dtype), intrinsics, self.width, self.height)
 
     @property
     def horizontal_degrees(self) -> float:
@@ -42,7 +46,7 @@ class Lens:
 
 
 def look_at(eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> Poses:
-    """Upright cameras at ``eye`` that look at ``target`` (never straight up or down)."""
+    """Place upright cameras at ``eye`` that look at ``target`` (never straight up or down)."""
     eye, target = np.broadcast_arrays(np.asarray(eye, float), np.asarray(target, float))
     forward = target - eye
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
@@ -54,20 +58,10 @@ def look_at(eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> 
     return poses
 
 
-def project(
-    points: Float[np.ndarray, "p 3"], pose: Float[np.ndarray, "4 4"], matrix: Float[np.ndarray, "3 3"]
-) -> tuple[Float[np.ndarray, "p 2"], Float[np.ndarray, " p"]]:
-    """Pixel coordinates (pixel centres at +0.5) and z-depth of world points; pixels are nan behind the camera."""
-    local = (points - pose[:3, 3]) @ pose[:3, :3]
-    z = local[:, 2]
-    image = local @ matrix.T
-    return image[:, :2] / np.where(z > 1e-6, z, np.nan)[:, None], z
-
-
 def polar(
     center: Float[np.ndarray, " 3"], azimuth: np.ndarray, radius: np.ndarray | float, height: np.ndarray | float
 ) -> Float[np.ndarray, "n 3"]:
-    """Points around a vertical axis through ``center``; azimuth in degrees from -y, heights absolute."""
+    """Place points around a vertical axis through ``center``; azimuth in degrees from -y, heights absolute."""
     angle = np.radians(azimuth)
     x, y = center[0] + radius * np.sin(angle), center[1] - radius * np.cos(angle)
     return np.stack([x, y, np.broadcast_to(height, x.shape)], axis=-1)

@@ -15,8 +15,8 @@ import numpy as np
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
 from harmonizer_ns.synthesis.scenes.desk import desk_corner
 from harmonizer_ns.synthesis.scenes.render import StageRenderer, Variant, auto_exposure, develop
-from harmonizer_ns.synthesis.scenes.sfm import triangulate
-from harmonizer_ns.synthesis.scenes.writer import Capture, numbered, write_camera_path, write_capture
+from harmonizer_ns.synthesis.scenes.seeds import triangulate
+from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, numbered, write_camera_path, write_capture
 
 FOCUS = np.array([-0.05, 0.82, 0.9])
 MOMENTS = 24
@@ -62,7 +62,7 @@ class DemoConfig:
 
 
 def arc_poses(count: int) -> Poses:
-    """The photographer's short walk from left to right in front of the desk."""
+    """The photographer walks from left to right in front of the desk."""
     rng, t = np.random.default_rng(1), np.linspace(0, 1, MOMENTS)
     eyes = polar(FOCUS, -15 + 30 * t, 1.7 + 0.06 * np.sin(6 * t), 1.42 + 0.07 * np.sin(9 * t))
     targets = FOCUS + np.stack([0.12 - 0.3 * t, 0 * t, 0.05 * np.cos(7 * t)], axis=1)
@@ -71,13 +71,13 @@ def arc_poses(count: int) -> Poses:
 
 
 def novel_poses(count: int) -> Poses:
-    """A smooth path from the arc's right end further round and towards the desk."""
+    """The held-out path goes on from the arc's right end, further round and towards the desk."""
     t = np.linspace(0, 1, count)
     eyes = polar(FOCUS, 17 + 23 * t, 1.68 - 0.5 * t, 1.44 - 0.14 * t)
     return look_at(eyes, FOCUS + np.outer(t, [0.1, 0.0, -0.02]) + [-0.05, 0, 0])
 
 
-def make_demo(config: DemoConfig) -> Capture:
+def make_demo(config: DemoConfig) -> RenderedCapture:
     """Render and write the capture, its camera path and its note."""
     lens = Lens(config.width, config.height, config.width * 0.85)
     train, test = arc_poses(config.train), novel_poses(config.test)
@@ -88,7 +88,7 @@ def make_demo(config: DemoConfig) -> Capture:
     points = triangulate(photos[: config.train], train, lens)
     held_out = numbered("view_", config.test, ".jpg")
     names = [*numbered("train_", config.train, ".jpg"), *held_out]
-    capture = Capture(photos, np.concatenate([train, test]), lens, points, names, held_out)
+    capture = RenderedCapture(photos, np.concatenate([train, test]), lens, points, names, held_out)
     write_capture(config.output, capture)
     write_camera_path(config.output / "camera_path.json", novel_poses(90), capture.poses, lens, fps=30)
     (config.output / "README.md").write_text(NOTE.format(train=config.train, test=config.test), encoding="utf-8")

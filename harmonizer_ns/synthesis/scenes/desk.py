@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The set of the demo: a cluttered desk in the corner of a room.
+"""The set of the demo is a cluttered desk in the corner of a room.
 
 The desk top is at z = `TOP`, 1.5 m wide around x = 0, against the back wall at y = `BACK`; the left wall is `LEFT`.
 """
@@ -34,7 +34,7 @@ class Workshop:
 
 
 def desk_corner(seed: int = 7) -> Stage:
-    """The whole set with its lights."""
+    """Build the whole set with its lights."""
     shop = Workshop(seed)
     parts = [*_room(shop), *_desk(shop), *_wall_things(shop), *_desk_things(shop), *_floor_things(shop)]
     window = meshes.quad(1.3, 1.2).rotated(rotation("z", -90)).moved(RIGHT - 0.02, -0.3, 0.9)

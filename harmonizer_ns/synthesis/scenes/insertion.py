@@ -22,7 +22,7 @@ from harmonizer_ns.synthesis.scenes.textures import TEXTURES, random_texture
 
 @dataclass(frozen=True)
 class Insertion:
-    """A scene and what is put into it.
+    """An insertion is a scene and what is put into it.
 
     Args:
         stage: the surroundings, with their lights.
@@ -93,7 +93,7 @@ def _table(rng: np.random.Generator) -> _Support:
 
 
 def _insert(rng: np.random.Generator, support: _Support, count: int) -> tuple[list[Part], list[Disc], list[str]]:
-    """Things side by side on the support, their places on it, and what they are."""
+    """Put things side by side on the support; also returns their places on it, and what they are."""
     parts, taken, names = [], [], []
     for _ in range(count):
         name = str(rng.choice(list(THINGS)))
@@ -116,7 +116,7 @@ def _opaque(part: Part) -> Part:
 def _spot(
     rng: np.random.Generator, half: tuple[float, float], radius: float, taken: Iterable[Disc]
 ) -> tuple[float, float] | None:
-    """A free place on the support; None when it is too crowded."""
+    """Find a free place on the support; None when it is too crowded."""
     free = np.maximum(np.array(half) - radius, 0)
     for _ in range(60):
         x, y = (float(value) for value in rng.uniform(-free, free))
@@ -126,7 +126,7 @@ def _spot(
 
 
 def _glide(rng: np.random.Generator, count: int, center: Float[np.ndarray, " 3"]) -> Route:
-    """A few steps around what stands at ``center``, smooth as from a slow gimbal."""
+    """Walk a few steps around what stands at ``center``, smooth as from a slow gimbal."""
     t = np.linspace(0, 1, count)
     near = 0.62 if center[2] else 1.0
     azimuth = rng.uniform(0, 360) + rng.choice([-1, 1]) * rng.uniform(1.2, 3.5) * (count - 1) * t
@@ -137,13 +137,13 @@ def _glide(rng: np.random.Generator, count: int, center: Float[np.ndarray, " 3"]
 
 
 def _line_of_sight(route: Route) -> list[Disc]:
-    """Places between the camera and what it looks at."""
+    """Keep free the places between the camera and what it looks at."""
     middle = route.eyes[len(route.eyes) // 2, :2]
     return [(float(x), float(y), 0.4) for x, y in np.linspace(0.2, 1, 5)[:, None] * middle]
 
 
 def _daylight(rng: np.random.Generator, stage: Stage) -> tuple[Stage, dict[str, Any]]:
-    """Sun in a more or less cloudy sky: from a small bright disc to a wide glow, warmer the lower it stands."""
+    """Draw a sun in a more or less cloudy sky: from a small bright disc to a wide glow, warmer the lower it stands."""
     elevation, warmth = rng.uniform(18, 65), rng.uniform(0.0, 1.0)
     strength, width = rng.uniform(2.5, 9.0), 1.0 * 6 ** rng.random()
     low = warmth * (1 - (elevation - 18) / 60)
@@ -157,7 +157,7 @@ def _daylight(rng: np.random.Generator, stage: Stage) -> tuple[Stage, dict[str, 
 
 
 def _lamplight(rng: np.random.Generator, stage: Stage, height: float) -> tuple[Stage, dict[str, Any]]:
-    """The room's own lamps, dimmed, and a panel above or beside the things, at ``height``, that gives most light."""
+    """Dim the room's own lamps, and hang a panel above or beside the things, at ``height``, that gives most light."""
     dim = round(float(rng.uniform(0.1, 0.5)), 3)
     low, high = _bounds(stage)
     aim = np.array([0.0, 0.0, height])
@@ -174,6 +174,6 @@ def _lamplight(rng: np.random.Generator, stage: Stage, height: float) -> tuple[S
 
 
 def _bounds(stage: Stage) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
-    """Corners of the box that holds all parts."""
+    """Find the corners of the box that holds all parts."""
     low = np.min([part.mesh.vertices.min(axis=0) for part in stage.parts], axis=0)
     return low, np.max([part.mesh.vertices.max(axis=0) for part in stage.parts], axis=0)

@@ -34,7 +34,7 @@ _BOUNCES = 3
 
 @dataclass(frozen=True)
 class Layers:
-    """What one camera sees, linear RGB.
+    """Layers are what one camera sees, linear RGB.
 
     Args:
         full: everything.
@@ -69,7 +69,7 @@ class LayerRenderer:
         self._distance = mi.load_dict({"type": "aov", "aovs": "distance:depth", "block_size": _BLOCK})
 
     def layers(self, pose: Float[np.ndarray, "4 4"], lens: Lens, spp: int, seed: int) -> Layers:
-        """One frame (OpenCV axes) with ``spp`` light samples for each pixel, a multiple of ``FINE**2``."""
+        """Render one frame (OpenCV axes) with ``spp`` light samples for each pixel, a multiple of ``FINE**2``."""
         fine = Lens(lens.width * FINE, lens.height * FINE, lens.focal * FINE)
         sampler = {"type": "multijitter", "sample_count": spp // FINE**2}
         sensor = make_sensor(self._mi, fine, pose, "box", sampler)
@@ -81,7 +81,7 @@ class LayerRenderer:
         return Layers(_average(full), _average(full + (1 - alpha) * (without - full)), _average(alpha))
 
     def depth(self, pose: Float[np.ndarray, "4 4"], lens: Lens) -> Float[np.ndarray, "h w"]:
-        """Z-depth at the pixels' centres, inserted things included; 0 where nothing is hit."""
+        """Measure z-depth at the pixels' centres, inserted things included; 0 where nothing is hit."""
         sampler = {"type": "stratified", "sample_count": 1, "jitter": False}
         sensor = make_sensor(self._mi, lens, pose, "box", sampler)
         distance = self._render(self._full, self._distance, sensor, 0)[..., -1]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with texture coordinates.
+    """A mesh is triangles with texture coordinates.
 
     Args:
         vertices: positions.
@@ -32,7 +32,7 @@ class Mesh:
         return Mesh(self.vertices * factors, self.faces, self.uv, self.smooth)
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
-        """Translate."""
+        """Move the mesh."""
         return Mesh(self.vertices + np.array([x, y, z]), self.faces, self.uv, self.smooth)
 
     def rotated(self, rotation: Float[np.ndarray, "3 3"]) -> Mesh:
@@ -45,7 +45,7 @@ class Mesh:
 
 
 def rotation(axis: str, degrees: float) -> Float[np.ndarray, "3 3"]:
-    """Right-handed rotation about ``"x"``, ``"y"`` or ``"z"``."""
+    """Build the right-handed rotation about ``"x"``, ``"y"`` or ``"z"``."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     matrix = np.eye(3)
@@ -54,7 +54,7 @@ def rotation(axis: str, degrees: float) -> Float[np.ndarray, "3 3"]:
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
-    """One mesh out of many; smooth if the first one is."""
+    """Make one mesh out of many; smooth if the first one is."""
     offsets = np.cumsum([0] + [len(m.vertices) for m in meshes[:-1]])
     return Mesh(
         np.concatenate([m.vertices for m in meshes]),
@@ -65,7 +65,7 @@ def merge(meshes: list[Mesh]) -> Mesh:
 
 
 def surface(points: Float[np.ndarray, "rows columns 3"], smooth: bool = True) -> Mesh:
-    """A grid of points as a surface; u runs along the columns, v along the rows.
+    """Span a surface over a grid of points; u runs along the columns, v along the rows.
 
     Its front is where rows run upwards and columns to the right.
     """

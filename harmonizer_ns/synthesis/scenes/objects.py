@@ -24,7 +24,7 @@ TextureSource = Callable[[], Texture]
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks.
+    """A material is how a surface looks.
 
     Args:
         texture: albedo (tint for metal; unused for glass), display values.
@@ -39,7 +39,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Part:
-    """One mesh of one material."""
+    """A part is one mesh of one material."""
 
     mesh: Mesh
     material: Material
@@ -61,7 +61,7 @@ def flat(rgb: np.ndarray) -> Texture:
 
 
 def random_finish(rng: np.random.Generator, texture: Texture) -> Material:
-    """Mostly diffuse; some plastic and gloss; metal seldom, glass hardly ever."""
+    """Draw a finish: mostly diffuse, some plastic and gloss, metal seldom, glass hardly ever."""
     finishes: tuple[Finish, ...] = ("diffuse", "plastic", "glossy", "metal", "glass")
     finish = finishes[rng.choice(5, p=[0.52, 0.25, 0.14, 0.075, 0.015])]
     return Material(texture, finish, float(rng.uniform(0.06, 0.12) if finish == "glossy" else rng.uniform(0.15, 0.45)))

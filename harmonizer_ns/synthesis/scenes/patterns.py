@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of the procedural textures: coloured noise, cells, palettes, wear.
+"""Procedural textures are built from these blocks: coloured noise, cells, palettes, wear.
 
 A texture is a square float32 array ``size size 3`` in display (sRGB) values [0, 1]; a field is ``size size``.
 Everything tiles, and everything follows from the random generator that is passed in.
@@ -17,7 +17,7 @@ Texture = Float[np.ndarray, "size size 3"]
 
 
 def noise(rng: np.random.Generator, size: int, beta: float = 2.0, stretch: tuple[float, float] = (1.0, 1.0)) -> Field:
-    """Gaussian field of power spectrum ``1/f^beta``, zero mean, unit variance.
+    """Draw a Gaussian field of power spectrum ``1/f^beta``, zero mean, unit variance.
 
     Natural images have ``beta`` near 2. ``stretch`` elongates the features along (x, y).
     """
@@ -44,7 +44,7 @@ def smoothstep(low: float, high: float, x: Field) -> Field:
 
 
 def cells(rng: np.random.Generator, size: int, count: int) -> tuple[Field, Field, Int[np.ndarray, "size size"]]:
-    """Voronoi cells of ``count`` random sites on the torus.
+    """Divide the torus into the Voronoi cells of ``count`` random sites.
 
     Returns:
         Distance to the nearest site, distance gap to the second nearest (0 on cell borders), index of the cell.
@@ -64,19 +64,19 @@ def cells(rng: np.random.Generator, size: int, count: int) -> tuple[Field, Field
 
 
 def hue(rng: np.random.Generator) -> float:
-    """A hue in [0, 1): mostly earth tones, then blues and greens, seldom anything else."""
+    """Draw a hue in [0, 1): mostly earth tones, then blues and greens, seldom anything else."""
     center, width = ((0.08, 0.04), (0.6, 0.05), (0.28, 0.06), (0.0, 0.5))[rng.choice(4, p=[0.5, 0.2, 0.15, 0.15])]
     return float((center + width * rng.standard_normal()) % 1)
 
 
 def color(rng: np.random.Generator, value: tuple[float, float] = (0.25, 0.9), saturation: float = 0.75) -> np.ndarray:
-    """A random colour; saturated colours are rarer than muted ones, as in photographs."""
+    """Draw a colour; saturated ones are rarer than muted ones, as in photographs."""
     s = saturation * rng.random() ** 1.5
     return np.array(colorsys.hsv_to_rgb(hue(rng), s, rng.uniform(*value)), dtype=np.float32)
 
 
 def palette(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 3"]:
-    """Colours that belong together: hues near one or two anchors, values spread from dark to light."""
+    """Draw colours that belong together: hues near one or two anchors, values spread from dark to light."""
     anchors = np.array([hue(rng), hue(rng)])
     hues = anchors[rng.integers(0, 2, count)] + 0.05 * rng.standard_normal(count)
     values = np.linspace(rng.uniform(0.12, 0.4), rng.uniform(0.65, 0.95), count)
@@ -93,12 +93,12 @@ def ramp(field: Field, colors: Float[np.ndarray, "count 3"]) -> Texture:
 
 
 def blend(base: Texture, top: Texture | np.ndarray, mask: Field) -> Texture:
-    """``base`` where the mask is 0, ``top`` where it is 1."""
+    """Show ``base`` where the mask is 0, ``top`` where it is 1."""
     return base + (top - base) * np.clip(mask, 0, 1)[..., None]
 
 
 def wear(rng: np.random.Generator, texture: Texture, amount: float = 1.0) -> Texture:
-    """Uneven brightness, fine grain and stains: no real surface has one flat colour."""
+    """Add uneven brightness, fine grain and stains: no real surface has one flat colour."""
     size = texture.shape[0]
     shade = 1 + amount * (0.09 * noise(rng, size, 2.4) + 0.05 * noise(rng, size, 1.0))
     stains = smoothstep(0.8, 2.4, noise(rng, size, 2.2)) * amount * rng.uniform(0, 0.5)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random scenes in bulk: ``harmonizer scenes procedural --output DIR --count N --seed S``.
+"""Random scenes are made in bulk: ``harmonizer scenes procedural --output DIR --count N --seed S``.
 
 Every scene follows from (seed, index) alone, so a longer run extends a shorter one.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from harmonizer_ns.errors import check_limits
+from harmonizer_ns.files import remove_leftovers, write_json, written_whole
+from harmonizer_ns.media import image_files
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
 from harmonizer_ns.synthesis.scenes.objects import THINGS, Thing, place
 from harmonizer_ns.synthesis.scenes.patterns import Texture
@@ -23,7 +25,7 @@ from harmonizer_ns.synthesis.scenes.render import Stage, StageRenderer, Variant,
 from harmonizer_ns.synthesis.scenes.rooms import Extent, open_ground, room
 from harmonizer_ns.synthesis.scenes.seeds import find_seed_points
 from harmonizer_ns.synthesis.scenes.textures import random_texture
-from harmonizer_ns.synthesis.scenes.writer import Capture, numbered, write_capture
+from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, numbered, write_capture
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,16 @@ class ProceduralConfig:
     threads: int = 0
     """Worker threads; 0 uses all cores."""
 
+    def __post_init__(self) -> None:
+        check_limits(self, count=(1, math.inf), frames=(2, math.inf), spp=(1, math.inf))
+
 
 Disc = tuple[float, float, float]
 """A place on the ground that is occupied: x, y, radius."""
 
 
 class Route(NamedTuple):
-    """Where the photographer goes: camera centres, what they look at, and where the things stand."""
+    """A route is where the photographer goes: camera centres, what they look at, and where the things stand."""
 
     name: str
     eyes: Float[np.ndarray, "n 3"]
@@ -68,19 +73,19 @@ class Route(NamedTuple):
 
 
 def arc(rng: np.random.Generator, count: int) -> Route:
-    """Part of a circle around the things, with changing distance and height."""
+    """Walk part of a circle around the things, with changing distance and height."""
     span, t = rng.uniform(50, 150), np.linspace(0, 1, count)
     return _around(rng, "arc", rng.uniform(0, 360) + span * t, t)
 
 
 def orbit(rng: np.random.Generator, count: int) -> Route:
-    """Nearly once around the things."""
+    """Walk nearly once around the things."""
     span, t = rng.uniform(220, 350), np.linspace(0, 1, count)
     return _around(rng, "orbit", rng.uniform(0, 360) + span * t, t)
 
 
 def walk(rng: np.random.Generator, count: int) -> Route:
-    """Forward between things, looking ahead and a little to the sides."""
+    """Walk forward between things, looking ahead and a little to the sides."""
     t = np.linspace(0, 1, count)
     eyes = np.stack([0 * t, rng.uniform(2.5, 4.5) * t - 4.0, rng.uniform(0.8, 1.5) + 0 * t], axis=-1)
     eyes = jitter(rng, eyes, 0.12)
@@ -90,7 +95,7 @@ def walk(rng: np.random.Generator, count: int) -> Route:
 
 
 def facing_grid(rng: np.random.Generator, count: int) -> Route:
-    """Rows of a plane that faces the things, back and forth."""
+    """Walk rows of a plane that faces the things, back and forth."""
     rows = int(rng.integers(2, 5))
     across = rng.uniform(0.8, 1.8)
     t = np.linspace(0, rows, count, endpoint=False)
@@ -119,41 +124,25 @@ def make_scenes(config: ProceduralConfig) -> list[Path]:
     A scene appears under its final name only when it is complete.
 
     Raises:
-        ValueError: on fewer than 1 scene, 2 frames or 1 light sample, or a texture folder without photos.
+        InputError: when the texture folder holds no photos.
     """
-    if config.count < 1 or config.frames < 2 or config.spp < 1:
-        raise ValueError(
-            f"need at least 1 scene, 2 frames and 1 sample, got {config.count}, {config.frames} and {config.spp}"
-        )
-    photos = texture_photos(config.textures)
+    photos = image_files(config.textures) if config.textures else []
+    remove_leftovers(config.output)
     return [make_scene(config, index, photos) for index in range(config.count)]
 
 
 def make_scene(config: ProceduralConfig, index: int, photos: list[Path]) -> Path:
     """Render one scene, unless its folder exists, and return its folder."""
-    final = config.output / f"scene_{index:04d}"
-    if final.exists():
-        return final
-    partial = config.output / f".partial_{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    capture, facts = photograph(config, index, photos)
-    write_capture(partial, capture)
-    (partial / "scene.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    return partial.rename(final)
+    folder = config.output / f"scene_{index:04d}"
+    if not folder.exists():
+        with written_whole(folder) as partial:
+            capture, facts = photograph(config, index, photos)
+            write_capture(partial, capture)
+            write_json(partial / "scene.json", facts)
+    return folder
 
 
-def texture_photos(folder: Path | None) -> list[Path]:
-    """The photos of a folder, sorted; none without a folder."""
-    if folder is None:
-        return []
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not photos:
-        raise ValueError(f"no .jpg or .png photos in the texture folder {folder}")
-    return photos
-
-
-def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tuple[Capture, dict[str, object]]:
+def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tuple[RenderedCapture, dict[str, object]]:
     """Design a scene and take its photos; also returns what kind of scene it is."""
     rng = np.random.default_rng([config.seed, index])
     lens = Lens(config.width, config.height, config.width * float(rng.uniform(0.7, 1.3)))
@@ -169,7 +158,7 @@ def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tupl
 def design_stage(
     rng: np.random.Generator, route: Route, outdoors: bool, photos: list[Path], taken: Sequence[Disc] = ()
 ) -> tuple[Stage, int]:
-    """Surroundings that hold the whole route, and 6 to 20 things out of the photographer's way and of ``taken``."""
+    """Draw surroundings that hold the whole route, and 6 to 20 things out of its way and of ``taken``."""
 
     def texture() -> Texture:
         return random_texture(rng, 256, photos)
@@ -206,14 +195,14 @@ def _scatter(
 
 
 def footprint(thing: Thing) -> float:
-    """Radius about its own axis, metres."""
+    """Measure a thing's radius about its own axis, metres."""
     return max(float(np.hypot(*p.mesh.vertices[:, :2].T).max()) for p in thing)
 
 
 def _free_spot(
     rng: np.random.Generator, route: Route, extent: Extent, radius: float, taken: list[Disc]
 ) -> Float[np.ndarray, " 2"] | None:
-    """Try random places; None when it is too crowded."""
+    """Find a free place on the ground; None when it is too crowded."""
     for _ in range(40):
         near = route.focus + rng.normal(0, 0.9, 2) * [1, 1.6 if route.name == "walk" else 1]
         spot = near if rng.random() < 0.75 else rng.uniform(extent.low, extent.high)
@@ -226,11 +215,11 @@ def _free_spot(
 
 def _shoot(
     rng: np.random.Generator, renderer: StageRenderer, poses: Poses, lens: Lens, config: ProceduralConfig
-) -> Capture:
+) -> RenderedCapture:
     seeds = rng.integers(0, 2**31, len(poses)).tolist()
     linear = [renderer.radiance(pose, config.spp, seed) for pose, seed in zip(poses, seeds, strict=True)]
     exposure = auto_exposure(linear) * rng.uniform(0.75, 1.25)
     photos = [develop(image, exposure) for image in linear]
     surfaces = [renderer.positions(pose) for pose in poses]
     points = find_seed_points(rng, photos, surfaces, poses, lens, config.points)
-    return Capture(photos, poses, lens, points, numbered("frame_", len(photos), ".png"))
+    return RenderedCapture(photos, poses, lens, points, numbered("frame_", len(photos), ".png"))

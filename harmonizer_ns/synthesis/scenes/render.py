@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mitsuba 3: parts, lights and cameras in, photos and surface positions out."""
+"""Mitsuba 3 takes parts, lights and cameras, and gives photos and surface positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ NEAR = 0.01
 
 @dataclass(frozen=True)
 class Light:
-    """A glowing surface.
+    """A light is a glowing surface.
 
     Args:
         mesh: its shape.
@@ -35,7 +34,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything that is to be rendered.
+    """A stage is everything that is to be rendered.
 
     Args:
         parts: surfaces.
@@ -93,12 +92,12 @@ class StageRenderer:
         self._positions = self._mi.load_dict({"type": "aov", "aovs": "position:position,distance:depth"})
 
     def radiance(self, pose: Float[np.ndarray, "4 4"], spp: int, seed: int) -> Float[np.ndarray, "h w 3"]:
-        """Linear RGB image from a camera (OpenCV axes) with ``spp`` samples for each pixel."""
+        """Render a linear RGB image from a camera (OpenCV axes) with ``spp`` samples for each pixel."""
         sensor = make_sensor(self._mi, self._lens, pose, "gaussian", {"type": "multijitter", "sample_count": spp})
         return np.array(self._mi.render(self._scene, integrator=self._path, sensor=sensor, spp=spp, seed=seed))[..., :3]
 
     def positions(self, pose: Float[np.ndarray, "4 4"], seed: int = 0) -> Float[np.ndarray, "h w 3"]:
-        """World position of one random surface point inside each pixel; nan where nothing was hit."""
+        """Find the world position of one random surface point inside each pixel; nan where nothing was hit."""
         sensor = make_sensor(self._mi, self._lens, pose, "box", {"type": "independent", "sample_count": 1})
         image = np.array(self._mi.render(self._scene, integrator=self._positions, sensor=sensor, spp=1, seed=seed))
         positions, distance = image[..., -4:-1].astype(np.float64), image[..., -1:]
@@ -106,7 +105,7 @@ class StageRenderer:
 
 
 def make_sensor(mi: Any, lens: Lens, pose: Float[np.ndarray, "4 4"], rfilter: str, sampler: dict[str, Any]) -> Any:
-    """A camera with OpenCV axes; Mitsuba's look along +z with x to the left and y up."""
+    """Build a camera with OpenCV axes; Mitsuba's look along +z with x to the left and y up."""
     film = {
         "type": "hdrfilm",
         "width": lens.width,
@@ -130,13 +129,13 @@ def make_sensor(mi: Any, lens: Lens, pose: Float[np.ndarray, "4 4"], rfilter: st
 
 
 def auto_exposure(images: list[Float[np.ndarray, "h w 3"]], percentile: float = 55.0, level: float = 0.22) -> float:
-    """The factor that brings a percentile of the pixels' brightest channels to a linear ``level``."""
+    """Find the factor that brings a percentile of the pixels' brightest channels to a linear ``level``."""
     brightest = np.concatenate([image.max(axis=-1).ravel() for image in images])
     return level / max(float(np.percentile(brightest, percentile)), 1e-6)
 
 
 def develop(radiance: Float[np.ndarray, "h w 3"], exposure: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Linear radiance to 8-bit sRGB (IEC 61966-2-1), highlights above 0.8 rolled off softly instead of clipped."""
+    """Turn linear radiance into 8-bit sRGB (IEC 61966-2-1), highlights above 0.8 rolled off softly, not clipped."""
     linear = np.maximum(radiance * exposure, 0)
     over = np.maximum(linear - 0.8, 0)
     linear = np.minimum(linear, 0.8) + 0.2 * (1 - np.exp(-over / 0.4))
@@ -145,7 +144,7 @@ def develop(radiance: Float[np.ndarray, "h w 3"], exposure: float) -> UInt8[np.n
 
 
 def scene_dict(mi: Any, stage: Stage) -> dict[str, Any]:
-    """The stage for ``load_dict``; its shapes may be put into several scenes."""
+    """Describe the stage for ``load_dict``; its shapes may be put into several scenes."""
     scene: dict[str, Any] = {"type": "scene", **surfaces(mi, stage.parts), **glowing(mi, stage.lights)}
     if stage.sky is not None:
         upright = mi.ScalarTransform4f().rotate([1, 0, 0], 90)
@@ -155,19 +154,19 @@ def scene_dict(mi: Any, stage: Stage) -> dict[str, Any]:
 
 
 def surfaces(mi: Any, parts: list[Part], name: str = "part") -> dict[str, Any]:
-    """Shapes by name, for ``load_dict``."""
+    """Describe shapes by name, for ``load_dict``."""
     bsdfs: dict[int, Any] = {}
     shapes = {}
     for i, part in enumerate(parts):
         material = part.material
         if id(material) not in bsdfs:
-            bsdfs[id(material)] = mi.load_dict(_FINISHES[material.finish](mi, material))
+            bsdfs[id(material)] = mi.load_dict(_bsdf(mi, material))
         shapes[f"{name}{i}"] = _mesh(mi, part.mesh, {"bsdf": bsdfs[id(material)]})
     return shapes
 
 
 def glowing(mi: Any, lights: list[Light]) -> dict[str, Any]:
-    """Area lights by name, for ``load_dict``; they shine on the side that their faces show."""
+    """Describe area lights by name, for ``load_dict``; they shine on the side that their faces show."""
     return {
         f"light{i}": _mesh(mi, light.mesh, {"emitter": {"type": "area", "radiance": _glow(mi, light)}})
         for i, light in enumerate(lights)
@@ -191,7 +190,7 @@ def _mesh(mi: Any, mesh: Mesh, extras: dict[str, Any]) -> Any:
 
 
 def _normals(mesh: Mesh) -> Float[np.ndarray, "v 3"]:
-    """Area-weighted mean of the face normals around each position (so that seams of closed surfaces vanish)."""
+    """Average face normals around each position, weighted by area: seams of closed surfaces vanish."""
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
     face = np.cross(b - a, c - a)
     _, spot = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
@@ -208,37 +207,16 @@ def _glow(mi: Any, light: Light) -> dict[str, Any]:
     return {"type": "bitmap", "bitmap": mi.Bitmap(radiance), "raw": True}
 
 
-def _bitmap(mi: Any, material: Material) -> dict[str, Any]:
-    return {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(to_uint8(material.texture)))}
-
-
-def _diffuse(mi: Any, material: Material) -> dict[str, Any]:
-    return {"type": "twosided", "bsdf": {"type": "diffuse", "reflectance": _bitmap(mi, material)}}
-
-
-def _plastic(mi: Any, material: Material) -> dict[str, Any]:
-    plastic = {"type": "roughplastic", "diffuse_reflectance": _bitmap(mi, material), "alpha": material.roughness}
-    return {"type": "twosided", "bsdf": plastic}
-
-
-def _metal(mi: Any, material: Material) -> dict[str, Any]:
-    conductor = {
-        "type": "roughconductor",
-        "material": "Al",
-        "specular_reflectance": _bitmap(mi, material),
-        "alpha": material.roughness,
+def _bsdf(mi: Any, material: Material) -> dict[str, Any]:
+    if material.finish == "glass":
+        return {"type": "thindielectric"}
+    texture = {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(to_uint8(material.texture)))}
+    rough = {"alpha": material.roughness}
+    plastic = {"type": "roughplastic", "diffuse_reflectance": texture, **rough}
+    sides = {
+        "diffuse": {"type": "diffuse", "reflectance": texture},
+        "plastic": plastic,
+        "glossy": plastic,
+        "metal": {"type": "roughconductor", "material": "Al", "specular_reflectance": texture, **rough},
     }
-    return {"type": "twosided", "bsdf": conductor}
-
-
-def _glass(mi: Any, material: Material) -> dict[str, Any]:
-    return {"type": "thindielectric"}
-
-
-_FINISHES: dict[str, Callable[[Any, Material], dict[str, Any]]] = {
-    "diffuse": _diffuse,
-    "plastic": _plastic,
-    "glossy": _plastic,
-    "metal": _metal,
-    "glass": _glass,
-}
+    return {"type": "twosided", "bsdf": sides[material.finish]}

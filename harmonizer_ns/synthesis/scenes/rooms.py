@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the objects: closed rooms with lamps, and open ground below a sky."""
+"""Closed rooms with lamps, or open ground below a sky, surround the objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harmonizer_ns.synthesis.scenes.textures import TEXTURES
 
 @dataclass(frozen=True)
 class Extent:
-    """The ground rectangle that must lie inside: x from ``low[0]`` to ``high[0]``, y likewise; metres."""
+    """An extent is the ground rectangle that must lie inside: x from ``low[0]`` to ``high[0]``, y likewise; metres."""
 
     low: Float[np.ndarray, " 2"]
     high: Float[np.ndarray, " 2"]
@@ -35,7 +35,7 @@ class Extent:
 
 
 def room(rng: np.random.Generator, extent: Extent, texture: TextureSource) -> Stage:
-    """A rectangular room with pictures and shelves on its walls and lamps on its ceiling."""
+    """Build a rectangular room with pictures and shelves on its walls and lamps on its ceiling."""
     (width, depth), height = extent.size, float(rng.uniform(2.4, 3.6))
     pick = ("plaster", "bricks", "planks", "tiles", "marble", "mottled", "stripes", "fabric")
     parts = [_tiled(meshes.floor(width, depth), _floor_texture(rng), width, depth, rng.uniform(0.8, 2.0))]
@@ -53,7 +53,7 @@ def room(rng: np.random.Generator, extent: Extent, texture: TextureSource) -> St
 
 
 def open_ground(rng: np.random.Generator, extent: Extent, texture: TextureSource) -> Stage:
-    """Ground with facades, walls and hills around it, below a clouded sky with a veiled sun."""
+    """Build ground with facades, walls and hills around it, below a clouded sky with a veiled sun."""
     reach = 14.0 + float(extent.size.max())
     field = noise(rng, 96, 3.0)
     x, y = np.meshgrid(*[np.linspace(-reach, reach, 96)] * 2)
@@ -88,13 +88,13 @@ class Sun:
 
 
 def veiled_sun(rng: np.random.Generator) -> Sun:
-    """Wide and faint."""
+    """Draw a wide and faint sun."""
     elevation, azimuth = np.radians(rng.uniform(25, 65)), rng.uniform(0, 2 * np.pi)
     return Sun(float(elevation), azimuth, float(np.radians(rng.uniform(5, 14))), rng.uniform(0.5, 4.0))
 
 
 def sky(rng: np.random.Generator, sun: Sun | None = None, rows: int = 128) -> Float[np.ndarray, "rows columns 3"]:
-    """Horizon gradient, clouds and a bright lobe for the sun (veiled unless given); linear RGB."""
+    """Paint a horizon gradient, clouds and a bright lobe for the sun (veiled unless given); linear RGB."""
     columns = 2 * rows
     elevation = (0.5 - (np.arange(rows) + 0.5) / rows)[:, None] * np.pi
     azimuth = (np.arange(columns) + 0.5)[None] / columns * 2 * np.pi
@@ -113,7 +113,7 @@ def sky(rng: np.random.Generator, sun: Sun | None = None, rows: int = 128) -> Fl
 
 
 def _tiled(mesh: meshes.Mesh, texture: Texture, width: float, depth: float, period: float) -> Part:
-    """A surface whose texture repeats every ``period`` metres."""
+    """Tile a surface whose texture repeats every ``period`` metres."""
     return Part(mesh.retiled(width / period, depth / period), Material(texture))
 
 
@@ -123,7 +123,7 @@ def _floor_texture(rng: np.random.Generator) -> Texture:
 
 
 def _wall(rng: np.random.Generator, length: float, height: float, material: Material, texture: TextureSource) -> Thing:
-    """One wall at y = 0 that faces -y, with its skirting board, pictures and a shelf."""
+    """Build one wall at y = 0 that faces -y, with its skirting board, pictures and a shelf."""
     period = rng.uniform(1.0, 2.2)
     parts = [Part(meshes.quad(length, height).retiled(length / period, height / period), material)]
     trim = Material(TEXTURES["wood"](rng, 128))
@@ -158,7 +158,7 @@ def _shelf(rng: np.random.Generator, texture: TextureSource, board: Material) ->
 
 
 def _lamps(rng: np.random.Generator, extent: Extent, height: float) -> list[Light]:
-    """Glowing panels below the ceiling, and now and then a bright window in front of a wall."""
+    """Hang glowing panels below the ceiling, and now and then a bright window in front of a wall."""
     warmth = np.array([1.0, rng.uniform(0.8, 1.0), rng.uniform(0.55, 1.05)])
     lights, (cx, cy), (width, depth) = [], extent.center, extent.size
     for _ in range(int(rng.integers(1, 4))):
@@ -174,7 +174,7 @@ def _lamps(rng: np.random.Generator, extent: Extent, height: float) -> list[Ligh
 
 
 def _view(rng: np.random.Generator) -> Float[np.ndarray, "64 64 3"]:
-    """What a window shows: hazy sky, land and glazing bars; linear RGB."""
+    """Paint what a window shows: hazy sky, land and glazing bars; linear RGB."""
     clear = sky(rng)[32:64, :64]
     land = 0.25 * TEXTURES["ground"](rng, 64)[:32] * np.array([0.9, 1.0, 1.1])
     image = np.concatenate([np.minimum(clear, 1.5), land]).astype(np.float32)
@@ -184,7 +184,7 @@ def _view(rng: np.random.Generator) -> Float[np.ndarray, "64 64 3"]:
 
 
 def _backdrop(rng: np.random.Generator, azimuth: float, distance: float, texture: TextureSource) -> Thing:
-    """A house, a wall or a hill at some azimuth (degrees) around the origin."""
+    """Build a house, a wall or a hill at some azimuth (degrees) around the origin."""
     kind = rng.integers(3)
     if kind == 0:
         height = rng.uniform(2.5, 7.0)

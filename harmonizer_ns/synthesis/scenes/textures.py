@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural surface textures. Each maker takes a random generator and a side length and returns a `Texture`."""
+"""Surface textures are procedural: each maker takes a random generator and a side length and returns a `Texture`."""
 
 from __future__ import annotations
 
@@ -24,30 +24,7 @@ from harmonizer_ns.synthesis.scenes.patterns import (
 )
 
 TextureMaker = Callable[[np.random.Generator, int], Texture]
-WORDS = [
-    "light",
-    "field",
-    "of",
-    "view",
-    "splat",
-    "novel",
-    "the",
-    "a",
-    "and",
-    "one",
-    "step",
-    "north",
-    "harbor",
-    "no.",
-    "42",
-    "17",
-    "tea",
-    "salt",
-    "line",
-    "over",
-    "mill",
-    "river",
-]
+WORDS = "light field of view splat novel the a and one step north harbor no. 42 17 tea salt line over mill river"
 
 
 def plaster(rng: np.random.Generator, size: int) -> Texture:
@@ -212,7 +189,7 @@ def poster(rng: np.random.Generator, size: int) -> Texture:
     while y < 0.95 * size:
         heading = rng.random() < 0.2
         height = int(size * (rng.uniform(0.1, 0.2) if heading else rng.uniform(0.03, 0.055)))
-        text = " ".join(rng.choice(WORDS, 3 if heading else 9))
+        text = " ".join(rng.choice(WORDS.split(), 3 if heading else 9))
         draw.text((int(size * 0.05), y), text, fill=ink, font=ImageFont.load_default(height))
         y += int(1.25 * height) + int(size * 0.04 * (rng.random() < 0.25))
     return wear(rng, np.asarray(image, np.float32) / 255, 0.4)
@@ -278,12 +255,12 @@ TEXTURES: dict[str, TextureMaker] = {
 
 
 def to_uint8(image: np.ndarray) -> UInt8[np.ndarray, " ..."]:
-    """[0, 1] floats to 8 bits, rounded."""
+    """Round floats in [0, 1] to 8 bits."""
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def photo_crop(rng: np.random.Generator, path: Path, size: int) -> Texture:
-    """A random square of a photo, resampled to ``size``."""
+    """Cut a random square out of a photo, resampled to ``size``."""
     with Image.open(path) as image:
         side = int(min(image.size) * rng.uniform(0.35, 1.0))
         x, y = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
@@ -294,7 +271,7 @@ def photo_crop(rng: np.random.Generator, path: Path, size: int) -> Texture:
 def random_texture(
     rng: np.random.Generator, size: int, photos: Sequence[Path] = (), photo_share: float = 0.3
 ) -> Texture:
-    """Any texture of the table, or now and then a crop of one of ``photos``."""
+    """Draw any texture of the table, or now and then a crop of one of ``photos``."""
     if photos and rng.random() < photo_share:
         return photo_crop(rng, photos[int(rng.integers(len(photos)))], size)
     names = [name for name in TEXTURES if name not in ("leafage", "plaster")]

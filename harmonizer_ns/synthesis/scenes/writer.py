@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write captures in nerfstudio's format: photos, ``transforms.json``, ``sparse_pc.ply``, camera paths.
+"""Rendered captures are written in nerfstudio's format: photos, ``transforms.json``, ``sparse_pc.ply``, camera paths.
 
 Files hold OpenGL camera axes (x right, y up, z backward); everything in memory is OpenCV.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,14 +15,15 @@ from jaxtyping import UInt8
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
+from harmonizer_ns.files import write_json
 from harmonizer_ns.poses import flip_axes
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses
 from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
 
 
 @dataclass(frozen=True)
-class Capture:
-    """Photos of one static scene in an order, all through one lens.
+class RenderedCapture:
+    """A rendered capture holds photos of one static scene in an order, all through one lens.
 
     Args:
         photos: 8-bit sRGB images.
@@ -49,14 +49,14 @@ class Capture:
             raise ValueError(f"held-out names without a photo: {sorted(missing)}")
 
 
-def write_capture(folder: Path, capture: Capture) -> None:
+def write_capture(folder: Path, capture: RenderedCapture) -> None:
     """Write everything that nerfstudio needs to train on ``capture`` into ``folder``."""
     for name, photo in zip(capture.names, capture.photos, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(folder / name, quality=95, subsampling=0)
     write_points(folder / "sparse_pc.ply", capture.points)
-    _dump(folder / "sparse_pc_tracks.json", {"tracks": capture.points.tracks}, indent=None)
-    _dump(folder / "transforms.json", _transforms(capture))
+    write_json(folder / "sparse_pc_tracks.json", {"tracks": capture.points.tracks}, indent=None)
+    write_json(folder / "transforms.json", _transforms(capture))
 
 
 def write_points(path: Path, points: SeedPoints) -> None:
@@ -99,10 +99,10 @@ def write_camera_path(path: Path, route: Poses, capture_poses: Poses, lens: Lens
         "keyframes": keyframes,
         "camera_path": [{"camera_to_world": p.ravel().tolist(), "fov": fov, "aspect": aspect} for p in frames],
     }
-    _dump(path, document)
+    write_json(path, document)
 
 
-def _transforms(capture: Capture) -> dict[str, object]:
+def _transforms(capture: RenderedCapture) -> dict[str, object]:
     lens, held_out = capture.lens, set(capture.held_out)
     frames = [
         {"file_path": name, "transform_matrix": pose.tolist()}
@@ -130,10 +130,6 @@ def _opengl(poses: Poses) -> Poses:
     return flip_axes(torch.from_numpy(poses)).numpy()
 
 
-def _dump(path: Path, document: dict[str, object], indent: int | None = 1) -> None:
-    path.write_text(json.dumps(document, indent=indent) + "\n", encoding="utf-8")
-
-
 def numbered(prefix: str, count: int, suffix: str) -> list[str]:
-    """File names ``images/<prefix>00000<suffix>``, counting from 0."""
+    """Make file names ``images/<prefix>00000<suffix>``, counting from 0."""
     return [f"images/{prefix}{i:05d}{suffix}" for i in range(count)]

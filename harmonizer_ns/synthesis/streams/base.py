@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What streams take and give."""
+"""Streams take sources and give damaged frames with their targets; these are the types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +22,7 @@ Source = Literal["clip", "capture", "nothing"]
 
 @dataclass(frozen=True)
 class Clip:
-    """Neighbouring frames of one scene, of one size; a photo is a clip of one.
+    """A clip is neighbouring frames of one scene, of one size; a photo is a clip of one.
 
     Args:
         files: where they came from.
@@ -35,8 +36,8 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class References:
-    """Photos of the scene that an enhancer may look at, best first.
+class NamedPhotos:
+    """These are photos of the scene that an enhancer may look at, best first.
 
     Args:
         names: one for each, the same wherever the same photo is shown (a file's stem).
@@ -49,7 +50,7 @@ class References:
 
 @dataclass(frozen=True)
 class Made:
-    """A damaged frame with what it should look like.
+    """A damaged frame is made together with what it should look like.
 
     Args:
         image: damaged colours in [0, 1].
@@ -67,25 +68,37 @@ class Made:
     parameters: dict[str, Any]
     mask: Float[Tensor, "1 h w"] | None = None
     geometry: Frames | None = None
-    references: References | None = None
+    references: NamedPhotos | None = None
     clip: int = 0
     source: str = ""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One way to make pairs.
+    """A stream is one way to make pairs.
 
     Args:
         settings: its dataclass, frozen; ``__post_init__`` refuses bad values by name.
         make: ``(source, settings, seed) -> frames``: the same input gives the same frames bit by bit; raises
             `InputError` when the source cannot be used.
         source: what it takes.
+        reconstructs: whether ``make`` takes a fourth argument: the reconstructors that settings choose from.
     """
 
     settings: type
-    make: Callable[[Any, Any, int], Iterable[Made]]
+    make: Callable[..., Iterable[Made]]
     source: Source
+    reconstructs: bool = False
+
+
+def damaged_clip(
+    clip: Clip, images: Float[Tensor, "n 3 h w"], masks: Float[Tensor, "n 1 h w"], parameters: dict[str, Any]
+) -> list[Made]:
+    """Pair the damaged frames of a clip with their own photos."""
+    return [
+        Made(image, target, parameters, mask, source=str(file))
+        for image, target, mask, file in zip(images, clip.frames, masks, clip.files, strict=True)
+    ]
 
 
 def load_clip(files: tuple[Path, ...], width: int | None) -> Clip:
@@ -94,14 +107,9 @@ def load_clip(files: tuple[Path, ...], width: int | None) -> Clip:
     Raises:
         InputError: naming a file that is missing, unreadable or of another size than the first.
     """
-    import torch
-
     frames: list[Tensor] = []
     for file in files:
-        try:
-            frame = load_image(file)[None]
-        except (FileNotFoundError, ValueError) as error:
-            raise InputError(str(error)) from error
+        frame = load_image(file)[None]
         if width is not None:
             frame = resize(frame, max(1, round(frame.shape[-2] * width / frame.shape[-1])), width)
         if frames and frame.shape != frames[0].shape:

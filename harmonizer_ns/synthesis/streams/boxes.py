@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks from 3D boxes, as driving data sets have them: ``boxes.json`` beside ``transforms.json``.
+"""Masks come from 3D boxes, as driving data sets have them: ``boxes.json`` beside ``transforms.json``.
 
 A list of ``{"center": [x, y, z], "size": [x, y, z], "rotation": R}`` in the world of ``transforms.json``;
 ``size`` holds whole lengths along the box's own axes, and ``R``, optional, takes these axes to the world: a quaternion
@@ -29,7 +29,7 @@ _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_
 
 
 def box_mask(clip: Clip, path: Path, seed: int) -> Bool[Tensor, "n 1 h w"]:
-    """One box, drawn among those that are seen, in each frame.
+    """Mask one box, drawn among those that are seen, in each frame.
 
     Raises:
         InputError: without cameras, on a file that is missing or wrong, or when no box is seen.
@@ -44,7 +44,7 @@ def box_mask(clip: Clip, path: Path, seed: int) -> Bool[Tensor, "n 1 h w"]:
 
 
 def read_boxes(path: Path) -> list[Float[np.ndarray, "8 3"]]:
-    """The corners of each box, in the world; bits 0, 1 and 2 of a corner's number say on which side it lies.
+    """Read the corners of each box, in the world; bits 0, 1 and 2 of a corner's number say on which side it lies.
 
     Raises:
         InputError: naming the file and the box that is wrong.
@@ -79,7 +79,7 @@ def _rotation(given: np.ndarray) -> Float[np.ndarray, "3 3"]:
 
 
 def project_box(corners: Float[np.ndarray, "8 3"], cameras: Cameras) -> Bool[Tensor, "n 1 h w"]:
-    """Pixels whose centres lie in the convex outline of the box; what is behind a camera is cut off."""
+    """Mask the pixels whose centres lie in the convex outline of the box; what is behind a camera is cut off."""
     near = _NEAR * float(np.linalg.norm(corners[7] - corners[0]))
     masks = []
     for matrix, intrinsics in zip(cameras.world_to_camera.double(), cameras.intrinsics.double(), strict=True):
@@ -90,7 +90,7 @@ def project_box(corners: Float[np.ndarray, "8 3"], cameras: Cameras) -> Bool[Ten
 
 
 def _in_front(corners: Float[np.ndarray, "8 3"], near: float) -> Float[np.ndarray, "p 3"]:
-    """Corners of the part of the box that is beyond ``z = near``."""
+    """Find corners of the part of the box that is beyond ``z = near``."""
     points = list(corners[corners[:, 2] > near])
     for a, b in _EDGES:
         first, last = corners[a], corners[b]
@@ -100,7 +100,7 @@ def _in_front(corners: Float[np.ndarray, "8 3"], near: float) -> Float[np.ndarra
 
 
 def _fill(points: Float[np.ndarray, "p 2"], width: int, height: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels on the inner side of every edge of the convex hull; far corners would overflow OpenCV's integers."""
+    """Fill pixels on the inner side of every edge of the convex hull; far corners would overflow OpenCV's integers."""
     import cv2
 
     if len(points) < 3:

@@ -10,30 +10,26 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.poses import nearest_spacing
-from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth
+from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
+from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse
+from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.curation_clips import Window, camera_of, capacity, choose_windows
-from harmonizer_ns.synthesis.streams.curation_fit import (
-    RECONSTRUCTORS,
-    build_reconstructor,
-    check_capture,
-    fit_capture,
-    show_photo,
-)
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.synthesis.streams.fits import remembering, show_photo
+from harmonizer_ns.synthesis.streams.windows import Views, camera_of, capacity, choose_windows
+from harmonizer_ns.types import Cameras, Reconstructor
 
 _FEWEST = 3
 """Photos that a reconstruction needs."""
@@ -45,8 +41,8 @@ _TILT = 30.0
 class CurationSettings:
     """How a capture is fitted and what is shown of it; one fit gives ``clips`` times ``clip`` pairs."""
 
-    reconstructor: str = "splat"
-    """splat, or nerf."""
+    reconstructor: Literal["splat", "nerf"] = "splat"
+    """What is fitted: splat, or nerf."""
     steps: int = 1000
     """Steps of a whole fit; a NeRF takes some 400 on a CPU."""
     max_gaussians: int = 15_000
@@ -59,11 +55,8 @@ class CurationSettings:
     """Reference photos of a frame."""
 
     def __post_init__(self) -> None:
-        if self.reconstructor not in RECONSTRUCTORS:
-            raise ValueError(f"reconstructor should be one of {', '.join(RECONSTRUCTORS)}, got {self.reconstructor!r}")
-        for name, low in (("steps", 1), ("max_gaussians", 4), ("clips", 1), ("clip", 1), ("references", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} should be at least {low}, got {getattr(self, name)}")
+        check_limits(self, steps=(1, math.inf), max_gaussians=(MIN_POINTS, math.inf))
+        check_limits(self, clips=(1, math.inf), clip=(1, math.inf), references=(0, math.inf))
 
 
 @dataclass(frozen=True)
@@ -79,9 +72,7 @@ class SparseSettings(CurationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.every[0] <= self.every[1] or not 0 < self.share[0] <= self.share[1] <= 1:
-            raise ValueError(f"need ranges, every >= 1 and 0 < share <= 1, got {self.every} and {self.share}")
-        _check_chance(self.near_clean)
+        check_limits(self, every=(1, math.inf), share=(1e-6, 1), near_clean=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -102,8 +93,7 @@ class CycleSettings(CurationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.shift[0] <= self.shift[1] < math.inf:
-            raise ValueError(f"shift should be a range from at least 0, got {self.shift}")
+        check_limits(self, shift=(0, math.inf))
 
 
 @dataclass(frozen=True)
@@ -117,15 +107,22 @@ class CrossReferenceSettings(CurationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_chance(self.near_clean)
+        check_limits(self, near_clean=(0, 1))
 
 
-def _check_chance(near_clean: float) -> None:
-    if not 0 <= near_clean <= 1:
-        raise ValueError(f"near_clean should be in [0, 1], got {near_clean}")
+def build_splat(settings: CurationSettings, seed: int) -> SplatReconstructor:
+    """Build the fitter of Gaussians."""
+    return SplatReconstructor(SplatConfig(steps=settings.steps, seed=seed, max_gaussians=settings.max_gaussians))
 
 
-def make_sparse(capture: Capture, settings: SparseSettings, seed: int) -> Iterator[Made]:
+Reconstructors = Mapping[str, Callable[[CurationSettings, int], Reconstructor]]
+"""How captures are fitted, by the name in the settings: ``(settings, seed) -> reconstructor``."""
+SPLATS: Reconstructors = {"splat": build_splat}
+
+
+def make_sparse(
+    capture: Capture, settings: SparseSettings, seed: int, reconstructors: Reconstructors = SPLATS
+) -> Iterator[Made]:
     """Fit every n-th photo, by choice for too few steps, and show the others.
 
     Raises:
@@ -136,11 +133,13 @@ def make_sparse(capture: Capture, settings: SparseSettings, seed: int) -> Iterat
     low, high = settings.share
     steps = max(1, round(settings.steps * low * (high / low) ** draw.random()))
     split = every_nth(len(capture), every, offset)
-    fit = _fit(capture, split, replace(settings, steps=steps), seed)
+    fit = _fit(capture, split, replace(settings, steps=steps), seed, reconstructors)
     return _show(fit, settings, draw, {"every": every, "offset": offset, "steps": steps})
 
 
-def make_cycle(capture: Capture, settings: CycleSettings, seed: int) -> Iterator[Made]:
+def make_cycle(
+    capture: Capture, settings: CycleSettings, seed: int, reconstructors: Reconstructors = SPLATS
+) -> Iterator[Made]:
     """Fit all photos, fit that fit's renders from shifted cameras, and show the photos.
 
     Raises:
@@ -151,15 +150,17 @@ def make_cycle(capture: Capture, settings: CycleSettings, seed: int) -> Iterator
     _check_room(capture, everything, settings)
     offset = _draw_offset(capture, settings, draw)
     shifted = [_shifted(photo.cameras, offset) for photo in capture.photos]
-    first = _fit(capture, everything, settings, seed)
+    first = _fit(capture, everything, settings, seed, reconstructors)
     renders = replace(capture, photos=[first.renderer.render(camera) for camera in shifted])
-    second = replace(_fit(renders, everything, settings, seed), capture=capture)
+    second = replace(_fit(renders, everything, settings, seed, reconstructors), capture=capture)
     windows = choose_windows(capture.filenames, everything, settings.clips, settings.clip, 1.0, draw)
     parameters = {"offset": offset.tolist(), "steps": settings.steps}
     return _pairs(second, [(window, parameters) for window in windows], settings)
 
 
-def make_cross_reference(capture: Capture, settings: CrossReferenceSettings, seed: int) -> Iterator[Made]:
+def make_cross_reference(
+    capture: Capture, settings: CrossReferenceSettings, seed: int, reconstructors: Reconstructors = SPLATS
+) -> Iterator[Made]:
     """Fit the photos of some cameras of a rig, and show those of the others.
 
     Raises:
@@ -168,35 +169,45 @@ def make_cross_reference(capture: Capture, settings: CrossReferenceSettings, see
     draw = random.Random(seed)
     split = _rig_split(capture, settings, draw)
     _check_room(capture, split, settings)
-    fit = _fit(capture, split, settings, seed)
+    fit = _fit(capture, split, settings, seed, reconstructors)
     cameras = sorted({camera_of(capture.filenames[i]) for i in split.train})
     return _show(fit, settings, draw, {"cameras": list(settings.cameras) or cameras, "steps": settings.steps})
 
 
-def _fit(capture: Capture, split: Split, settings: CurationSettings, seed: int) -> SparseFit:
-    check_capture(capture, settings.reconstructor)
-    reconstructor = build_reconstructor(settings.reconstructor, settings.steps, settings.max_gaussians, seed)
-    return fit_capture(capture, split, reconstructor)
+def _fit(
+    capture: Capture, split: Split, settings: CurationSettings, seed: int, reconstructors: Reconstructors
+) -> SparseFit:
+    """Fit the split's photos; the renderer remembers what it has rendered."""
+    name = settings.reconstructor
+    if name not in reconstructors:
+        raise InputError(f"the reconstructor {name} is not at hand, only {', '.join(reconstructors)}")
+    if name == "splat" and len(capture.points) < MIN_POINTS:
+        raise InputError(
+            f"{capture.name} has {len(capture.points)} seed points, a splat starts from at least {MIN_POINTS}: "
+            "name a PLY as ply_file_path in transforms.json, or set reconstructor: nerf"
+        )
+    return remembering(fit_sparse(capture, split, reconstructors[name](settings, seed)))
 
 
 def _show(
     fit: SparseFit, settings: SparseSettings | CrossReferenceSettings, draw: random.Random, parameters: dict[str, Any]
 ) -> Iterator[Made]:
-    """Clips of held-out photos, and some of fitted ones."""
+    """Show clips of held-out photos, and some of fitted ones."""
     filenames, fitted = fit.capture.filenames, frozenset(fit.split.train)
     windows = choose_windows(filenames, fit.split, settings.clips, settings.clip, settings.near_clean, draw)
     return _pairs(fit, [(window, {**parameters, "fitted": window[0] in fitted}) for window in windows], settings)
 
 
-def _pairs(fit: SparseFit, windows: list[tuple[Window, dict[str, Any]]], settings: CurationSettings) -> Iterator[Made]:
+def _pairs(fit: SparseFit, windows: list[tuple[Views, dict[str, Any]]], settings: CurationSettings) -> Iterator[Made]:
     for number, (window, parameters) in enumerate(windows):
         for view in window:
             drawn = {"reconstructor": settings.reconstructor, **parameters}
-            yield show_photo(fit, view, settings.references, number, drawn)
+            render = fit.renderer.render(fit.capture.photos[view].cameras)
+            yield show_photo(fit, view, render, drawn, number, references=settings.references)
 
 
 def _draw_every(capture: Capture, settings: SparseSettings, draw: random.Random) -> tuple[int, int]:
-    """Which n, and the first photo fitted, among those that leave enough photos on both sides."""
+    """Draw n, and the first photo fitted, among those that leave enough photos on both sides."""
     possible = _possible(capture.filenames, settings)
     if not possible:
         needed = next(n for n in count(1) if _possible(["images/0"] * n, settings))
@@ -209,7 +220,7 @@ def _draw_every(capture: Capture, settings: SparseSettings, draw: random.Random)
 
 
 def _possible(filenames: Sequence[str], settings: SparseSettings) -> list[tuple[int, int]]:
-    """Every n, and every first photo, that leave room for the clips."""
+    """List every n, and every first photo, that leave room for the clips."""
     low, high = settings.every
     return [
         (n, offset)
@@ -220,7 +231,7 @@ def _possible(filenames: Sequence[str], settings: SparseSettings) -> list[tuple[
 
 
 def _has_room(filenames: Sequence[str], split: Split, settings: CurationSettings) -> bool:
-    """Whether there are enough photos to fit, and enough to show: held-out ones, or fitted ones if all are fitted."""
+    """Tell whether enough photos are fitted, and enough shown: held-out ones, or fitted ones if all are fitted."""
     shown = split.held_out or split.train
     return len(split.train) >= _FEWEST and capacity(filenames, shown, settings.clip) >= settings.clips
 
@@ -236,7 +247,7 @@ def _check_room(capture: Capture, split: Split, settings: CurationSettings) -> N
 
 
 def _draw_offset(capture: Capture, settings: CycleSettings, draw: random.Random) -> Float[Tensor, " 3"]:
-    """To the left or to the right along the camera's axes, in scene units."""
+    """Draw a shift to the left or to the right along the camera's axes, in scene units."""
     spacing, _ = nearest_spacing(torch.cat([photo.cameras.camera_to_world for photo in capture.photos]))
     if not spacing:
         raise InputError(f"all photos of {capture.name} were taken in one place, which gives no length of a shift")
@@ -246,14 +257,14 @@ def _draw_offset(capture: Capture, settings: CycleSettings, draw: random.Random)
 
 
 def _shifted(cameras: Cameras, offset: Float[Tensor, " 3"]) -> Cameras:
-    """Cameras moved along their own axes."""
+    """Move cameras along their own axes."""
     poses = cameras.camera_to_world.clone()
     poses[:, :3, 3] += poses[:, :3, :3] @ offset.to(poses)
     return replace(cameras, camera_to_world=poses)
 
 
 def _rig_split(capture: Capture, settings: CrossReferenceSettings, draw: random.Random) -> Split:
-    """Photos of some cameras, and those of the others."""
+    """Fit the photos of some cameras, and hold out those of the others."""
     names = capture.filenames
     if settings.cameras:
         fitted = {name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.cameras)}

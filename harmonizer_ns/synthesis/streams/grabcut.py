@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An object of a clip without any labels: GrabCut (Rother et al. 2004) in the first frame, then followed.
+"""An object is found without any labels: by GrabCut (Rother et al. 2004) in the first frame, then followed.
 
 Random rectangles are offered to GrabCut; the object that stands out best is kept. In each further frame the mask is
 moved there by optical flow, and GrabCut decides again in a band around its edge.
@@ -29,7 +29,7 @@ _HELD = 0.6  # an object is lost when less of it is sure
 
 
 def object_mask(frames: Float[Tensor, "n 3 h w"], share: tuple[float, float], seed: int) -> Bool[Tensor, "n 1 h w"]:
-    """The same object in every frame; empty from where it cannot be followed any more.
+    """Mask one object in every frame; empty from where it cannot be followed any more.
 
     Args:
         frames: neighbouring frames, colours in [0, 1].
@@ -49,7 +49,7 @@ def object_mask(frames: Float[Tensor, "n 3 h w"], share: tuple[float, float], se
 
 
 def _objects(image: UInt8[np.ndarray, "h w 3"], share: tuple[float, float], seed: int) -> list[np.ndarray]:
-    """Masks of a good size that GrabCut makes of random rectangles, what stands out most first.
+    """Find masks of a good size that GrabCut makes of random rectangles, what stands out most first.
 
     Where all surroundings are alike GrabCut gives every rectangle up; then the middle of each is taken for granted.
     """
@@ -66,7 +66,7 @@ def _objects(image: UInt8[np.ndarray, "h w 3"], share: tuple[float, float], seed
 
 
 def _rectangles(size: tuple[int, ...], core: bool, seed: int) -> Iterator[np.ndarray]:
-    """GrabCut's labels, with a foreground that is probable in a rectangle and sure in its core."""
+    """Draw GrabCut's labels, with a foreground that is probable in a rectangle and sure in its core."""
     import cv2
 
     draw = random.Random(seed)
@@ -83,7 +83,7 @@ def _rectangles(size: tuple[int, ...], core: bool, seed: int) -> Iterator[np.nda
 
 
 def cut_out(image: np.ndarray, labels: np.ndarray, rounds: int, seed: int) -> np.ndarray:
-    """GrabCut from its four labels; returns what is foreground."""
+    """Run GrabCut from its four labels; returns what is foreground."""
     import cv2
 
     foreground = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
@@ -96,7 +96,7 @@ def cut_out(image: np.ndarray, labels: np.ndarray, rounds: int, seed: int) -> np
 
 
 def _whole(mask: np.ndarray) -> np.ndarray:
-    """The largest piece, without thin parts and holes."""
+    """Keep the largest piece, without thin parts and holes."""
     import cv2
 
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -109,7 +109,7 @@ def _whole(mask: np.ndarray) -> np.ndarray:
 
 
 def _standing_out(image: np.ndarray, mask: np.ndarray) -> float:
-    """Colour difference (Lab) across the weaker parts of the mask's edge, times compactness.
+    """Score a mask: colour difference (Lab) across the weaker parts of its edge, times compactness.
 
     The weaker parts, the lower quartile: a mask that cuts a thing through has some. Less where the frame cuts it off,
     and less for what ends high up: things stand on the ground, sky does not.
@@ -134,7 +134,7 @@ def _standing_out(image: np.ndarray, mask: np.ndarray) -> float:
 def _follow(
     images: list[np.ndarray], motions: list[Motion], mask: np.ndarray, share: tuple[float, float], seed: int
 ) -> list[np.ndarray]:
-    """The object's mask in each frame."""
+    """Follow an object's mask from frame to frame."""
     masks = [mask]
     for image, motion in zip(images[1:], motions, strict=True):
         moved = motion.move(masks[-1].astype(np.uint8)) > 0
@@ -146,12 +146,19 @@ def _follow(
 
 
 def _fit(image: np.ndarray, moved: np.ndarray, reach: float, seed: int) -> np.ndarray:
-    """The mask with its edge decided anew, within a band whose half-width is ``reach`` of the image's width."""
+    """Decide a mask's edge anew, within a band whose half-width is ``reach`` of the image's width."""
     import cv2
 
     band = 2 * max(2, round(reach * moved.shape[1])) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (band, band))
-    labels = np.where(moved, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[cv2.erode(moved.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
-    labels[cv2.dilate(moved.astype(np.uint8), kernel) == 0] = cv2.GC_BGD
+    labels = doubtful_edge(moved, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (band, band)))
     return _whole(cut_out(image, labels, 2, seed))
+
+
+def doubtful_edge(mask: Bool[np.ndarray, "h w"], kernel: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Label a mask for GrabCut as sure but for its edge: the band that the kernel covers along it."""
+    import cv2
+
+    labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[cv2.erode(mask.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
+    labels[cv2.dilate(mask.astype(np.uint8), kernel) == 0] = cv2.GC_BGD
+    return labels

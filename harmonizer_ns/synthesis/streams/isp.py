@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.synthesis.streams.base import Clip, Made
+from harmonizer_ns.errors import InputError, check_limits
+from harmonizer_ns.synthesis.streams.base import Clip, Made, damaged_clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather, foreground
 from harmonizer_ns.synthesis.streams.shading import LUMINANCE, to_linear, to_srgb
 
 
 @dataclass(frozen=True)
 class Isp:
-    """One development; the defaults change nothing."""
+    """An image signal processor's settings for one clip; the defaults change nothing."""
 
     exposure: float = 0.0
     """EV: linear light is multiplied by ``2 ** exposure``."""
@@ -41,7 +41,7 @@ class Isp:
 
 @dataclass(frozen=True)
 class IspSettings:
-    """Ranges from which each clip's one development is drawn, evenly."""
+    """Each clip's one development is drawn evenly from these ranges."""
 
     exposure: tuple[float, float] = (-1.2, 1.0)
     white_balance: tuple[float, float] = (-0.35, 0.35)
@@ -55,17 +55,12 @@ class IspSettings:
     """Where the foreground comes from."""
 
     def __post_init__(self) -> None:
-        for name, low in (("exposure", -10), ("white_balance", -4), ("vignetting", 0), ("gamma", 0.1), ("toe", 0),
-                          ("shoulder", 0)):  # fmt: skip
-            first, last = getattr(self, name)
-            if not low <= first <= last < 100:
-                raise ValueError(f"{name} should be a range from at least {low}, got {(first, last)}")
-        if self.vignetting[1] > 1 or not 0 <= self.feather < 100:
-            raise ValueError(f"need vignetting <= 1 and 0 <= feather < 100, got {self.vignetting}, {self.feather}")
+        check_limits(self, exposure=(-10, 100), white_balance=(-4, 100), vignetting=(0, 1), gamma=(0.1, 100))
+        check_limits(self, toe=(0, 100), shoulder=(0, 100), feather=(0, 99))
 
 
 def draw_isp(settings: IspSettings, seed: int) -> Isp:
-    """The development of a clip."""
+    """Draw the development of a clip."""
     draw = random.Random(seed)
     s = settings
     ranges = (s.exposure, s.white_balance, s.white_balance, s.vignetting, s.gamma, s.toe, s.shoulder)
@@ -85,20 +80,16 @@ def make_isp(clip: Clip, settings: IspSettings, seed: int) -> list[Made]:
             f"the mask of {clip.files[0]} is thinner than its feathered edge of {settings.feather} pixels: "
             "set a smaller feather, or give larger masks"
         )
-    images = apply_isp(clip.frames, masks, isp)
-    return [
-        Made(image, target, asdict(isp), mask, source=str(file))
-        for image, target, mask, file in zip(images, clip.frames, masks, clip.files, strict=True)
-    ]
+    return damaged_clip(clip, apply_isp(clip.frames, masks, isp), masks, asdict(isp))
 
 
 def apply_isp(image: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
-    """``M I_isp + (1 - M) I``; where the mask is 0, and under an `Isp` that changes nothing, the same bits."""
-    return image if isp == Isp() else torch.where(mask > 0, torch.lerp(image, develop(image, isp), mask), image)
+    """Blend ``M I_isp + (1 - M) I``; where the mask is 0, and under an `Isp` that changes nothing, bits stay."""
+    return image if isp == Isp() else torch.lerp(image, develop(image, isp), mask)
 
 
 def develop(image: Float[Tensor, "n 3 h w"], isp: Isp) -> Float[Tensor, "n 3 h w"]:
-    """The image as another camera would have given it."""
+    """Develop the image as another camera would have."""
     light = to_linear(image) * 2**isp.exposure * _gains(isp) * _falloff(image, isp.vignetting)
     return to_srgb(_tone(light, isp))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps of a clip: from files, from a face parser or another Segformer, or simply the image's parts.
+"""Label maps of a clip come from files, from a face parser or another Segformer, or are simply the image's parts.
 
 | source | path | labels |
 |---|---|---|
@@ -13,10 +13,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,45 +25,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.masks import read_label_maps, scene_folder
 from harmonizer_ns.synthesis.streams.motion import Motion, small_images
 from harmonizer_ns.synthesis.streams.segmenters import semantic_labels
 
-PATHS = {"auto": "", "files": "labels", "model": "jonathandinu/face-parsing"}
-"""The known sources, and the path that each takes when none is given."""
+_PATHS = {"auto": "", "files": "labels", "model": "jonathandinu/face-parsing"}  # when none is given
 _PARTS = 10
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Where the regions of a clip come from."""
+    """These settings say where the regions of a clip come from."""
 
-    source: str = "auto"
-    """auto, files or model."""
+    source: Literal["auto", "files", "model"] = "auto"
+    """What makes them (see the module)."""
     path: str = ""
     """What the source reads (see the module); empty: labels, or jonathandinu/face-parsing."""
-
-    def __post_init__(self) -> None:
-        if self.source not in PATHS:
-            raise ValueError(f"label source should be one of {', '.join(PATHS)}, got {self.source!r}")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Label maps with the names of their numbers, where they have any."""
+    """Labels are maps with the names of their numbers, where they have any."""
 
     maps: Int[Tensor, "n h w"]
     names: dict[str, int]
 
 
 def find_labels(clip: Clip, config: LabelConfig, seed: int) -> Labels:
-    """The label map of each frame, with the same labels all along.
+    """Find the label map of each frame, with the same labels all along.
 
     Raises:
         InputError: naming the map, names' file or model that cannot be read.
     """
-    path = config.path or PATHS[config.source]
+    path = config.path or _PATHS[config.source]
     if config.source == "files":
         return Labels(read_label_maps(path, clip), _read_names(scene_folder(clip.files[0]) / path / "labels.json"))
     if config.source == "model":
@@ -74,11 +70,8 @@ def find_labels(clip: Clip, config: LabelConfig, seed: int) -> Labels:
 def _read_names(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the labels' names {path}: {error}") from error
-    if not isinstance(names, dict) or not all(type(number) is int for number in names.values()):
+    names = read_json(path)
+    if not all(type(number) is int for number in names.values()):
         raise InputError(f'{path} should map names to numbers, such as {{"skin": 1}}')
     return names
 
@@ -99,7 +92,7 @@ def image_parts(frames: Float[Tensor, "n 3 h w"], seed: int) -> Int[Tensor, "n h
 
 
 def _random_places(size: tuple[int, ...], seed: int) -> Int[np.ndarray, "h w"]:
-    """One small disc for each part, 0 elsewhere."""
+    """Draw one small disc for each part, 0 elsewhere."""
     import cv2
 
     draw = random.Random(seed)
@@ -111,7 +104,7 @@ def _random_places(size: tuple[int, ...], seed: int) -> Int[np.ndarray, "h w"]:
 
 
 def _inner(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Labels away from their edges, 0 near them."""
+    """Keep labels away from their edges, 0 near them."""
     import cv2
 
     side = 2 * max(1, labels.shape[1] // 80) + 1
@@ -121,7 +114,7 @@ def _inner(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
 
 
 def _flood(image: np.ndarray, markers: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Watershed of a smoothed image; the dams take the label of a neighbour."""
+    """Flood a smoothed image by watershed; the dams take the label of a neighbour."""
     import cv2
 
     if not markers.any():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foreground masks of a clip, whatever they come from, and label maps from files.
+"""Foreground masks of a clip are made here, whatever they come from; label maps are read from files.
 
     mask = foreground(clip, MaskConfig("files", "masks"), seed)   # n 1 h w, 0 or 1
     soft = feather(mask, 2)                                       # inside the mask only
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,30 +30,32 @@ from harmonizer_ns.synthesis.streams.boxes import box_mask
 from harmonizer_ns.synthesis.streams.grabcut import object_mask
 from harmonizer_ns.synthesis.streams.segmenters import sam_mask
 
-PATHS = {"auto": "", "files": "masks", "boxes": "boxes.json", "sam": "facebook/sam2.1-hiera-tiny"}
-"""The known sources, and the path that each takes when none is given."""
+_PATHS = {
+    "auto": "",
+    "files": "masks",
+    "boxes": "boxes.json",
+    "sam": "facebook/sam2.1-hiera-tiny",
+}  # when none is given
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Where the foreground of a clip comes from."""
+    """These settings say where the foreground of a clip comes from."""
 
-    source: str = "auto"
-    """auto, files, boxes or sam."""
+    source: Literal["auto", "files", "boxes", "sam"] = "auto"
+    """What makes it (see the module)."""
     path: str = ""
     """What the source reads (see the module); empty: masks, boxes.json or facebook/sam2.1-hiera-tiny."""
     share: tuple[float, float] = (0.03, 0.4)
     """Smallest and largest share of the first frame that an object found by auto may cover."""
 
     def __post_init__(self) -> None:
-        if self.source not in PATHS:
-            raise ValueError(f"mask source should be one of {', '.join(PATHS)}, got {self.source!r}")
         if not 0 < self.share[0] < self.share[1] < 1:
             raise ValueError(f"the mask's share should be a range within 0 and 1, got {self.share}")
 
 
 def foreground(clip: Clip, config: MaskConfig, seed: int) -> Float[Tensor, "n 1 h w"]:
-    """The mask of one foreground, the same object in every frame; 1 inside, 0 outside.
+    """Mask one foreground, the same object in every frame; 1 inside, 0 outside.
 
     Args:
         clip: the frames; files and boxes are looked up in the folder of their scene.
@@ -62,14 +65,14 @@ def foreground(clip: Clip, config: MaskConfig, seed: int) -> Float[Tensor, "n 1 
     Raises:
         InputError: when the masks are missing or unreadable, or empty in every frame.
     """
-    path = config.path or PATHS[config.source]
+    path = config.path or _PATHS[config.source]
     scene = scene_folder(clip.files[0])
     if config.source == "files":
         mask = read_label_maps(path, clip)[:, None] > 0
     elif config.source == "boxes":
         mask = box_mask(clip, scene / path, seed)
     elif config.source == "sam":
-        mask = sam_mask(clip, path, scene / PATHS["boxes"], config.share, seed)
+        mask = sam_mask(clip, path, scene / _PATHS["boxes"], config.share, seed)
     else:
         mask = object_mask(clip.frames, config.share, seed)
     if not mask.any():
@@ -78,12 +81,12 @@ def foreground(clip: Clip, config: MaskConfig, seed: int) -> Float[Tensor, "n 1 
 
 
 def scene_folder(frame: Path) -> Path:
-    """The folder of a frame's scene: that of ``transforms.json``, above ``images`` where there is such a folder."""
+    """Find the folder of a frame's scene: that of ``transforms.json``, above ``images`` where there is one."""
     return frame.parent.parent if frame.parent.name == "images" else frame.parent
 
 
 def read_label_maps(folder: str, clip: Clip) -> Int[Tensor, "n h w"]:
-    """The label map of each frame: ``SCENE/folder/NAME.png``, brought to the frames' size by the nearest pixel.
+    """Read the label map of each frame, ``SCENE/folder/NAME.png``, at the frames' size by the nearest pixel.
 
     Raises:
         InputError: naming the map that is missing or unreadable.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things of one photo are in the next: DIS optical flow (Kroeger et al. 2016) in both directions."""
+"""Motion tells where things of one photo are in the next: DIS optical flow (Kroeger et al. 2016), both ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDTH = 320  # OpenCV's segmentation takes time in proportion to the pixels; ed
 
 
 def small_images(frames: Float[Tensor, "n 3 h w"]) -> list[UInt8[np.ndarray, "a b 3"]]:
-    """The frames as OpenCV takes them, at most 320 pixels wide."""
+    """Give frames to OpenCV, at most 320 pixels wide."""
     height, width = frames.shape[-2:]
     small_width = min(width, _WIDTH)
     small = to_uint8(resize(frames, max(1, round(height * small_width / width)), small_width))
@@ -25,7 +25,7 @@ def small_images(frames: Float[Tensor, "n 3 h w"]) -> list[UInt8[np.ndarray, "a 
 
 @dataclass(frozen=True)
 class Motion:
-    """Where each pixel of a frame was in the frame before.
+    """A motion says where each pixel of a frame was in the frame before.
 
     Args:
         xs, ys: in pixels; the centre of the top-left pixel is (0, 0) here, as OpenCV has it.
@@ -38,7 +38,7 @@ class Motion:
 
     @classmethod
     def between(cls, before: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"]) -> Motion:
-        """Estimate it."""
+        """Estimate the motion from one image to the next."""
         import cv2
 
         grey_before, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (before, image))
@@ -52,7 +52,7 @@ class Motion:
         return cls(xs, ys, np.linalg.norm(back + there, axis=2) < _ROUND_TRIP * grey.shape[1])
 
     def move(self, labels: Num[np.ndarray, "h w"]) -> Num[np.ndarray, "h w"]:
-        """The frame's labels, from those of the frame before; 0 where what is seen was outside."""
+        """Move the labels of the frame before to this frame; 0 where what is seen was outside."""
         import cv2
 
         return cv2.remap(labels, self.xs, self.ys, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)

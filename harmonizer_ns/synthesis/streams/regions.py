@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Region-specific degradation: splat-like blur in patches, stronger in some regions than in others."""
+"""Regions are degraded: splat-like blur in patches, stronger in some regions than in others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,31 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import resize
 from harmonizer_ns.raster import rasterization
-from harmonizer_ns.synthesis.streams.base import Clip, Made
-from harmonizer_ns.synthesis.streams.faces import FACE_STRENGTHS
+from harmonizer_ns.synthesis.streams.base import Clip, Made, damaged_clip
 from harmonizer_ns.synthesis.streams.labels import LabelConfig, Labels, find_labels
 from harmonizer_ns.synthesis.streams.masks import feather
 from harmonizer_ns.synthesis.streams.motion import Motion, small_images
 
+FACE_STRENGTHS: dict[str, float] = {
+    **dict.fromkeys(("mouth", "u_lip", "l_lip", "lips"), 0.9),
+    **dict.fromkeys(("l_eye", "r_eye", "eye_g", "eyes"), 0.7),
+    "hair": 0.6,
+    **dict.fromkeys(("l_brow", "r_brow", "brows"), 0.5),
+    "nose": 0.4,
+    **dict.fromkeys(("l_ear", "r_ear", "ears"), 0.3),
+    "skin": 0.3,
+    "neck": 0.2,
+}
+"""Share of a face's region that is degraded: most where one looks. The names are those of CelebAMask-HQ (Lee et al.
+2020), which face parsers use, and plain ones; eye_g are glasses. What is not named stays clean."""
+
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """How regions are degraded."""
+    """These settings say how regions are degraded."""
 
     labels: LabelConfig = field(default_factory=LabelConfig)
     """Where the regions come from."""
@@ -42,12 +54,9 @@ class RegionSettings:
     """Largest ratio of a splat's axes."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= value <= 1 for value in (*self.strengths.values(), *self.range)):
-            raise ValueError(f"strengths should be in [0, 1], got {self.strengths or self.range}")
-        if not 0 < self.size[0] <= self.size[1] <= 0.2 or self.range[0] > self.range[1]:
-            raise ValueError(f"size and range should be ranges, size within 0 and 0.2, got {self.size}, {self.range}")
-        if not 1 <= self.stretch <= 10:
-            raise ValueError(f"stretch should be from 1 to 10, got {self.stretch}")
+        check_limits(self, range=(0, 1), size=(1e-6, 0.2), stretch=(1, 10))
+        if not all(0 <= value <= 1 for value in self.strengths.values()):
+            raise ValueError(f"strengths should be in [0, 1], got {self.strengths}")
 
 
 def make_regions(clip: Clip, settings: RegionSettings, seed: int) -> list[Made]:
@@ -63,16 +72,15 @@ def make_regions(clip: Clip, settings: RegionSettings, seed: int) -> list[Made]:
     parameters = {"strengths": strengths, "size": size, "stretch": settings.stretch}
     patches = _patches(clip.frames, seed) < _strength_map(labels, strengths)
     masks = feather(patches[:, None].float(), 2)
-    made = []
-    for frame, mask, file in zip(clip.frames, masks, clip.files, strict=True):
+    images = []
+    for frame, mask in zip(clip.frames, masks, strict=True):
         blurred = splat_blur(frame, size * frame.shape[-1], settings.stretch, seed) if mask.any() else frame
-        image = torch.where(mask > 0, torch.lerp(frame, blurred, mask), frame)
-        made.append(Made(image, frame, parameters, mask, source=str(file)))
-    return made
+        images.append(torch.lerp(frame, blurred, mask))
+    return damaged_clip(clip, torch.stack(images), masks, parameters)
 
 
 def _strengths(labels: Labels, settings: RegionSettings, draw: random.Random) -> dict[str, float]:
-    """The settings', or those of a face, or drawn ones."""
+    """Take the settings' strengths, or those of a face, or draw them."""
     if settings.strengths:
         return settings.strengths
     if faces := {name: FACE_STRENGTHS[name] for name in labels.names if name in FACE_STRENGTHS}:
@@ -92,7 +100,7 @@ def _strength_map(labels: Labels, strengths: dict[str, float]) -> Float[Tensor, 
 
 
 def splat_blur(image: Float[Tensor, "3 h w"], size: float, stretch: float, seed: int) -> Float[Tensor, "3 h w"]:
-    """The image as random long Gaussians of its colours on one plane, ``size`` pixels wide, over its blurred self."""
+    """Draw random long Gaussians of the image's colours, ``size`` pixels wide, over its blurred self."""
     height, width = image.shape[-2:]
     generator = torch.Generator().manual_seed(seed)
     count = max(4, int(1.5 * height * width / size**2))
@@ -121,7 +129,7 @@ def splat_blur(image: Float[Tensor, "3 h w"], size: float, stretch: float, seed:
 
 
 def _patches(frames: Float[Tensor, "n 3 h w"], seed: int) -> Float[Tensor, "n h w"]:
-    """Smooth noise, evenly spread over (0, 1): a region of strength s is covered over about s of its area.
+    """Draw smooth noise, evenly spread over (0, 1): a region of strength s is covered over about s of its area.
 
     Optical flow takes it from frame to frame; what comes into view gets the noise of its place.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asset re-insertion (DiffusionHarmonizer): an object put back where it stood, without its shadow.
+"""Asset re-insertion (DiffusionHarmonizer) puts an object back where it stood, without its shadow.
 
 1. A splat is fitted to the photos.
 2. The object's Gaussians are those that its masks show in most views.
@@ -21,24 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.errors import check_limits
 from harmonizer_ns.images import to_float, to_uint8
-from harmonizer_ns.splats.fit import SplatReconstructor
 from harmonizer_ns.splats.model import Splats, base_colors, chosen
 from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
+from harmonizer_ns.synthesis.streams.fits import show_photo
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
-from harmonizer_ns.synthesis.streams.runs import (
-    RunSettings,
-    SplatFit,
-    cameras_of,
-    clip_of,
-    clips_with_objects,
-    draw_run,
-    fit_run,
-    object_masks,
-    splat_config,
-)
+from harmonizer_ns.synthesis.streams.runs import Run, RunSettings, fit_run, splat_fitter
+from harmonizer_ns.synthesis.streams.windows import Views
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import in_frustum, project
 
@@ -50,7 +41,7 @@ _ERROR = 0.01
 
 @dataclass(frozen=True)
 class ReinsertSettings:
-    """How objects are cut out and put back."""
+    """These settings say how objects are cut out and put back."""
 
     run: RunSettings = field(default_factory=lambda: RunSettings(steps=600))
     """Clips, and both fits behind them."""
@@ -68,10 +59,7 @@ class ReinsertSettings:
     """Pixels over which the mask's edge softens, inward."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.margin <= 2 and 0 <= self.shadow <= 2 and 0 < self.fill_weight <= 1):
-            raise ValueError(f"need margin and shadow in [0, 2] and fill_weight in (0, 1], got {self}")
-        if not 0 <= self.feather < 100:
-            raise ValueError(f"need 0 <= feather < 100, got {self.feather}")
+        check_limits(self, margin=(0, 2), shadow=(0, 2), fill_weight=(1e-6, 1), feather=(0, 99))
 
 
 def make_reinsert(capture: Capture, settings: ReinsertSettings, seed: int) -> Iterator[Made]:
@@ -80,22 +68,18 @@ def make_reinsert(capture: Capture, settings: ReinsertSettings, seed: int) -> It
     Raises:
         InputError: when the capture is too small, or no object is found in it.
     """
-    run = draw_run(capture, settings.run, seed)
-    fit = fit_run(run, settings.run, seed)
-    found = clips_with_objects(
-        run, settings.run, seed, lambda indices, own: _own_gaussians(fit, indices, settings, own)
-    )
-    for number, indices, _, own in found:
-        yield from _make_clip(fit, own, indices, number, settings, seed)
+    run = fit_run(capture, settings.run, seed)
+    found = run.clips_with_objects(lambda views, own_seed: _own_gaussians(run, views, settings, own_seed))
+    for number, views, _, own in found:
+        yield from _make_clip(run, own, views, number, settings)
 
 
-def _own_gaussians(fit: SplatFit, indices: range, settings: ReinsertSettings, seed: int) -> Tensor | None:
-    """The Gaussians of an object that they show well in all frames."""
-    renders = fit.renderer.render(cameras_of(fit.capture, indices))
-    photos = clip_of(fit.capture, indices).frames
-    for masks in object_masks(fit, indices, renders, settings.masks, seed):
-        own = lift(fit.renderer.splats, renders, masks)
-        shown = visible_share(fit.renderer, own, renders.cameras) > 0.5
+def _own_gaussians(run: Run, views: Views, settings: ReinsertSettings, seed: int) -> Tensor | None:
+    """Find the Gaussians of an object that they show well in all frames."""
+    renders, photos = run.renders(views), run.clip(views).frames
+    for masks in run.object_masks(views, settings.masks, seed):
+        own = lift(run.splat.splats, renders, masks)
+        shown = visible_share(run.splat, own, renders.cameras) > 0.5
         overlap = (shown & (masks > 0)).sum() / (shown | (masks > 0)).sum().clamp(min=1)
         error = (masks * (renders.rgb - photos).square()).sum() / (3 * masks.sum())
         if overlap > _OVERLAP and error < _ERROR:
@@ -104,7 +88,7 @@ def _own_gaussians(fit: SplatFit, indices: range, settings: ReinsertSettings, se
 
 
 def lift(splats: Splats, renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, " g"]:
-    """The Gaussians inside the masks, or at their edge, in most of the views that see their centres.
+    """Find the Gaussians inside the masks, or at their edge, in most of the views that see their centres.
 
     What is hidden in all views counts where it is no deeper behind the object's surface than the object is wide.
     """
@@ -118,7 +102,7 @@ def lift(splats: Splats, renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bo
 
 
 def _places(splats: Splats, renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
+    """Tell of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
     every = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
     inside, in_view, ratio = zip(*every, strict=True)
     return torch.stack(inside), torch.stack(in_view), torch.stack(ratio)
@@ -135,34 +119,28 @@ def _place(means: Tensor, render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple
 
 
 def visible_share(renderer: SplatRenderer, own: Bool[Tensor, " g"], cameras: Cameras) -> Float[Tensor, "n 1 h w"]:
-    """How much of each pixel shows these Gaussians, others in front of them considered."""
+    """Measure how much of each pixel shows these Gaussians, others in front of them considered."""
     colors = own.float()[:, None].expand(-1, 3).contiguous()
     return rasterize(renderer.splats, cameras, None, colors=colors).rgb[:, :1].clamp(0, 1)
 
 
-def _make_clip(
-    fit: SplatFit, own: Tensor, indices: range, number: int, settings: ReinsertSettings, seed: int
-) -> Iterator[Made]:
-    everywhere = cameras_of(fit.capture, range(len(fit.capture)))
-    visible = visible_share(fit.renderer, own, everywhere)
+def _make_clip(run: Run, own: Tensor, views: Views, number: int, settings: ReinsertSettings) -> Iterator[Made]:
+    visible = visible_share(run.splat, own, run.cameras(range(len(run.capture))))
     masks = with_shadow(visible > 0.4, settings)
-    background = fit_background(fit, own, masks, settings, seed)
-    asset = select(fit.renderer, own)
+    background, asset = fit_background(run, own, masks, settings), select(run.splat, own)
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
-    soft, shown = feather(masks, settings.feather), remembering(fit)
-    for i in indices:
-        camera = fit.capture.photos[i].cameras
-        render = compose(asset.render(camera), visible[i : i + 1], background.render(camera))
-        photo = fit.capture.photos[i].rgb[0]
-        image = torch.lerp(photo, render.rgb[0], soft[i]) if settings.paste else render.rgb[0]
-        mask = soft[i] if settings.paste else None
-        geometry = Frames(image[None], render.alpha, render.depth, render.cameras)
-        file = fit.capture.filenames[i]
-        yield Made(image, photo, parameters, mask, geometry, references_of(shown, i), number, file)
+    soft = feather(masks, settings.feather)
+    for view in views:
+        camera = run.capture.photos[view].cameras
+        render = compose(asset.render(camera), visible[view : view + 1], background.render(camera))
+        mask = soft[view] if settings.paste else None
+        if mask is not None:
+            render = replace(render, rgb=torch.lerp(run.capture.photos[view].rgb, render.rgb, mask))
+        yield show_photo(run, view, render, parameters, number, mask)
 
 
 def with_shadow(masks: Bool[Tensor, "n 1 h w"], settings: ReinsertSettings) -> Float[Tensor, "n 1 h w"]:
-    """Masks grown on all sides, and more around the foot of the object, where its shadow is likely."""
+    """Grow masks on all sides, and more around the foot of the object, where its shadow is likely."""
     return torch.stack([_with_shadow(mask.float(), settings) for mask in masks])
 
 
@@ -177,7 +155,7 @@ def _with_shadow(mask: Float[Tensor, "1 h w"], settings: ReinsertSettings) -> Fl
 
 
 def _grown(mask: Float[Tensor, "1 h w"], pixels: float) -> Float[Tensor, "1 h w"]:
-    """What lies within so many pixels of the mask."""
+    """Add what lies within so many pixels of the mask."""
     import cv2
 
     far = cv2.distanceTransform((mask[0] == 0).byte().numpy(), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -185,18 +163,18 @@ def _grown(mask: Float[Tensor, "1 h w"], pixels: float) -> Float[Tensor, "1 h w"
 
 
 def fit_background(
-    fit: SplatFit, own: Bool[Tensor, " g"], masks: Float[Tensor, "n 1 h w"], settings: ReinsertSettings, seed: int
+    run: Run, own: Bool[Tensor, " g"], masks: Float[Tensor, "n 1 h w"], settings: ReinsertSettings
 ) -> SplatRenderer:
-    """The scene without the object: fitted to photos that are filled from around inside the masks."""
-    photos = [_filled(photo, mask) for photo, mask in zip(fit.capture.photos, masks, strict=True)]
+    """Fit the scene without the object, to photos that are filled from around inside the masks."""
+    photos = [_filled(photo, mask) for photo, mask in zip(run.capture.photos, masks, strict=True)]
     weights = [1 - (1 - settings.fill_weight) * mask[None] for mask in masks]
-    splats = fit.renderer.splats
+    splats = run.splat.splats
     points, colors = splats["means"][~own], base_colors(splats)[~own].clamp(0, 1)
-    return SplatReconstructor(splat_config(settings.run, seed)).fit(photos, points, colors, weights)
+    return splat_fitter(run.settings, run.seed).fit(photos, points, colors, weights)
 
 
 def _filled(photo: Frames, mask: Float[Tensor, "1 h w"]) -> Frames:
-    """Telea 2004."""
+    """Fill the mask from around (Telea 2004)."""
     import cv2
 
     pixels = np.ascontiguousarray(to_uint8(photo.rgb[0]).permute(1, 2, 0).numpy())
@@ -205,12 +183,12 @@ def _filled(photo: Frames, mask: Float[Tensor, "1 h w"]) -> Frames:
 
 
 def select(renderer: SplatRenderer, own: Bool[Tensor, " g"]) -> SplatRenderer:
-    """These Gaussians alone."""
+    """Render these Gaussians alone."""
     return replace(renderer, splats=chosen(renderer.splats, own))
 
 
 def compose(asset: Frames, share: Float[Tensor, "n 1 h w"], background: Frames) -> Frames:
-    """Renders of an object laid over a background, by how much each pixel showed the object where it stood.
+    """Lay renders of an object over a background, by how much each pixel showed the object where it stood.
 
     Layers, since in one rasterization wide Gaussians of the ground before the object's foot would hide it.
     """

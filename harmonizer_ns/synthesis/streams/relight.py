@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relighting (DiffusionHarmonizer): a foreground under another light than its background.
+"""Relighting (DiffusionHarmonizer) puts a foreground under another light than its background.
 
 ``I' = M I E_new(n) / E_old(n) + (1 - M) I`` in linear light: a ratio image keeps all texture and changes the shading
 alone. Normals ``n`` come from the depth of a splat fitted to the photos, the old light is estimated from the photos,
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -19,20 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.captures.pinhole import Capture
-from harmonizer_ns.splats.held_out import SparseFit
+from harmonizer_ns.errors import check_limits
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.curation_fit import references_of, remembering
+from harmonizer_ns.synthesis.streams.fits import show_photo
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.relight_diffusion import DiffusionSettings, diffusion_gain
-from harmonizer_ns.synthesis.streams.runs import (
-    RunSettings,
-    cameras_of,
-    clip_of,
-    clips_with_objects,
-    draw_run,
-    fit_run,
-    object_masks,
-)
+from harmonizer_ns.synthesis.streams.runs import Run, RunSettings, fit_run
 from harmonizer_ns.synthesis.streams.shading import (
     ambient,
     depth_normals,
@@ -45,12 +37,13 @@ from harmonizer_ns.synthesis.streams.shading import (
     to_linear,
     to_srgb,
 )
+from harmonizer_ns.synthesis.streams.windows import Views
 from harmonizer_ns.types import Cameras, Frames
 
 
 @dataclass(frozen=True)
 class RelightSettings:
-    """Ranges from which each clip's light is drawn, evenly."""
+    """Each clip's light is drawn evenly from these ranges."""
 
     run: RunSettings = field(default_factory=RunSettings)
     """Clips and the fit behind them."""
@@ -76,19 +69,13 @@ class RelightSettings:
     """A model that relights instead; of the settings above run, masks, bound and feather still count."""
 
     def __post_init__(self) -> None:
-        limits = {"strength": (0, 1), "ambient": (0, 1), "exposure": (-4, 4), "warmth": (-4, 4), "height": (-90, 90),
-                  "side": (0, 180)}  # fmt: skip
-        for name, (low, high) in limits.items():
-            first, last = getattr(self, name)
-            if not low <= first <= last <= high:
-                raise ValueError(f"{name} should be a range within {low} to {high}, got {(first, last)}")
-        if self.bound < 1 or not 0 <= self.feather < 100:
-            raise ValueError(f"need bound >= 1 and 0 <= feather < 100, got {self.bound}, {self.feather}")
+        check_limits(self, strength=(0, 1), ambient=(0, 1), exposure=(-4, 4), warmth=(-4, 4))
+        check_limits(self, height=(-90, 90), side=(0, 180), bound=(1, math.inf), feather=(0, 99))
 
 
 @dataclass(frozen=True)
 class Lamp:
-    """A light as it is drawn: one side, and all around."""
+    """A lamp is a light as it is drawn: from one side, and from all around."""
 
     strength: float
     ambient: float
@@ -105,15 +92,14 @@ def make_relight(capture: Capture, settings: RelightSettings, seed: int) -> Iter
     Raises:
         InputError: when the capture is too small, or no foreground is found in it.
     """
-    run = draw_run(capture, settings.run, seed)
-    fit = remembering(fit_run(run, settings.run, seed))
-    found = clips_with_objects(run, settings.run, seed, lambda indices, own: _foreground(fit, indices, settings, own))
-    for number, indices, own, masks in found:
-        yield from _make_clip(fit, indices, masks, number, settings, own)
+    run = fit_run(capture, settings.run, seed)
+    found = run.clips_with_objects(lambda views, own: _foreground(run, views, settings, own))
+    for number, views, own, masks in found:
+        yield from _make_clip(run, views, masks, number, settings, own)
 
 
 def draw_lamp(settings: RelightSettings, seed: int) -> Lamp:
-    """The light of a clip."""
+    """Draw the light of a clip."""
     draw = random.Random(seed)
     s = settings
     ranges = (s.strength, s.ambient, s.exposure, s.warmth, s.height)
@@ -122,7 +108,7 @@ def draw_lamp(settings: RelightSettings, seed: int) -> Lamp:
 
 
 def lamp_light(lamp: Lamp, cameras: Cameras) -> Float[Tensor, "9 3"]:
-    """Of unit irradiance where it falls straight; its exposure and strength are not in it."""
+    """Turn a lamp into light of unit irradiance where it falls straight, without its exposure and strength."""
     up, height, side = _up(cameras), math.radians(lamp.height), math.radians(lamp.side)
     back = -cameras.camera_to_world[0, :3, 2]
     back = F.normalize(back - (back @ up) * up, dim=0)
@@ -144,12 +130,9 @@ def _tint(warmth: float) -> Float[Tensor, " 3"]:
     return color / luminance(color)
 
 
-def _foreground(
-    fit: SparseFit, indices: range, settings: RelightSettings, seed: int
-) -> Float[Tensor, "n 1 h w"] | None:
-    """Soft masks of the first object whose masks have an inside in every frame."""
-    renders = fit.renderer.render(cameras_of(fit.capture, indices))
-    for masks in object_masks(fit, indices, renders, settings.masks, seed):
+def _foreground(run: Run, views: Views, settings: RelightSettings, seed: int) -> Float[Tensor, "n 1 h w"] | None:
+    """Find soft masks of the first object whose masks have an inside in every frame."""
+    for masks in run.object_masks(views, settings.masks, seed):
         soft = feather(masks, settings.feather)
         if soft.flatten(1).amax(1).min() > 0:
             return soft
@@ -157,15 +140,9 @@ def _foreground(
 
 
 def _make_clip(
-    fit: SparseFit,
-    indices: range,
-    masks: Float[Tensor, "n 1 h w"],
-    number: int,
-    settings: RelightSettings,
-    seed: int,
+    run: Run, views: Views, masks: Float[Tensor, "n 1 h w"], number: int, settings: RelightSettings, seed: int
 ) -> Iterator[Made]:
-    frames = clip_of(fit.capture, indices).frames
-    renders = fit.renderer.render(cameras_of(fit.capture, indices))
+    frames, renders = run.clip(views).frames, run.renders(views)
     if settings.diffusion.model:
         gains, parameters = diffusion_gain(frames, masks, settings.diffusion, settings.bound, seed)
     else:
@@ -173,16 +150,14 @@ def _make_clip(
         gains, light = lamp_gain(frames, renders, masks, lamp, settings.bound)
         parameters = {**vars(lamp), "light": light.tolist()}
     images = brighten(frames, gains, masks)
-    for i, image, mask, render in zip(indices, images, masks, renders, strict=True):
-        photo, file = fit.capture.photos[i].rgb[0], fit.capture.filenames[i]
-        geometry = Frames(image[None], render.alpha, render.depth, render.cameras)
-        yield Made(image, photo, parameters, mask, geometry, references_of(fit, i), number, file)
+    for view, image, mask, render in zip(views, images, masks, renders, strict=True):
+        yield show_photo(run, view, replace(render, rgb=image[None]), parameters, number, mask)
 
 
 def lamp_gain(
     frames: Float[Tensor, "n 3 h w"], renders: Frames, masks: Float[Tensor, "n 1 h w"], lamp: Lamp, bound: float
 ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "9 3"]]:
-    """Ratio images of a clip under a lamp, and the light in spherical harmonics.
+    """Compute the ratio images of a clip under a lamp, and the light in spherical harmonics.
 
     Args:
         frames: the clip.

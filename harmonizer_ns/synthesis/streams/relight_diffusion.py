@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relighting by a diffusion model: any image-to-image pipeline of diffusers, by choice with IC-Light's weights.
+"""A diffusion model relights: any image-to-image pipeline of diffusers, by choice with IC-Light's weights.
 
 Of what the model paints only the light is kept: the ratio of its local mean to the photo's, in linear light. Texture
 stays the photo's, so that a pair's input and target show the same thing.
@@ -33,7 +33,7 @@ _LATENT_STEP = 8
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """The model that relights instead of spherical harmonics."""
+    """These settings name a model that relights instead of spherical harmonics."""
 
     model: str = ""
     """Folder or Hub repository of a Stable Diffusion pipeline with safetensors; empty: none."""
@@ -68,7 +68,7 @@ def diffusion_gain(
     bound: float,
     seed: int,
 ) -> tuple[Float[Tensor, "n 3 h w"], dict[str, Any]]:
-    """Ratio images of a clip, within ``[1 / bound, bound]``, and what was drawn; noise and prompt last over the clip.
+    """Paint a clip's ratio images, within ``[1 / bound, bound]``; noise and prompt, also returned, last over the clip.
 
     Raises:
         InputError: when the model cannot be loaded.

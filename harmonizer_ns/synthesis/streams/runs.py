@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Consecutive photos of a capture with a splat fitted to them, cut into clips."""
+"""Runs are consecutive photos of a capture with a splat fitted to them, cut into clips that show an object."""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,13 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.pinhole import Capture
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Clip
+from harmonizer_ns.synthesis.streams.fits import RememberingRenderer
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
+from harmonizer_ns.synthesis.streams.windows import Views, cut_windows
 from harmonizer_ns.types import Cameras, Frames, cat_cameras, cat_frames
 from harmonizer_ns.warp import in_frustum
 
@@ -27,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Which photos are fitted, and how."""
+    """These settings say which photos are fitted, and how."""
 
     clips: int = 2
     """Clips made of one fit, at most."""
@@ -41,12 +45,13 @@ class RunSettings:
     """Cap on the number of Gaussians."""
 
     def __post_init__(self) -> None:
-        if min(self.clips, self.frames, self.steps) < 1 or self.photos < self.frames or self.gaussians < 4:
-            raise ValueError(f"need clips, frames, steps >= 1, photos >= frames and gaussians >= 4, got {self}")
+        check_limits(
+            self, clips=(1, math.inf), frames=(1, self.photos), steps=(1, math.inf), gaussians=(MIN_POINTS, math.inf)
+        )
 
 
 def draw_run(capture: Capture, settings: RunSettings, seed: int) -> Capture:
-    """The part of a capture that is fitted, with the seed points that at least two of its photos may see.
+    """Draw the part of a capture that is fitted, with the seed points that at least two of its photos may see.
 
     Raises:
         InputError: when it has too few photos, photos of several sizes, or too few seed points.
@@ -59,10 +64,10 @@ def draw_run(capture: Capture, settings: RunSettings, seed: int) -> Capture:
     part = slice(start, start + settings.photos)
     photos = capture.photos[part]
     seen = in_frustum(cat_cameras([photo.cameras for photo in photos]), capture.points).sum(0) > 1
-    if seen.sum() < 4:
+    if seen.sum() < MIN_POINTS:
         raise InputError(
             f"{capture.name} has {len(capture.points)} seed points, {int(seen.sum())} of them before the photos from "
-            f"{capture.filenames[start]} on; a fit needs 4: name a PLY as ply_file_path in transforms.json"
+            f"{capture.filenames[start]} on; a fit needs {MIN_POINTS}: name a PLY as ply_file_path in transforms.json"
         )
     points, colors = capture.points[seen], capture.colors[seen]
     return replace(
@@ -71,89 +76,92 @@ def draw_run(capture: Capture, settings: RunSettings, seed: int) -> Capture:
 
 
 @dataclass(frozen=True)
-class SplatFit(SparseFit):
-    """A splat fitted to a run."""
-
-    renderer: SplatRenderer
-
-
-def fit_run(run: Capture, settings: RunSettings, seed: int) -> SplatFit:
-    """Fit all photos of a run."""
-    fitter = SplatReconstructor(splat_config(settings, seed))
-    return SplatFit(run, every_nth(len(run), 1), fitter.fit(run.photos, run.points, run.colors))
-
-
-def splat_config(settings: RunSettings, seed: int) -> SplatConfig:
-    """How splats are fitted."""
-    return SplatConfig(steps=settings.steps, max_gaussians=settings.gaussians, seed=seed)
-
-
-def draw_clips(run: Capture, settings: RunSettings, seed: int) -> list[range]:
-    """Clips that do not overlap, in random order: indices into the run."""
-    count = len(run) // settings.frames
-    offset = random.Random(seed).randrange(len(run) - count * settings.frames + 1)
-    clips = [range(offset + i * settings.frames, offset + (i + 1) * settings.frames) for i in range(count)]
-    random.Random(seed + 1).shuffle(clips)
-    return clips
-
-
-def clip_of(run: Capture, indices: range) -> Clip:
-    """Photos of a run as a clip."""
-    photos = cat_frames([run.photos[i] for i in indices])
-    return Clip(tuple(run.folder / run.filenames[i] for i in indices), photos.rgb, photos.cameras)
-
-
-def cameras_of(run: Capture, indices: range) -> Cameras:
-    """Of some photos."""
-    return cat_cameras([run.photos[i].cameras for i in indices])
-
-
-def object_masks(
-    fit: SparseFit, indices: range, renders: Frames, config: MaskConfig, seed: int
-) -> Iterator[Float[Tensor, "n 1 h w"]]:
-    """Masks of an object that might be used, 0 or 1, best first; auto finds objects with the fit's depth.
-
-    Raises:
-        InputError: when given masks are missing, unreadable or empty.
-    """
-    clip = clip_of(fit.capture, indices)
-    if config.source == "auto":
-        yield from find_objects(Frames(clip.frames, renders.alpha, renders.depth, renders.cameras), config.share, seed)
-    else:
-        yield foreground(clip, config, seed)
-
-
-def clips_with_objects(
-    run: Capture, settings: RunSettings, seed: int, find: Callable[[range, int], T | None]
-) -> Iterator[tuple[int, range, int, T]]:
-    """As many clips as are wanted in which an object is found.
+class Run(SparseFit):
+    """A run has all of its photos fitted.
 
     Args:
-        run: the photos.
-        settings: say how many.
-        seed: of the order of the clips.
-        find: ``(indices, seed of the clip) -> object``, or None.
+        capture, split, renderer: see `SparseFit`; each camera is rendered once.
+        splat: what was fitted.
+        settings: how.
+        seed: of all that is random.
+    """
 
-    Yields:
-        the clip's number among those found, its indices, its seed, and the object.
+    splat: SplatRenderer
+    settings: RunSettings
+    seed: int
+
+    def cameras(self, views: Sequence[int]) -> Cameras:
+        """Join the cameras of some photos."""
+        return cat_cameras([self.capture.photos[i].cameras for i in views])
+
+    def renders(self, views: Sequence[int]) -> Frames:
+        """Render the splat from the cameras of some photos."""
+        return self.renderer.render(self.cameras(views))
+
+    def clip(self, views: Sequence[int]) -> Clip:
+        """Join some photos into a clip."""
+        photos = cat_frames([self.capture.photos[i] for i in views])
+        files = tuple(self.capture.folder / self.capture.filenames[i] for i in views)
+        return Clip(files, photos.rgb, photos.cameras)
+
+    def object_masks(self, views: Sequence[int], config: MaskConfig, seed: int) -> Iterator[Float[Tensor, "n 1 h w"]]:
+        """Find masks of an object that might be used, 0 or 1, best first; auto finds objects with the splat's depth.
+
+        Raises:
+            InputError: when given masks are missing, unreadable or empty.
+        """
+        clip = self.clip(views)
+        if config.source == "auto":
+            yield from find_objects(replace(self.renders(views), rgb=clip.frames), config.share, seed)
+        else:
+            yield foreground(clip, config, seed)
+
+    def clips_with_objects(self, find: Callable[[Views, int], T | None]) -> Iterator[tuple[int, Views, int, T]]:
+        """Find as many clips as are wanted that show an object.
+
+        Args:
+            find: ``(views, seed of the clip) -> object``, or None.
+
+        Yields:
+            the clip's number among those found, its views, its seed, and the object.
+
+        Raises:
+            InputError: when none of the clips has an object that lasts over its frames.
+        """
+        made = 0
+        for number, views in enumerate(draw_clips(len(self.capture), self.settings.frames, self.seed)):
+            found = find(views, self.seed + number)
+            if found is not None:
+                yield made, views, self.seed + number, found
+                made += 1
+            if made == self.settings.clips:
+                return
+        if not made:
+            first, last = self.capture.filenames[0], self.capture.filenames[-1]
+            raise InputError(
+                f"no object stands out in all frames of a clip among {first} to {last} of {self.capture.name}: give "
+                "masks (masks.source files, boxes or sam), a larger range of masks.share, or leave the scene out"
+            )
+
+
+def fit_run(capture: Capture, settings: RunSettings, seed: int) -> Run:
+    """Draw a run of a capture and fit a splat to all of its photos.
 
     Raises:
-        InputError: when none of the clips has an object that lasts over its frames.
+        InputError: as `draw_run`.
     """
-    made = 0
-    for number, indices in enumerate(draw_clips(run, settings, seed)):
-        found = find(indices, seed + number)
-        if found is not None:
-            yield made, indices, seed + number, found
-            made += 1
-        if made == settings.clips:
-            return
-    if not made:
-        raise _no_object(run)
+    run = draw_run(capture, settings, seed)
+    splat = splat_fitter(settings, seed).fit(run.photos, run.points, run.colors)
+    return Run(run, every_nth(len(run), 1), RememberingRenderer(splat), splat, settings, seed)
 
 
-def _no_object(run: Capture) -> InputError:
-    return InputError(
-        f"no object stands out in all frames of a clip among {run.filenames[0]} to {run.filenames[-1]} of {run.name}: "
-        "give masks (masks.source files, boxes or sam), a larger range of masks.share, or leave the scene out"
-    )
+def splat_fitter(settings: RunSettings, seed: int) -> SplatReconstructor:
+    """Build the fitter that the settings ask for."""
+    return SplatReconstructor(SplatConfig(steps=settings.steps, max_gaussians=settings.gaussians, seed=seed))
+
+
+def draw_clips(photos: int, frames: int, seed: int) -> list[Views]:
+    """Draw clips of so many photos that do not overlap, in random order."""
+    clips = cut_windows(range(photos), frames, random.Random(seed))
+    random.Random(seed + 1).shuffle(clips)
+    return clips

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by pretrained models of transformers, from a folder or the Hugging Face Hub; safetensors only.
+"""Pretrained models of transformers segment clips; they come from a folder or the Hugging Face Hub, as safetensors.
 
 SAM 2 (Ravi et al. 2024) and the tracker of SAM 3 are shown one rectangle in one frame, and follow what is in it through
 the clip. Semantic models (Segformer) name every pixel.
@@ -7,7 +7,6 @@ the clip. Semantic models (Segformer) name every pixel.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository
+from harmonizer_ns.files import fetch_repository, read_json
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.boxes import box_mask
 from harmonizer_ns.synthesis.streams.grabcut import object_mask
 
 _FILES = ("*.json", "*.safetensors")
+CLASSES = {
+    "sam2": ("Sam2VideoProcessor", "Sam2VideoModel"),
+    "sam3": ("Sam3TrackerVideoProcessor", "Sam3TrackerVideoModel"),
+    "segformer": ("SegformerImageProcessor", "SegformerForSemanticSegmentation"),
+}
+"""The processor and the network of transformers, by how the kind of a model begins."""
 
 
 def sam_mask(clip: Clip, model: str, boxes: Path, share: tuple[float, float], seed: int) -> Bool[Tensor, "n 1 h w"]:
-    """What SAM makes of one object in every frame.
+    """Let SAM mask one object in every frame.
 
     Args:
         clip: the frames.
@@ -39,14 +44,14 @@ def sam_mask(clip: Clip, model: str, boxes: Path, share: tuple[float, float], se
     Raises:
         InputError: when the model cannot be loaded, or no object is found.
     """
-    processor, network = _load_sam(model)
+    processor, network = load_model(model, "sam2", "sam3")
     hint = box_mask(clip, boxes, seed) if boxes.is_file() else object_mask(clip.frames, share, seed)
     shown = int(hint.flatten(1).any(dim=1).float().argmax())
     return _track(processor, network, clip.frames, shown, _rectangle(hint[shown, 0]))
 
 
 def _rectangle(mask: Bool[Tensor, "h w"]) -> list[float]:
-    """Left, top, right and bottom of a mask, in pixels."""
+    """Measure the left, top, right and bottom of a mask, in pixels."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     return [float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)]
 
@@ -66,26 +71,9 @@ def _track(
     return masks
 
 
-@lru_cache(maxsize=1)
-def _load_sam(model: str) -> tuple[Any, Any]:
-    import transformers
-
-    folder = model_folder(model)
-    kind = _kind(folder)
-    if not kind.startswith(("sam2", "sam3")):
-        raise InputError(f"{model} is a model of kind {kind!r}; masks need SAM 2 or SAM 3")
-    name = "Sam3TrackerVideo" if kind.startswith("sam3") else "Sam2Video"
-    if not hasattr(transformers, f"{name}Model"):
-        raise InputError(f"{model} needs a newer transformers: pip install 'transformers>=5,<6'")
-    return (
-        _load(getattr(transformers, f"{name}Processor"), folder),
-        _load(getattr(transformers, f"{name}Model"), folder, use_safetensors=True).eval(),
-    )
-
-
 @torch.inference_mode()
 def semantic_labels(frames: Float[Tensor, "n 3 h w"], model: str) -> tuple[Int[Tensor, "n h w"], dict[str, int]]:
-    """The class of every pixel, and the classes' numbers by name.
+    """Find the class of every pixel; also returns the classes' numbers by name.
 
     Args:
         frames: colours in [0, 1].
@@ -94,47 +82,38 @@ def semantic_labels(frames: Float[Tensor, "n 3 h w"], model: str) -> tuple[Int[T
     Raises:
         InputError: when the model cannot be loaded.
     """
-    processor, network = _load_segformer(model)
+    processor, network = load_model(model, "segformer")
     pixels = processor(images=list(to_uint8(frames)), return_tensors="pt")["pixel_values"].to(frames.device)
     logits = network.to(frames.device)(pixel_values=pixels).logits
     logits = torch.nn.functional.interpolate(logits, frames.shape[-2:], mode="bilinear", align_corners=False)
     return logits.argmax(1).clone(), {str(name): int(number) for number, name in network.config.id2label.items()}
 
 
-@lru_cache(maxsize=1)
-def _load_segformer(model: str) -> tuple[Any, Any]:
-    from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
+@lru_cache(maxsize=2)
+def load_model(model: str, *kinds: str) -> tuple[Any, Any]:
+    """Load a model's processor and its network.
 
-    folder = model_folder(model)
-    if _kind(folder) != "segformer":
-        raise InputError(f"{model} is a model of kind {_kind(folder)!r}; labels need a Segformer")
-    return (
-        _load(SegformerImageProcessor, folder),
-        _load(SegformerForSemanticSegmentation, folder, use_safetensors=True).eval(),
-    )
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model: itself, or what the Hub or its cache holds of that repository.
+    Args:
+        model: folder or Hub repository.
+        kinds: those of `CLASSES` that will do.
 
     Raises:
-        InputError: naming the model, and saying how to get it.
+        InputError: naming the model, and saying how to get it, when it is missing, of another kind or unreadable.
     """
-    if Path(model).is_dir():
-        return Path(model)
-    return fetch_repository(model, None, list(_FILES))
+    import transformers
 
-
-def _kind(folder: Path) -> str:
-    """What ``config.json`` says that the model is."""
+    folder = Path(model) if Path(model).is_dir() else fetch_repository(model, None, list(_FILES))
+    kind = str(read_json(folder / "config.json").get("model_type"))
+    known = next((known for known in kinds if kind.startswith(known)), None)
+    if known is None:
+        raise InputError(f"{model} is a model of kind {kind!r}; needed is one of {', '.join(kinds)}")
+    processor, network = (getattr(transformers, name, None) for name in CLASSES[known])
+    if processor is None or network is None:
+        raise InputError(f"{model} needs a newer transformers: pip install 'transformers>=5,<6'")
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder} is no model's folder: cannot read its config.json: {error}") from error
-
-
-def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)
+        return (
+            processor.from_pretrained(folder, local_files_only=True),
+            network.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval(),
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"cannot load {kind.__name__} from {folder}: {error}") from error
+        raise InputError(f"cannot load {network.__name__} from {folder}: {error}") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shading by distant light, in spherical harmonics of order 2 (Ramamoorthi and Hanrahan 2001).
+"""Distant light shades surfaces in spherical harmonics of order 2 (Ramamoorthi and Hanrahan 2001).
 
 A light is nine RGB coefficients ``L_lm`` of its radiance over directions, in world axes, ordered ``(l, m)`` = (0,0),
 (1,-1), (1,0), (1,1), (2,-2) ... (2,2). A white diffuse surface of unit normal ``n`` receives the irradiance
@@ -26,23 +26,23 @@ _TAPS = 11
 
 
 def to_linear(image: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """SRGB to linear light (IEC 61966-2-1)."""
+    """Turn sRGB into linear light (IEC 61966-2-1)."""
     return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(light: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Linear light to sRGB in [0, 1]."""
+    """Turn linear light into sRGB in [0, 1]."""
     light = light.clamp(0, 1)
     return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
 
 
 def luminance(light: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
-    """Of linear RGB (Rec. 709)."""
+    """Compute the luminance of linear RGB (Rec. 709)."""
     return (light * light.new_tensor(LUMINANCE)).sum(-1, keepdim=True)
 
 
 def harmonics(directions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
-    """The real spherical harmonics up to order 2 at unit directions (their equation 3)."""
+    """Evaluate the real spherical harmonics up to order 2 at unit directions (their equation 3)."""
     x, y, z = directions.unbind(-1)
     values = [torch.full_like(x, 0.282095)]
     values += [0.488603 * y, 0.488603 * z, 0.488603 * x]
@@ -51,26 +51,26 @@ def harmonics(directions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"
 
 
 def directional(direction: Float[Tensor, " 3"], color: Float[Tensor, " 3"]) -> Float[Tensor, "9 3"]:
-    """A distant point light *from* a unit direction: ``color`` is the irradiance of a surface that faces it."""
+    """Make a distant point light *from* a unit direction: ``color`` is the irradiance of a surface that faces it."""
     return harmonics(direction)[:, None] * color
 
 
 def ambient(color: Float[Tensor, " 3"]) -> Float[Tensor, "9 3"]:
-    """Light of equal radiance from everywhere, of irradiance ``color``."""
+    """Make light of equal radiance from everywhere, of irradiance ``color``."""
     light = torch.zeros(9, 3)
     light[0] = color / (math.pi * 0.282095)
     return light
 
 
 def irradiance(light: Float[Tensor, "9 3"], normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Light received by surfaces of these unit normals; slightly below 0 where order 2 rings."""
+    """Compute the light that surfaces of these unit normals receive; slightly below 0 where order 2 rings."""
     return harmonics(normals) @ (light * light.new_tensor(_TRANSFER)[:, None])
 
 
 def estimate_light(
     linear: Float[Tensor, "p 3"], normals: Float[Tensor, "p 3"], ridge: float = 0.05
 ) -> Float[Tensor, "9 3"]:
-    """The grey light that explains pixels' luminance best if all surfaces were equally bright.
+    """Find the grey light that explains pixels' luminance best if all surfaces were equally bright.
 
     Least squares over ``luminance = E(n)``; ``ridge`` (in mean squares of the pixels' harmonics) draws all but the
     constant to 0, since what is bright by its paint would otherwise count as lit. Colour is paint's, too.
@@ -85,7 +85,7 @@ def estimate_light(
 def gain(
     new: Float[Tensor, "9 3"], old: Float[Tensor, "9 3"], normals: Float[Tensor, "*batch 3"], bound: float
 ) -> Float[Tensor, "*batch 3"]:
-    """The ratio image ``E_new(n) / E_old(n)``, kept within ``[1 / bound, bound]``; exactly 1 for equal lights.
+    """Compute the ratio image ``E_new(n) / E_old(n)``, within ``[1 / bound, bound]``; exactly 1 for equal lights.
 
     Both irradiances are kept above a fifth of the old one's mean, so that ringing and deep shade divide safely.
     """
@@ -97,7 +97,7 @@ def gain(
 def depth_normals(
     depth: Float[Tensor, "n 1 h w"], cameras: Cameras, tolerance: float = 0.05
 ) -> Float[Tensor, "n h w 3"]:
-    """Unit normals in world axes, towards the camera, of the surfaces that a depth map shows.
+    """Find unit normals in world axes, towards the camera, of the surfaces that a depth map shows.
 
     A plane ``m . X = 1`` seen by a pinhole camera has ``1 / z = m . (u, v, 1)`` at normalised pixel coordinates
     ``(u, v)``: every pixel gets the plane that fits the inverse depth around it best. Neighbours whose depth differs
@@ -116,14 +116,14 @@ def depth_normals(
 def smooth_normals(
     normals: Float[Tensor, "n h w 3"], masks: Float[Tensor, "n 1 h w"], side: int
 ) -> Float[Tensor, "n h w 3"]:
-    """Means of unit normals over a window of odd ``side`` within the masks: the depth of plain surfaces is bumpy."""
+    """Average unit normals over a window of odd ``side`` within the masks: the depth of plain surfaces is bumpy."""
     weighted = local_mean(masks * normals.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
     smoothed = F.normalize(weighted, dim=-1)
     return torch.where(masks[:, 0, ..., None] > 0, smoothed, normals)
 
 
 def _normals(depth: Float[Tensor, "1 1 h w"], camera: Cameras, tolerance: float) -> Float[Tensor, "1 h w 3"]:
-    """In the camera's axes."""
+    """Find the normals in the camera's axes."""
     step = max(1, round(camera.width / 120))
     inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-12), 0.0)
     around = _windows(inverse, step)
@@ -143,19 +143,19 @@ def _normals(depth: Float[Tensor, "1 1 h w"], camera: Cameras, tolerance: float)
 
 
 def _windows(image: Float[Tensor, "1 1 h w"], step: int) -> Float[Tensor, "taps p"]:
-    """Each pixel's neighbours, ``step`` apart; 0 outside the image."""
+    """Gather each pixel's neighbours, ``step`` apart; 0 outside the image."""
     return F.unfold(image, _TAPS, dilation=step, padding=step * (_TAPS // 2))[0]
 
 
 def _offsets(like: Tensor) -> Float[Tensor, "taps 3"]:
-    """Of the window's samples from its centre, in [-1, 1], and a 1."""
+    """List the offsets of a window's samples from its centre, in [-1, 1], each with a 1."""
     line = torch.linspace(-1, 1, _TAPS, device=like.device)
     ys, xs = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([xs, ys, torch.ones_like(xs)], -1).flatten(0, 1)
 
 
 def _rays(camera: Cameras) -> Float[Tensor, "p 2"]:
-    """Normalised coordinates ``((x - cx) / fx, (y - cy) / fy)`` of the pixels."""
+    """Compute the normalised coordinates ``((x - cx) / fx, (y - cy) / fy)`` of the pixels."""
     intrinsics = camera.intrinsics[0]
     pixels = pixel_grid(camera.width, camera.height, intrinsics.device).flatten(0, 1)
     return (pixels - intrinsics[:2, 2]) / intrinsics.diagonal()[:2]

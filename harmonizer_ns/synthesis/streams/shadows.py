@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Things pasted without their shadows: random scenes rendered with and without what is inserted into them.
+"""Things are pasted without their shadows: random scenes are rendered with and without what is inserted into them.
 
 With B the scene alone, F the scene with the things, alpha their coverage and M the pixels that they darken, brighten
 or mirror in, the damaged image is ``F + M (1 - alpha) (B - F)`` in linear light: the things without shadows and
@@ -8,8 +8,8 @@ reflections where M is 1, and F itself, the target, where M is 0.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean, to_float
 from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.insertion import Insertion, design_insertion
@@ -25,7 +25,7 @@ from harmonizer_ns.synthesis.scenes.layers import FINE, LayerRenderer, Layers
 from harmonizer_ns.synthesis.scenes.objects import Part
 from harmonizer_ns.synthesis.scenes.render import auto_exposure, develop, load_mitsuba
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.types import Frames
 
 _TRIES = 30
 _PREVIEW = 60
@@ -56,16 +56,9 @@ class ShadowSettings:
     """Fewest and most things that are inserted."""
 
     def __post_init__(self) -> None:
-        if not (32 <= self.width <= 4096 and 32 <= self.height <= 4096):
-            raise ValueError(f"width and height should be 32 to 4096, got {self.width} and {self.height}")
-        if self.frames < 1:
-            raise ValueError(f"frames should be at least 1, got {self.frames}")
+        check_limits(self, width=(32, 4096), height=(32, 4096), frames=(1, math.inf), outdoors=(0, 1), objects=(1, 12))
         if self.spp < FINE**2 or self.spp % FINE**2:
             raise ValueError(f"spp should be a multiple of {FINE**2}, got {self.spp}")
-        if not 0 <= self.outdoors <= 1:
-            raise ValueError(f"outdoors is a share in [0, 1], got {self.outdoors}")
-        if not 1 <= self.objects[0] <= self.objects[1] <= 12:
-            raise ValueError(f"objects should be a range within 1 to 12, got {self.objects}")
 
 
 def make_shadows(source: None, settings: ShadowSettings, seed: int) -> list[Made]:
@@ -85,9 +78,13 @@ def make_shadows(source: None, settings: ShadowSettings, seed: int) -> list[Made
     layers = [renderer.layers(pose, scene.lens, settings.spp, s) for pose, s in zip(scene.poses, seeds, strict=True)]
     exposure = _exposure(layers) * float(rng.uniform(0.8, 1.25))
     parameters = {**scene.facts, "exposure": round(exposure, 4)}
-    return [
-        _made(layer, exposure, _geometry(scene, number, renderer), parameters) for number, layer in enumerate(layers)
-    ]
+    made = []
+    for pose, layer in zip(scene.poses, layers, strict=True):
+        image, target, mask = _compose(layer, exposure)
+        depth = torch.from_numpy(renderer.depth(pose, scene.lens))[None, None]
+        frames = Frames(image[None], torch.ones_like(depth), depth, scene.lens.cameras(pose[None], torch.float32))
+        made.append(Made(image, target, parameters, mask, frames))
+    return made
 
 
 def _worthwhile(rng: np.random.Generator, settings: ShadowSettings) -> Insertion:
@@ -103,7 +100,7 @@ def _worthwhile(rng: np.random.Generator, settings: ShadowSettings) -> Insertion
 
 
 def _matt(parts: list[Part]) -> list[Part]:
-    """Without gloss, which takes Mitsuba long to prepare."""
+    """Take away the gloss, which takes Mitsuba long to prepare."""
     return [replace(part, material=replace(part.material, finish="diffuse")) for part in parts]
 
 
@@ -117,22 +114,15 @@ def _tells(preview: LayerRenderer, pose: Float[np.ndarray, "4 4"], lens: Lens) -
 
 
 def _exposure(layers: list[Layers]) -> float:
-    """As a camera's: by the middle tones, unless much would be blown out."""
+    """Expose as a camera does: by the middle tones, unless much would be blown out."""
     images = [layer.full for layer in layers]
     return min(auto_exposure(images), auto_exposure(images, percentile=92, level=0.7))
-
-
-def _made(layers: Layers, exposure: float, geometry: tuple[Tensor, Cameras], parameters: dict[str, Any]) -> Made:
-    image, target, mask = _compose(layers, exposure)
-    depth, camera = geometry
-    frames = Frames(image[None], torch.ones_like(depth), depth, camera)
-    return Made(image, target, parameters, mask, frames)
 
 
 def _compose(
     layers: Layers, exposure: float
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
-    """Image, target and mask."""
+    """Compose image, target and mask."""
     target = _photo(layers.full, exposure)
     region = _changed(target, _photo(layers.pasted, exposure))
     weight = region[0, ..., None].numpy()
@@ -145,7 +135,7 @@ def _photo(radiance: Float[np.ndarray, "h w 3"], exposure: float) -> Float[Tenso
 
 
 def _changed(target: Float[Tensor, "3 h w"], pasted: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
-    """Where the images differ beyond noise, with a soft edge outside; 0 elsewhere.
+    """Mark where the images differ beyond noise, with a soft edge outside; 0 elsewhere.
 
     Signed and limited differences are averaged first: noise cancels, and a lone dot does not count.
     """
@@ -154,11 +144,3 @@ def _changed(target: Float[Tensor, "3 h w"], pasted: Float[Tensor, "3 h w"]) -> 
     change = local_mean(limited, 2 * reach - 1).abs().amax(1, keepdim=True)
     grown = F.max_pool2d((change > _THRESHOLD).float(), 2 * reach + 1, 1, reach)
     return local_mean(grown, 2 * reach + 1)[0]
-
-
-def _geometry(scene: Insertion, number: int, renderer: LayerRenderer) -> tuple[Float[Tensor, "1 1 h w"], Cameras]:
-    pose, lens = scene.poses[number], scene.lens
-    camera = Cameras(
-        torch.from_numpy(pose)[None].float(), torch.from_numpy(lens.matrix)[None].float(), lens.width, lens.height
-    )
-    return torch.from_numpy(renderer.depth(pose, lens))[None, None], camera

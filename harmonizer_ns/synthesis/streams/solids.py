@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects of a scene, found from photos with depth: the same thing in every frame of a clip.
+"""Objects of a scene are found from photos with depth: the same thing in every frame of a clip.
 
 Pixels of all frames are grouped at once by where they lie in space, by colour and by normal; since places are those of
 the world, a group stays on its thing while the camera moves. Groups that stand out from what is behind them are taken
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.images import local_mean, to_uint8
-from harmonizer_ns.synthesis.streams.grabcut import cut_out
+from harmonizer_ns.synthesis.streams.grabcut import cut_out, doubtful_edge
 from harmonizer_ns.synthesis.streams.shading import depth_normals
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import backproject
@@ -38,7 +38,7 @@ _STEADY = 0.35
 
 
 def find_objects(photos: Frames, share: tuple[float, float], seed: int) -> Iterator[Float[Tensor, "n 1 h w"]]:
-    """Masks of objects, 0 or 1; those that stand out most come first, the best few in random order.
+    """Find masks of objects, 0 or 1; those that stand out most come first, the best few in random order.
 
     Args:
         photos: neighbouring frames with depth.
@@ -62,7 +62,7 @@ def find_objects(photos: Frames, share: tuple[float, float], seed: int) -> Itera
 
 
 def _features(photos: Frames) -> Float[Tensor, "n h w 10"]:
-    """Place, seen from the middle frame's camera (direction and logarithm of the distance), colour and normal."""
+    """Describe pixels by place (direction and logarithm of the distance from the middle camera), colour and normal."""
     points = backproject(photos.depth, photos.cameras)
     middle = photos.cameras[len(photos) // 2]
     away = points - middle.centers
@@ -74,7 +74,7 @@ def _features(photos: Frames) -> Float[Tensor, "n h w 10"]:
 
 
 def _grouped(features: Float[Tensor, "n h w c"], count: int, generator: torch.Generator) -> Int[Tensor, "n h w"]:
-    """K-means, its centres from k-means++ (Arthur and Vassilvitskii 2007) and a sixteenth of the pixels."""
+    """Group pixels by k-means, from k-means++ (Arthur and Vassilvitskii 2007) on a sixteenth of them."""
     points = features[:, ::4, ::4].flatten(0, 2)
     centers = points[torch.randint(len(points), (1,), generator=generator)]
     for _ in range(count - 1):
@@ -88,14 +88,14 @@ def _grouped(features: Float[Tensor, "n h w c"], count: int, generator: torch.Ge
 
 
 def _cleaned(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Without specks and pinholes, and of each frame only the largest parts."""
+    """Remove specks and pinholes, and all but the largest parts of each frame."""
     radius = max(1, masks.shape[-1] // 160)
     smooth = F.avg_pool2d(masks[:, None].float(), 2 * radius + 1, 1, radius, count_include_pad=False) > 0.5
     return torch.from_numpy(np.stack([_largest_parts(mask) for mask in smooth[:, 0].numpy()]))[:, None].float()
 
 
 def _largest_parts(mask: np.ndarray) -> np.ndarray:
-    """Connected parts of at least a third of the largest one's size, holes filled."""
+    """Keep connected parts of at least a third of the largest one's size, holes filled."""
     import cv2
 
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
@@ -111,7 +111,7 @@ def _is_steady(masks: Float[Tensor, "n 1 h w"]) -> bool:
 
 
 def _stands_out(masks: Float[Tensor, "n 1 h w"], photos: Frames) -> float:
-    """How far masks look like an object, in [0, 1].
+    """Score how far masks look like an object, in [0, 1].
 
     Share of the outlines beyond which all is farther or of another colour, and where the picture ends, nothing is;
     less for what is far (a sky has no depth worth the name) and for ragged outlines.
@@ -129,12 +129,12 @@ def _stands_out(masks: Float[Tensor, "n 1 h w"], photos: Frames) -> float:
 
 
 def _around(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Mean over a few pixels: of a mask, above 0 near it."""
+    """Average over a few pixels: a mask becomes more than 0 near it."""
     return local_mean(image, 7)
 
 
 def sharpen(masks: Float[Tensor, "n 1 h w"], frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Masks whose edge follows colours: GrabCut (Rother et al. 2004) in a band around the given edge.
+    """Let a mask's edge follow colours: GrabCut (Rother et al. 2004) in a band around the given edge.
 
     A mask that GrabCut shrinks or grows by more than a third stays as it was.
     """
@@ -144,13 +144,10 @@ def sharpen(masks: Float[Tensor, "n 1 h w"], frames: Float[Tensor, "n 3 h w"]) -
 def _sharpen(mask: Float[Tensor, "1 h w"], frame: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
     import cv2
 
-    radius = max(2, mask.shape[-1] // 60)
-    inner = -F.max_pool2d(-mask, 2 * radius + 1, 1, radius)[0]
-    outer = F.max_pool2d(mask, 2 * radius + 1, 1, radius)[0]
-    if not inner.any() or outer.all():
+    side = 2 * max(2, mask.shape[-1] // 60) + 1
+    labels = doubtful_edge(mask[0].numpy() > 0, np.ones((side, side), np.uint8))
+    if not ((labels == cv2.GC_FGD).any() and (labels == cv2.GC_BGD).any()):
         return mask
-    guess = torch.where(mask[0] > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    guess[inner > 0], guess[outer == 0] = cv2.GC_FGD, cv2.GC_BGD
     pixels = np.ascontiguousarray(to_uint8(frame).permute(1, 2, 0).numpy())
-    cut = torch.from_numpy(cut_out(pixels, guess.byte().numpy(), 3, 0))[None].float()
+    cut = torch.from_numpy(cut_out(pixels, labels, 3, 0))[None].float()
     return cut if 2 / 3 < cut.sum() / mask.sum() < 4 / 3 else mask

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams of training pairs, in one visible table."""
+"""One table names all streams of training pairs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from harmonizer_ns.synthesis.streams.relight import RelightSettings, make_religh
 from harmonizer_ns.synthesis.streams.shadows import ShadowSettings, make_shadows
 
 STREAMS: dict[str, Stream] = {
-    "sparse": Stream(SparseSettings, make_sparse, "capture"),
-    "underfit": Stream(UnderfitSettings, make_sparse, "capture"),
-    "cycle": Stream(CycleSettings, make_cycle, "capture"),
-    "cross_reference": Stream(CrossReferenceSettings, make_cross_reference, "capture"),
+    "sparse": Stream(SparseSettings, make_sparse, "capture", reconstructs=True),
+    "underfit": Stream(UnderfitSettings, make_sparse, "capture", reconstructs=True),
+    "cycle": Stream(CycleSettings, make_cycle, "capture", reconstructs=True),
+    "cross_reference": Stream(CrossReferenceSettings, make_cross_reference, "capture", reconstructs=True),
     "isp": Stream(IspSettings, make_isp, "clip"),
     "regions": Stream(RegionSettings, make_regions, "clip"),
     "relight": Stream(RelightSettings, make_relight, "capture"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which photos of a capture become pairs: windows of neighbouring frames of one camera."""
+"""Windows are neighbouring frames of one camera: which photos of a capture become clips."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import PurePosixPath
 
 from harmonizer_ns.splats.held_out import Split
 
-Window = tuple[int, ...]
+Views = tuple[int, ...]
+"""Photos of one clip: their indices in the capture, in capture order."""
 
 
 def camera_of(filename: str) -> str:
-    """The camera that took a photo: its folder, such as ``images/left``."""
+    """Name the camera that took a photo: its folder, such as ``images/left``."""
     return str(PurePosixPath(filename).parent)
 
 
 def capacity(filenames: Sequence[str], views: Sequence[int], length: int) -> int:
-    """How many windows of ``length`` the views give."""
+    """Count the windows of ``length`` that the views give."""
     return sum(len(run) // length for run in _by_camera(filenames, views))
 
 
 def choose_windows(
     filenames: Sequence[str], split: Split, count: int, length: int, fitted: float, draw: random.Random
-) -> list[Window]:
-    """Windows of views that follow each other in capture order; no two share a view.
+) -> list[Views]:
+    """Choose windows of views that follow each other in capture order; no two share a view.
 
     Args:
         filenames: of the capture, in capture order.
@@ -35,23 +36,23 @@ def choose_windows(
         fitted: chance of each to have fitted photos, as far as both kinds suffice.
         draw: the randomness.
     """
-    unseen, seen = (_windows(filenames, views, length, draw) for views in (split.held_out, split.train))
+    unseen, seen = (
+        [window for run in _by_camera(filenames, views) for window in cut_windows(run, length, draw)]
+        for views in (split.held_out, split.train)
+    )
     wanted = sum(draw.random() < fitted for _ in range(count))
     wanted = min(max(wanted, count - len(unseen)), len(seen))
     return draw.sample(unseen, count - wanted) + draw.sample(seen, wanted)
 
 
-def _windows(filenames: Sequence[str], views: Sequence[int], length: int, draw: random.Random) -> list[Window]:
-    """As many as there is room for, beginning anywhere."""
-    windows = []
-    for run in _by_camera(filenames, views):
-        first = draw.randrange(len(run) % length + 1)
-        windows += [tuple(run[i : i + length]) for i in range(first, len(run) - length + 1, length)]
-    return windows
+def cut_windows(run: Sequence[int], length: int, draw: random.Random) -> list[Views]:
+    """Cut a run of views into as many windows as there is room for, beginning anywhere."""
+    first = draw.randrange(len(run) % length + 1)
+    return [tuple(run[i : i + length]) for i in range(first, len(run) - length + 1, length)]
 
 
 def _by_camera(filenames: Sequence[str], views: Sequence[int]) -> list[list[int]]:
-    """The views of each camera, in capture order."""
+    """Sort the views by camera, in capture order."""
     runs: dict[str, list[int]] = {}
     for view in views:
         runs.setdefault(camera_of(filenames[view]), []).append(view)

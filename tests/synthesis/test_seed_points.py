@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from plyfile import PlyData
 
-from harmonizer_ns.synthesis.scenes.cameras import Lens, project
-from harmonizer_ns.synthesis.scenes.sfm import triangulate
+from harmonizer_ns.synthesis.scenes.cameras import Lens
+from harmonizer_ns.synthesis.scenes.seeds import triangulate
+from harmonizer_ns.warp import project
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo"
 pytest.importorskip("pycolmap")
@@ -23,6 +25,11 @@ def three_photos():
     return photos, poses, Lens(meta["w"], meta["h"], meta["fl_x"])
 
 
+def pixel_and_depth(position, pose, lens):
+    pixels, depth = project(torch.from_numpy(position)[None, None], lens.cameras(pose[None]))
+    return pixels[0, 0].numpy(), depth.item()
+
+
 def test_points_lie_on_the_scene_and_inside_their_photos(three_photos):
     photos, poses, lens = three_photos
     points = triangulate(photos, poses, lens)
@@ -34,8 +41,8 @@ def test_points_lie_on_the_scene_and_inside_their_photos(three_photos):
     for position, track in zip(points.positions, points.tracks, strict=True):
         assert len(track) >= 2
         for index in track:
-            (pixel,), depth = project(position[None], poses[index], lens.matrix)
-            assert depth[0] > 0
+            pixel, depth = pixel_and_depth(position, poses[index], lens)
+            assert depth > 0
             assert -2 < pixel[0] < lens.width + 2
             assert -2 < pixel[1] < lens.height + 2
 
@@ -45,7 +52,7 @@ def test_colors_are_those_of_the_photos(three_photos):
     points = triangulate(photos, poses, lens)
     errors = []
     for position, color, track in zip(points.positions, points.colors, points.tracks, strict=True):
-        (pixel,), _ = project(position[None], poses[track[0]], lens.matrix)
+        pixel, _ = pixel_and_depth(position, poses[track[0]], lens)
         x, y = np.clip(pixel.astype(int), 0, [lens.width - 1, lens.height - 1])
         errors.append(np.abs(photos[track[0]][y, x].astype(float) - color).mean())
     assert np.median(errors) < 20
