@@ -10,10 +10,11 @@ import tyro
 
 from gsplat_trainer import checkpoint, harmonize
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
+from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer, TrainingViewer
-from harmonizer_ns.captures.capture import Scene, load_scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
@@ -62,7 +63,7 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     if isinstance(config, HarmonizeConfig):
         config, scene, splats = harmonize.prepare(config)
     else:
-        scene = load_scene(config)
+        scene = load_data(config)
     if config.ckpt:
         return _evaluate_only(config, scene, device, world)
     trainer = Trainer(config, scene, device, world, splats)
@@ -86,7 +87,7 @@ def _open_viewer(trainer: Trainer) -> TrainingViewer:
     return LiveViewer(trainer.config, trainer.scene, trainer.repairs, trainer.device)
 
 
-def _evaluate_only(config: Config, scene: Scene, device: torch.device, world: World) -> Trainer:
+def _evaluate_only(config: Config, scene: Capture, device: torch.device, world: World) -> Trainer:
     """Measure the splats of gsplat checkpoints, one file for each rank of the run that wrote them."""
     parts = [read_gsplat(path) for path in config.ckpt or []]
     splats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from gsplat_trainer.config import Config, HarmonizeConfig
+from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World
-from harmonizer_ns.captures.capture import Scene, load_scene
-from harmonizer_ns.captures.frame import read_dataparser_transforms
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
-from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
+from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.rendering import SplatRenderer
@@ -30,7 +30,9 @@ _SOLID = 0.5
 _CHECKED = 4
 
 
-def make_repairs(config: Config, scene: Scene, renderer: Renderer, world: World, say: Callable[[str], None]) -> Repairs:
+def make_repairs(
+    config: Config, scene: Capture, renderer: Renderer, world: World, say: Callable[[str], None]
+) -> Repairs:
     """The repairs of a run, planned. Only the first rank repairs, so only it loads an enhancer."""
     repairs = Repairs(config, scene, renderer, say)
     if not world.is_first:
@@ -39,16 +41,16 @@ def make_repairs(config: Config, scene: Scene, renderer: Renderer, world: World,
     return repairs
 
 
-def _path_transform(config: Config, scene: Scene) -> PoseTransform | None:
+def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
     """From the frame of a camera path into the scene's."""
     file = config.camera_path_transform
     if file is None:
         return None
-    way = read_dataparser_transforms(file, scene.applied).inverse()
+    way = scene.nerfstudio_frame(file).inverse()
     return (scene.normalization().after(way) if config.normalize_world_space else way).poses
 
 
-def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Scene, Mapping[str, Tensor]]:
+def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Capture, Mapping[str, Tensor]]:
     """Settings, scene and splats, all in the splats' frame.
 
     Raises:
@@ -64,7 +66,7 @@ def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Scene, Mapping[st
         return config, _path_scene(config, splats), splats
     if config.normalize_world_space:
         raise InputError("harmonize keeps the splats' own frame; say which it is with --ply_transform")
-    scene = _in_splats_frame(load_scene(config), config.ply_transform)
+    scene = _in_splats_frame(load_data(config), config.ply_transform)
     _check_fit(scene, splats)
     return config, scene, splats
 
@@ -78,20 +80,20 @@ def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
     return replace(config, gate=replace(config.gate, unseen_weight=1.0))
 
 
-def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Scene:
+def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Capture:
     """No photos; the path's cameras stand for where the splats are looked at."""
     assert config.camera_path is not None
     cameras = load_camera_path(config.camera_path)
     points = splats["means"][torch.sigmoid(splats["opacities"]) > _SOLID]
     names = tuple(f"{config.camera_path}: camera {i}" for i in range(len(cameras)))
-    return Scene(str(config.camera_path), names, cameras, points, torch.zeros_like(points), (), (), _no_photo)
+    return Capture(str(config.camera_path), names, cameras, points, torch.zeros_like(points), _no_photo)
 
 
 def _no_photo(index: int) -> tuple[Tensor, None]:
     raise InputError(f"there is no photo {index}: this run has a camera path only")
 
 
-def _in_splats_frame(scene: Scene, transform: str) -> Scene:
+def _in_splats_frame(scene: Capture, transform: str) -> Capture:
     if transform == "none":
         return scene
     if transform == "gsplat":
@@ -100,7 +102,7 @@ def _in_splats_frame(scene: Scene, transform: str) -> Scene:
 
 
 @torch.no_grad()
-def _check_fit(scene: Scene, splats: Mapping[str, Tensor]) -> None:
+def _check_fit(scene: Capture, splats: Mapping[str, Tensor]) -> None:
     """Refuse cameras that do not see the splats; the usual cause is another world frame."""
     renderer = SplatRenderer(splats)
     some = scene.train_cameras[:: max(1, len(scene.train) // _CHECKED)][:_CHECKED]

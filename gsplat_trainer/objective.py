@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gsplat_trainer.config import Config
 from gsplat_trainer.losses import depth_loss, image_loss
-from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.correction import correction_target
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
@@ -63,7 +63,7 @@ class Objective:
     """
 
     config: Config
-    scene: Scene
+    scene: Capture
     options: RasterOptions
     extras: dict[str, Extra]
     device: torch.device

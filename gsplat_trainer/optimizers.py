@@ -11,12 +11,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gsplat_trainer.config import Config
-from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.model import MIN_POINTS, NAMES, seed_splats
 
 
-def first_splats(config: Config, scene: Scene) -> dict[str, Tensor]:
+def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
     """Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
 
     Raises:

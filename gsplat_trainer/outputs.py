@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gsplat_trainer.config import Config, plain
 from gsplat_trainer.trajectory import make_trajectory
-from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.distiller import RoundReport, picture_strip
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.features import LpipsOnDemand
@@ -95,7 +95,7 @@ class Outputs:
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self, scene: Scene, repairs: Repairs, step: int, stage: str, count: int) -> dict[str, float]:
+    def evaluate(self, scene: Capture, repairs: Repairs, step: int, stage: str, count: int) -> dict[str, float]:
         """Averages over the held-out photos, raw and enhanced; pictures are photo, render and enhanced side by side.
 
         Returns:
@@ -135,7 +135,7 @@ class Outputs:
 
     # --- videos -------------------------------------------------------------------------------------------------------
 
-    def write_videos(self, scene: Scene, repairs: Repairs, step: int) -> None:
+    def write_videos(self, scene: Capture, repairs: Repairs, step: int) -> None:
         """Fly along the chosen path: ``videos/traj_<step>.mp4``, and enhanced, each frame knowing the last few."""
         cameras = make_trajectory(self.config.render_traj_path, scene.cameras, self.config.traj_frames)
         if not cameras or not self.enabled:

@@ -33,7 +33,7 @@ from gsplat_trainer.optimizers import (
 )
 from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.viewer import NoViewer, TrainingViewer
-from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.distiller import progress_bar
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.random_state import random_state, set_random_state
@@ -62,7 +62,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        scene: Scene,
+        scene: Capture,
         device: torch.device,
         world: World = World(),
         splats: Splats | None = None,

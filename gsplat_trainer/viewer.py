@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from gsplat_trainer.config import Config
-from harmonizer_ns.captures.capture import Scene
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable
@@ -63,7 +63,7 @@ class LiveViewer:
         device: where to enhance.
     """
 
-    def __init__(self, config: Config, scene: Scene, repairs: Repairs, device: torch.device) -> None:
+    def __init__(self, config: Config, scene: Capture, repairs: Repairs, device: torch.device) -> None:
         self._turns, self._step = Turns(), 0
         warn_if_reachable(config.viewer_host)
         self.server = SceneViewer(

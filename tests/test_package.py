@@ -37,7 +37,6 @@ ORDER = """
 """From bottom to top: a module may import from its own package and from the lines above its own. The small modules of
 the first line may import each other."""
 UPWARD = {
-    "harmonizer_ns.captures.capture -> gsplat_trainer.config": "to be mended",
     "harmonizer_ns.enhancers.difix.enhancer -> harmonizer_ns.footage.sequence": "to be mended",
 }
 """Imports against the order, with the reason."""

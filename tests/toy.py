@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.images import to_uint8
+from harmonizer_ns.types import Cameras, Frames
 
 
 def look_at(position: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -66,6 +68,13 @@ def render_scene(scene: dict[str, torch.Tensor], cameras: Cameras) -> torch.Tens
     return rgb.clamp(0, 1).permute(0, 3, 1, 2)
 
 
+def capture_of(name: str, names: tuple[str, ...], photos: list[Frames], points: torch.Tensor) -> Capture:
+    """A capture in memory; photos become bytes, points are grey."""
+    cameras = [photo.cameras for photo in photos]
+    grey = torch.full_like(points, 0.5)
+    return Capture(name, names, cameras, points, grey, lambda i: (to_uint8(photos[i].rgb[0]), None))
+
+
 def write_capture(
     folder: Path, count: int = 10, width: int = 64, height: int = 48, held_out_every: int = 5, **camera: float
 ) -> Path:
@@ -97,6 +106,39 @@ def write_capture(
         **camera,
     }
     (folder / "transforms.json").write_text(json.dumps(meta))
+    return folder
+
+
+def write_colmap(folder, count=10, width=64, height=48, text=False, model="PINHOLE", params=None, names=None):
+    """A COLMAP capture of the toy scene; every point is seen by every photo whose frustum holds it."""
+    import pycolmap
+
+    scene, cameras = gaussian_scene(), arc_cameras(count, width, height)
+    photos = (render_scene(scene, cameras) * 255).round().byte()
+    names = names or [f"photo {i}.png" for i in range(count)]
+    focal = cameras.intrinsics[0, 0, 0].item()
+    default = [focal, focal, width / 2, height / 2] if model == "PINHOLE" else [focal, width / 2, height / 2]
+    camera = pycolmap.Camera(model=model, width=width, height=height, params=params or default, camera_id=1)
+    reconstruction = pycolmap.Reconstruction()
+    reconstruction.add_camera_with_trivial_rig(camera)
+    world_to_camera = cameras.world_to_camera.double().numpy()
+    for i, name in enumerate(names):
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[i].permute(1, 2, 0).numpy()).save(path)
+        points = [pycolmap.Point2D(np.array([1.0, 1.0])) for _ in range(3)]
+        image = pycolmap.Image(name=name, camera_id=1, image_id=i + 1)
+        image.points2D = pycolmap.Point2DList(points)
+        reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(world_to_camera[i][:3]))
+    for k, (xyz, color) in enumerate(zip(scene["means"], scene["colors"], strict=True)):
+        track = pycolmap.Track()
+        if k < 3:
+            for i in range(len(names)):
+                track.add_element(i + 1, k)
+        reconstruction.add_point3D(xyz.double().numpy(), track, (color * 255).byte().numpy())
+    sparse = folder / "sparse" / "0"
+    sparse.mkdir(parents=True)
+    (reconstruction.write_text if text else reconstruction.write_binary)(str(sparse))
     return folder
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.streams.base import Clip, Made, NamedPhotos, Stream
 from harmonizer_ns.synthesis.streams.table import STREAMS
@@ -55,8 +55,9 @@ def make_dim(clip: Clip, settings: ToySettings, seed: int) -> Iterator[Made]:
 
 def make_flat(capture: Capture, settings: ToySettings, seed: int) -> Iterator[Made]:
     """Two clips of three photos in grey, on a wall at depth 4, each with two other photos."""
-    photos = [Frames(p.rgb, p.alpha, torch.full_like(p.depth, 4.0), p.cameras) for p in capture.photos]
-    stems = [name.split("/")[-1].split(".")[0] for name in capture.filenames]
+    shown = (capture.frames(i) for i in range(len(capture)))
+    photos = [Frames(p.rgb, p.alpha, torch.full_like(p.depth, 4.0), p.cameras) for p in shown]
+    stems = [name.split("/")[-1].split(".")[0] for name in capture.names]
     for clip, start in enumerate((0, 3)):
         for i in range(start, start + 3):
             others = [j for j in range(len(photos)) if j != i][:2]

@@ -16,10 +16,10 @@ from statistics import median
 import torch
 
 from gsplat_trainer.config import DefaultConfig
+from gsplat_trainer.data import load_data
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.bench.watcher import Watcher
-from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.files import asset
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
@@ -138,7 +138,7 @@ def measure(bench: ViewerBench, folder: Path, device: torch.device) -> _Stopwatc
     )
     config.strategy.refine_start_iter = config.max_steps
     config.strategy.reset_every = config.max_steps
-    trainer = Trainer(config, load_scene(config), device)
+    trainer = Trainer(config, load_data(config), device)
     viewer = LiveViewer(config, trainer.scene, trainer.repairs, device)
     viewer.server.panel.enabled.value = True
     trainer.viewer = stopwatch = _Stopwatch(viewer, bench)

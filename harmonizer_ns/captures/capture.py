@@ -1,44 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene that is trained on: undistorted photos with pinhole cameras, split into seen and held out."""
+"""`load_capture` is the way in: photos with pinhole cameras and seed points, from COLMAP or ``transforms.json``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
-from gsplat_trainer.config import Config
-from harmonizer_ns.captures.colmap import PosedViews, View, find_sparse, read_colmap
+from harmonizer_ns.captures.colmap import find_reconstruction, read_colmap
 from harmonizer_ns.captures.frame import Similarity, gsplat_normalization, read_dataparser_transforms
 from harmonizer_ns.captures.lens import Pinhole, undistorted
 from harmonizer_ns.captures.photos import find_image, find_photos, photo_size, read_mask, read_rgb
+from harmonizer_ns.captures.posed import PosedViews, View
 from harmonizer_ns.captures.transforms import read_transforms
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import to_float
 from harmonizer_ns.poses import camera_extent
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.types import Cameras, Frames
+
+Format = Literal["auto", "colmap", "nerfstudio"]
+"""How a capture is described; auto takes COLMAP's reconstruction where there is one."""
+Photo = tuple[UInt8[Tensor, "3 h w"], Bool[Tensor, "1 h w"] | None]
+"""A photo, and which of its pixels count (None: all)."""
 
 
-@dataclass
-class Scene:
-    """Photos, cameras and seed points in one frame.
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """Photos, cameras and seed points in one frame. Photos are read when they are asked for, and kept as bytes.
 
     Args:
         name: of the capture's folder.
-        names: of the photos.
-        cameras: pinhole, batches of one on the CPU.
+        names: of the photos, as paths below the folder, in natural order.
+        cameras: pinhole, batches of one; sizes may differ.
         points: seed points.
         colors: their colours in [0, 1].
+        read: gives a photo by its index.
         train: indices of the photos to learn from.
         test: indices of the photos that are held out.
-        read: gives photo and mask (None: everything counts) of an index.
+        folder: what lies beside the photos, such as labels, is found here.
         seen: for each photo the points it shows, or None where that is not known.
         applied: from COLMAP's frame to the capture's own.
+        is_undistorted: whether some photos differ from the files by a lens's distortion.
     """
 
     name: str
@@ -46,12 +56,17 @@ class Scene:
     cameras: list[Cameras]
     points: Float[Tensor, "p 3"]
     colors: Float[Tensor, "p 3"]
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    read: Callable[[int], tuple[UInt8[Tensor, "3 h w"], Bool[Tensor, "1 h w"] | None]]
+    read: Callable[[int], Photo]
+    train: tuple[int, ...] = ()
+    test: tuple[int, ...] = ()
+    folder: Path = Path()
     seen: list[Int[Tensor, " k"]] | None = None
     applied: Float[Tensor, "4 4"] = field(default_factory=lambda: torch.eye(4))
-    _cache: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    is_undistorted: bool = False
+    _cache: dict[int, Photo] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
 
     def photo(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """A photo in bytes; read and undistorted once."""
@@ -61,7 +76,13 @@ class Scene:
         """Which of its pixels count; None for all."""
         return self._photo_and_mask(index)[1]
 
-    def _photo_and_mask(self, index: int) -> tuple[Tensor, Tensor | None]:
+    def frames(self, index: int) -> Frames:
+        """A photo in [0, 1] as a batch of one, where the points are. Alpha is 1, depth is 0 (unknown)."""
+        rgb = to_float(self.photo(index).to(self.points.device))[None]
+        alpha = torch.ones_like(rgb[:, :1])
+        return Frames(rgb, alpha, torch.zeros_like(alpha), self.cameras[index])
+
+    def _photo_and_mask(self, index: int) -> Photo:
         if index not in self._cache:
             self._cache[index] = self.read(index)
         return self._cache[index]
@@ -81,8 +102,26 @@ class Scene:
         """gsplat's scene scale."""
         return camera_extent(torch.cat([camera.centers for camera in self.cameras]))
 
-    def moved(self, way: Similarity) -> Scene:
-        """The same scene in another frame."""
+    def part(self, indices: Sequence[int]) -> Capture:
+        """Some of the photos, with all points; split no longer."""
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in indices),
+            cameras=[self.cameras[i] for i in indices],
+            read=lambda k: self._photo_and_mask(indices[k]),
+            train=(),
+            test=(),
+            seen=None if self.seen is None else [self.seen[i] for i in indices],
+            _cache={},
+        )
+
+    def to(self, device: torch.device | str) -> Capture:
+        """The same capture on ``device``; photos follow when they are asked for."""
+        cameras = [camera.to(device) for camera in self.cameras]
+        return replace(self, cameras=cameras, points=self.points.to(device), colors=self.colors.to(device))
+
+    def moved(self, way: Similarity) -> Capture:
+        """The same capture in another frame."""
         cameras = [replace(camera, camera_to_world=way.poses(camera.camera_to_world)) for camera in self.cameras]
         return replace(self, cameras=cameras, points=way.points(self.points))
 
@@ -95,58 +134,101 @@ class Scene:
         return read_dataparser_transforms(file, self.applied)
 
 
-def load_scene(config: Config) -> Scene:
-    """Read the capture that the settings name.
+def load_capture(
+    folder: Path | str,
+    width: int | None = None,
+    factor: int = 1,
+    *,
+    spare: Path | None = None,
+    form: Format = "auto",
+    masks: Path | None = None,
+    train_list: Path | None = None,
+    test_list: Path | None = None,
+    test_every: int = 0,
+    with_tracks: bool = False,
+) -> Capture:
+    """Read a capture: COLMAP (binary or text, any of its lenses) or nerfstudio's ``transforms.json``.
+
+    Photos through a distorted lens are undistorted when they are read, so all cameras are pinhole ones. Every photo
+    is decoded once here, so what is broken is told before anything is built.
+
+    Args:
+        folder: holds ``transforms.json`` and the photos that it names, or ``sparse/0`` and ``images``.
+        width: brings every photo to this width in pixels (antialiased, aspect kept); None keeps sizes.
+        factor: takes photos that are so many times smaller, from ``images_<factor>``; made there where missing.
+        spare: where smaller photos are written when the capture's folder cannot be.
+        form: which description to read.
+        masks: a folder of masks that replace the capture's own; black pixels do not count.
+        train_list: a text file that names the photos to learn from, one a line.
+        test_list: likewise, those that are held out.
+        test_every: every so-manieth photo is held out where neither lists nor the capture say which; 0: none.
+        with_tracks: find out which points each photo shows (COLMAP alone knows).
 
     Raises:
-        InputError: naming what is wrong with it.
+        InputError: naming the file, and the frame or the photos, that cannot be used.
     """
-    if config.data_dir is None:
-        raise InputError("give the capture's folder with --data_dir")
-    posed = _read_posed(config)
-    files = find_photos(posed.images, [view.name for view in posed.views], config.data_factor, config.result_dir)
-    pinholes = _pinholes(posed, files)
-    masks = [_mask_file(view, config.mask_dir) for view in posed.views]
-    names = tuple(view.name for view in posed.views)
-    train, test = _split(names, posed, config)
-    cameras = [
-        Cameras(view.camera_to_world[None], lens.intrinsics[None], lens.width, lens.height)
-        for view, lens in zip(posed.views, pinholes, strict=True)
-    ]
+    if width is not None and width < 1:
+        raise InputError(f"width must be positive, got {width}")
+    posed = read_views(folder, form, with_tracks)
+    names = [view.name for view in posed.views]
+    sizes = [(view.lens.width, view.lens.height) for view in posed.views]
+    files = find_photos(posed.images, names, sizes, factor, spare)
+    pinholes = _pinholes(posed.views, files)
+    mask_files = [_mask_file(view, masks) for view in posed.views]
+    cameras = [pinhole.camera(view.camera_to_world) for pinhole, view in zip(pinholes, posed.views, strict=True)]
+    if width is not None:
+        cameras = [camera.resized(width, max(1, round(camera.height * width / camera.width))) for camera in cameras]
+    points, colors = posed.read_points()
+    train, test = _split(names, posed, train_list, test_list, test_every)
     seen = [view.seen for view in posed.views if view.seen is not None]
-    scene = Scene(
+    return Capture(
         posed.folder.resolve().name,
-        names,
+        posed.names,
         cameras,
-        posed.points,
-        posed.colors,
-        train,
-        test,
-        read=lambda i: _read_photo(files[i], pinholes[i], masks[i]),
+        points,
+        colors,
+        read=lambda i: _read_photo(files[i], pinholes[i], mask_files[i], cameras[i]),
+        train=train,
+        test=test,
+        folder=posed.folder.resolve(),
         seen=seen if len(seen) == len(names) else None,
         applied=posed.applied,
+        is_undistorted=any(pinhole.lookup is not None for pinhole in pinholes),
     )
-    return scene.moved(scene.normalization()) if config.normalize_world_space else scene
 
 
-def _read_posed(config: Config) -> PosedViews:
-    folder, kind = Path(config.data_dir or "."), config.data_format
+def read_views(folder: Path | str, form: Format = "auto", with_tracks: bool = False) -> PosedViews:
+    """What `load_capture` reads before it opens photos.
+
+    Raises:
+        InputError: naming what is wrong with the files that describe the capture.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"--data_dir {folder} is not a folder")
-    if kind == "auto":
-        has_transforms = (folder / "transforms.json").is_file()
-        kind = "nerfstudio" if has_transforms and find_sparse(folder) is None else "colmap"
-    if kind == "nerfstudio":
-        return read_transforms(folder)
-    return read_colmap(folder, with_tracks=config.depth_loss)
+        raise InputError(f"{folder} is not a folder; a capture is a folder with photos and their poses")
+    if form == "auto":
+        found = pose_files(folder)
+        if not found:
+            raise InputError(
+                f"{folder} holds neither transforms.json nor a COLMAP reconstruction (cameras, images and points3D, "
+                ".bin or .txt, in sparse/0)"
+            )
+        form = "nerfstudio" if found[0].name == "transforms.json" else "colmap"
+    return read_transforms(folder) if form == "nerfstudio" else read_colmap(folder, with_tracks)
 
 
-def _pinholes(posed: PosedViews, files: list[Path]) -> list[Pinhole]:
+def pose_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that hold poses of photos; none when it is no capture."""
+    transforms = folder / "transforms.json"
+    return find_reconstruction(folder) or ((transforms,) if transforms.is_file() else ())
+
+
+def _pinholes(views: list[View], files: list[Path]) -> list[Pinhole]:
     """One undistortion for each lens and size: captures share few among many photos."""
     made: dict[tuple, Pinhole] = {}
     pinholes = []
-    for view, file in zip(posed.views, files, strict=True):
-        size = photo_size(file, (view.lens.width, view.lens.height))
+    for view, file in zip(views, files, strict=True):
+        size = photo_size(file)
         key = (view.lens.model_name, tuple(view.lens.params), view.lens.width, view.lens.height, size)
         if key not in made:
             made[key] = undistorted(view.lens, *size, where=view.name)
@@ -156,43 +238,51 @@ def _pinholes(posed: PosedViews, files: list[Path]) -> list[Pinhole]:
 
 def _mask_file(view: View, folder: Path | None) -> Path | None:
     if folder is None:
+        if view.mask is not None and not view.mask.is_file():
+            raise InputError(f"the mask {view.mask} of {view.name} does not exist")
         return view.mask
     # COLMAP's own convention appends .png to the whole name.
     found = find_image(folder, f"{view.name}.png") or find_image(folder, view.name)
     return found or find_image(folder, Path(view.name).name)
 
 
-def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None) -> tuple[Tensor, Tensor | None]:
-    original = read_rgb(file)
-    photo = torch.from_numpy(lens.apply(original)).permute(2, 0, 1).contiguous()
-    inside = lens.inside
-    mask = np.full((lens.height, lens.width), 255, np.uint8) if inside is None else inside
-    if mask_file is not None:
-        mask = np.minimum(mask, lens.apply(read_mask(mask_file, (original.shape[1], original.shape[0]))))
-    keep = torch.from_numpy(mask > 127)[None]
-    return photo, None if keep.all() else keep
+def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None, camera: Cameras) -> Photo:
+    """A photo and its mask, undistorted and then brought to the camera's size."""
+    original, size = read_rgb(file), (camera.width, camera.height)
+    height, width = original.shape[:2]
+    mask = np.full((height, width), 255, np.uint8) if mask_file is None else read_mask(mask_file, (width, height))
+    pixels = _resized(lens.apply(original), size, Image.Resampling.BICUBIC)
+    keep = torch.from_numpy(_resized(lens.apply(mask), size, Image.Resampling.BOX) > 127)[None]
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None if keep.all() else keep
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    if image.shape[1::-1] == size:
+        return image
+    return np.array(Image.fromarray(image).resize(size, how))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-def _split(names: tuple[str, ...], posed: PosedViews, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """By lists, else by what the capture says, else every ``test_every``-th photo is held out."""
-    if config.train_list or config.test_list:
-        train = _listed(config.train_list, names)
-        test = _listed(config.test_list, names)
+def _split(
+    names: list[str], posed: PosedViews, train_list: Path | None, test_list: Path | None, every: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """By lists, else by what the capture says, else every so-manieth photo is held out."""
+    if train_list or test_list:
+        train, test = _listed(train_list, names), _listed(test_list, names)
     else:
         train, test = _positions(posed.train, names, "the capture"), _positions(posed.test, names, "the capture")
     everything = range(len(names))
-    if not train and not test and config.test_every > 0:
-        test = tuple(everything[:: config.test_every])
+    if not train and not test and every > 0:
+        test = tuple(everything[::every])
     train = train or tuple(i for i in everything if i not in set(test))
     if not train:
-        raise InputError(f"no photos to train on: all {len(names)} are held out (test_every {config.test_every})")
+        raise InputError(f"no photos to train on: all {len(names)} are held out (test_every {every})")
     return train, test
 
 
-def _listed(file: Path | None, names: tuple[str, ...]) -> tuple[int, ...]:
+def _listed(file: Path | None, names: list[str]) -> tuple[int, ...]:
     if file is None:
         return ()
     try:
@@ -202,7 +292,7 @@ def _listed(file: Path | None, names: tuple[str, ...]) -> tuple[int, ...]:
     return _positions(tuple(line for line in lines if line), names, str(file))
 
 
-def _positions(listed: tuple[str, ...], names: tuple[str, ...], where: str) -> tuple[int, ...]:
+def _positions(listed: tuple[str, ...], names: list[str], where: str) -> tuple[int, ...]:
     """Full names, or file names alone where these are unique."""
     short = [Path(name).name for name in names]
     count = Counter(short)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +11,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import natural_key
+from harmonizer_ns.captures.posed import PosedViews, View
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.media import natural_key
+from harmonizer_ns.poses import check_poses
 
-_SPARSE = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
+_PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
 """Where a reconstruction may lie in the folder of a capture."""
+_PARTS = ("cameras", "images", "points3D")
 
 
-@dataclass(frozen=True)
-class View:
-    """One posed photo before it is read.
-
-    Args:
-        name: path below the capture's image folder.
-        camera_to_world: OpenCV axes.
-        lens: a ``pycolmap.Camera``, at the size that the reconstruction knows.
-        mask: file of its mask, or None.
-        seen: which of the capture's points its keypoints belong to, or None when that is not known.
-    """
-
-    name: str
-    camera_to_world: Float[Tensor, "4 4"]
-    lens: Any
-    mask: Path | None = None
-    seen: Int[Tensor, " k"] | None = None
-
-
-@dataclass(frozen=True)
-class PosedViews:
-    """A capture as its files describe it.
-
-    Args:
-        folder: of the capture.
-        images: folder that the views' names are relative to.
-        views: in natural order of their names.
-        points: seed points in world coordinates.
-        colors: their colours in [0, 1].
-        train: names of the photos to train on, where the capture says so.
-        test: names of the photos to hold out, where the capture says so.
-        applied: how the capture's frame follows from COLMAP's (nerfstudio's ``applied_transform``).
-    """
-
-    folder: Path
-    images: Path
-    views: list[View]
-    points: Float[Tensor, "p 3"]
-    colors: Float[Tensor, "p 3"]
-    train: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    applied: Float[Tensor, "4 4"] = field(default_factory=lambda: torch.eye(4))
-
-
-def find_sparse(folder: Path) -> Path | None:
-    """The folder with the reconstruction's files, or None."""
-    for place in _SPARSE:
+def find_reconstruction(folder: Path) -> tuple[Path, ...]:
+    """The files of the reconstruction in a capture's folder; none when there is none."""
+    for place in _PLACES:
         for suffix in ("bin", "txt"):
-            if all((folder / place / f"{name}.{suffix}").is_file() for name in ("cameras", "images", "points3D")):
-                return folder / place
-    return None
+            files = tuple(folder / place / f"{part}.{suffix}" for part in _PARTS)
+            if all(file.is_file() for file in files):
+                return files
+    return ()
 
 
 def read_colmap(folder: Path, with_tracks: bool = False) -> PosedViews:
@@ -80,15 +39,16 @@ def read_colmap(folder: Path, with_tracks: bool = False) -> PosedViews:
         with_tracks: whether to find out which points each photo shows (for the depth loss).
 
     Raises:
-        InputError: when there is no reconstruction, it cannot be read, or it has no posed photo.
+        InputError: when there is no reconstruction, it cannot be read, has no posed photo or a broken pose.
     """
     import pycolmap
 
-    sparse = find_sparse(folder)
-    if sparse is None:
+    files = find_reconstruction(folder)
+    if not files:
         raise InputError(
             f"no COLMAP reconstruction in {folder}: expected cameras, images and points3D (.bin or .txt) in sparse/0"
         )
+    sparse = files[0].parent
     try:
         model = pycolmap.Reconstruction(str(sparse))
     except (ValueError, IndexError, RuntimeError, MemoryError, OSError) as error:
@@ -108,7 +68,8 @@ def read_colmap(folder: Path, with_tracks: bool = False) -> PosedViews:
         for image in images
     ]
     views.sort(key=lambda view: natural_key(view.name))
-    return PosedViews(folder, folder / "images", views, *_points(model))
+    check_poses(torch.stack([view.camera_to_world for view in views]), [f"{sparse}: {view.name}" for view in views])
+    return PosedViews(folder, folder / "images", views, files, lambda: _points(model))
 
 
 def _names_in_text(file: Path) -> dict[int, str]:

@@ -7,7 +7,6 @@ other way round: rotating splats would mean rotating their spherical harmonics.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json
 from harmonizer_ns.poses import rotation_between
 
 
@@ -64,12 +64,10 @@ def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Sim
     Raises:
         InputError: when the file cannot be read or holds something else.
     """
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         matrix = torch.eye(4, dtype=torch.float64)
         matrix[:3] = float(data["scale"]) * torch.tensor(data["transform"], dtype=torch.float64)[:3]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a dataparser_transforms.json: {error!r}") from error
     if not torch.isfinite(matrix).all() or torch.linalg.det(matrix[:3, :3]) <= 0:

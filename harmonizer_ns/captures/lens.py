@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.types import Cameras
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Pinhole:
     height: int
     lookup: np.ndarray | None = None
 
+    def camera(self, camera_to_world: Float[Tensor, "4 4"]) -> Cameras:
+        """A batch of one that stands at a pose."""
+        return Cameras(camera_to_world[None], self.intrinsics[None], self.width, self.height)
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The undistorted image (``h w c`` or ``h w``, bytes); black where the original shows nothing."""
         if self.lookup is None:
@@ -39,15 +44,6 @@ class Pinhole:
 
         places = np.nan_to_num(self.lookup - 0.5, nan=-10.0).astype(np.float32)  # OpenCV's centres are whole numbers
         return cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-
-    @property
-    def inside(self) -> np.ndarray | None:
-        """Which pixels the original image shows, or None when it shows all."""
-        if self.lookup is None:
-            return None
-        ones = np.full(self.lookup.shape[:2], 255, np.uint8)
-        valid = np.isfinite(self.lookup).all(axis=-1) & (self.lookup >= 0).all(axis=-1)
-        return ones * valid
 
 
 def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:

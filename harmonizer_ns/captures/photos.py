@@ -1,51 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find photos at the wanted size, and make smaller ones where they are missing."""
+"""Find photos at the wanted size, make smaller ones where they are missing, and read them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import written_whole
 from harmonizer_ns.media import IMAGE_SUFFIXES
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 _ASPECT = 0.02
 """Relative difference of aspect up to which a photo counts as a resized version of what the capture declares."""
+_SHOWN = 8
+"""At most so many photos are named in one message."""
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # all that PIL raises on broken files
 
 
-def find_photos(images: Path, names: list[str], factor: int, spare: Path) -> list[Path]:
+def find_photos(
+    images: Path, names: Sequence[str], sizes: Sequence[Size], factor: int = 1, spare: Path | None = None
+) -> list[Path]:
     """The file of every photo, ``factor`` times smaller than the original.
 
     Smaller photos are looked for in ``images_<factor>`` beside the image folder and below ``spare``, under the same
     name with any image suffix. Those that are missing are made there, in the first of the two that can be written.
 
+    Args:
+        images: the image folder.
+        names: of the photos, as paths below it.
+        sizes: what the capture declares; photos may be smaller or larger, of the same aspect.
+        factor: 1 takes the originals.
+        spare: where smaller photos lie when the capture cannot be written.
+
     Raises:
-        InputError: when originals are missing (all are counted, some named), or nothing can be written.
+        InputError: naming the photos that cannot be used, or when smaller ones cannot be written.
     """
-    originals = [find_image(images, name) for name in names]
+    originals = [find_image(images, name) or images / name for name in names]
+    places = [_places(images, name, factor, spare) if factor > 1 else [] for name in names]
+    smaller = [next(filter(None, (find_image(*place) for place in some)), None) for some in places]
+    sources = [small or original for small, original in zip(smaller, originals, strict=True)]
+    check_photos(sources, sizes)
     if factor == 1:
-        return _all_found(originals, names, images)
-    folders = [_smaller(images, name, factor) for name in names]
-    found = [
-        find_image(*place) or find_image(spare / f"images_{factor}", name)
-        for place, name in zip(folders, names, strict=True)
+        return sources
+    return [
+        small or _shrink(source, factor, _target(some))
+        for small, source, some in zip(smaller, sources, places, strict=True)
     ]
-    missing = [i for i, path in enumerate(found) if path is None]
-    _all_found([originals[i] for i in missing], [names[i] for i in missing], images)
-    for i in missing:
-        found[i] = _shrink(originals[i], factor, _target(folders[i], names[i], factor, spare))  # pyright: ignore[reportArgumentType]
-    return [path for path in found if path is not None]
 
 
-def _smaller(images: Path, name: str, factor: int) -> tuple[Path, str]:
-    """``images`` + ``a.jpg`` is found in ``images_4``; so is ``images/a.jpg`` below the capture's folder."""
+def check_photos(files: Sequence[Path], sizes: Sequence[Size] | None = None) -> None:
+    """Decode every photo (JPEGs at an eighth of their size, which still reads them to the end).
+
+    Args:
+        files: of the photos.
+        sizes: what the capture declares for each, where its aspect matters.
+
+    Raises:
+        InputError: naming the files that are missing, broken or of another aspect than declared.
+    """
+    with ThreadPoolExecutor() as pool:
+        problems = [problem for problem in pool.map(_problem, files, sizes or repeat(None)) if problem]
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        shown = "; ".join(problems[:_SHOWN])
+        raise InputError(f"{len(problems)} of {len(files)} photos cannot be used: {shown}{more}")
+
+
+def _problem(file: Path, declared: Size | None) -> str | None:
+    if not file.is_file():
+        return f"{file} is missing"
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            if declared and abs(width * declared[1] / (height * declared[0]) - 1) > _ASPECT:
+                return f"{file} is {width}x{height}, the capture says {declared[0]}x{declared[1]}"
+            image.draft("RGB", (width // 8, height // 8))
+            image.load()
+    except _UNREADABLE as error:
+        return f"{file} is broken ({error})"
+    return None
+
+
+def _places(images: Path, name: str, factor: int, spare: Path | None) -> list[tuple[Path, str]]:
+    """Folders in which a smaller photo may lie, each with its name there.
+
+    ``images`` + ``a.jpg`` is found in ``images_4``; so is ``images/a.jpg`` below the capture's folder.
+    """
     first, _, rest = name.partition("/")
     if rest and first.startswith("images"):
-        return images / f"{first}_{factor}", rest
-    return images.parent / f"{images.name}_{factor}", name
+        beside = images / f"{first}_{factor}", rest
+    else:
+        beside = images.parent / f"{images.name}_{factor}", name
+    return [beside] if spare is None else [beside, (spare / f"images_{factor}", name)]
 
 
 def find_image(folder: Path, name: str) -> Path | None:
@@ -57,19 +113,12 @@ def find_image(folder: Path, name: str) -> Path | None:
     return next((path for path in others if path.is_file()), None)
 
 
-def _all_found(paths: list[Path | None], names: list[str], folder: Path) -> list[Path]:
-    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
-    if missing:
-        some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        raise InputError(f"{len(missing)} of {len(names)} photos are missing in {folder}: {some}")
-    return [path for path in paths if path is not None]
-
-
-def _target(place: tuple[Path, str], name: str, factor: int, spare: Path) -> Path:
-    for path in (place[0] / place[1], spare / f"images_{factor}" / name):
+def _target(places: list[tuple[Path, str]]) -> Path:
+    for folder, name in places:
+        path = (folder / name).with_suffix(".png")
         if _can_write(path.parent):
-            return path.with_suffix(".png")
-    raise InputError(f"cannot write smaller photos to {place[0]} nor to {spare}")
+            return path
+    raise InputError(f"cannot write smaller photos to {' nor to '.join(str(folder) for folder, _ in places)}")
 
 
 def _can_write(folder: Path) -> bool:
@@ -84,34 +133,29 @@ def _shrink(source: Path, factor: int, target: Path) -> Path:
     with _opened(source) as image:
         size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
         small = image.convert("RGBA" if "A" in image.getbands() else "RGB").resize(size, Image.Resampling.BICUBIC)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(target) as partial:
         small.save(partial, format="PNG")
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write the smaller photo {target}: {error}") from error
     return target
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; what goes wrong inside the block is about the file."""
     try:
-        return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            yield image
+    except _UNREADABLE as error:
         raise InputError(f"cannot read {path} as an image: {error}") from error
 
 
-def photo_size(path: Path, declared: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a photo, which must have the declared aspect.
+def photo_size(path: Path) -> Size:
+    """Width and height of a photo; only its header is read.
 
     Raises:
-        InputError: when it is not an image, or its aspect is another.
+        InputError: when it is not an image.
     """
     with _opened(path) as image:
-        size = image.size
-    if abs(size[0] * declared[1] / (size[1] * declared[0]) - 1) > _ASPECT:
-        raise InputError(f"{path} is {size[0]}x{size[1]}, the capture says {declared[0]}x{declared[1]}")
-    return size
+        return image.size
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -120,25 +164,19 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises:
         InputError: when it cannot be read.
     """
-    try:
-        with _opened(path) as image:
-            if "A" not in image.getbands():
-                return np.array(image.convert("RGB"))
-            pixels = np.array(image.convert("RGBA")).astype(np.float32)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"cannot read {path} as an image: {error}") from error
+    with _opened(path) as image:
+        if "A" not in image.getbands():
+            return np.array(image.convert("RGB"))
+        pixels = np.array(image.convert("RGBA")).astype(np.float32)
     return (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, size: Size) -> np.ndarray:
     """A mask as bytes ``h w``, 255 where the photo counts, at the photo's width and height.
 
     Raises:
         InputError: when it cannot be read.
     """
-    try:
-        with _opened(path) as image:
-            mask = np.array(image.convert("L").resize(size, Image.Resampling.NEAREST))
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"cannot read the mask {path}: {error}") from error
+    with _opened(path) as image:
+        mask = np.array(image.convert("L").resize(size, Image.Resampling.NEAREST))
     return ((mask > 127) * 255).astype(np.uint8)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures.colmap import PosedViews, View
-from harmonizer_ns.captures.pinhole import natural_key
+from harmonizer_ns.captures.photos import check_photos
 from harmonizer_ns.captures.pointcloud import read_point_cloud
+from harmonizer_ns.captures.posed import PosedViews, View
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json
+from harmonizer_ns.media import natural_key
 from harmonizer_ns.poses import check_poses, flip_axes
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
@@ -26,43 +27,63 @@ def read_transforms(folder: Path) -> PosedViews:
     Raises:
         InputError: on a missing or malformed file, a lens that cannot be undistorted, or broken poses.
     """
-    path = folder / "transforms.json"
-    meta = _read_json(path)
-    frames = sorted(meta["frames"], key=lambda frame: natural_key(frame["file_path"]))
-    names = [frame["file_path"] for frame in frames]
-    poses = _poses(frames, path)
+    file = folder / "transforms.json"
+    meta, poses = _posed_frames(file)
     views = [
-        View(name, pose, _lens({**meta, **frame}, f"{path}: {name}"), _mask(folder, frame))
-        for name, pose, frame in zip(names, poses, frames, strict=True)
+        View(frame["file_path"], pose, _lens({**meta, **frame}, f"{file}: {frame['file_path']}"), _mask(folder, frame))
+        for frame, pose in zip(meta["frames"], flip_axes(poses).float(), strict=True)
     ]
-    points, colors = _seed_points(folder, meta.get("ply_file_path"))
+    cloud = _point_cloud(file, meta)
     train, test = (tuple(meta.get(key) or ()) for key in ("train_filenames", "test_filenames"))
     test = test or tuple(meta.get("val_filenames") or ())
-    return PosedViews(folder, folder, views, points, colors, train, test, _applied(meta))
+    described_by = (file, cloud) if cloud else (file,)
+    applied = _applied(meta, file)
+    return PosedViews(folder, folder, views, described_by, lambda: _seed_points(cloud), train, test, applied)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def check_transforms(data: Path) -> None:
+    """Check a capture that nerfstudio will load: all but its lenses, of which nerfstudio knows more than we do.
+
+    Args:
+        data: the folder, or the JSON file itself.
+
+    Raises:
+        InputError: naming the file, and the frame or the photos that cannot be used.
+    """
+    file = data if data.suffix == ".json" else data / "transforms.json"
+    meta, _ = _posed_frames(file)
+    check_photos([file.parent / frame["file_path"] for frame in meta["frames"]])
+    _point_cloud(file, meta)
+
+
+def _posed_frames(file: Path) -> tuple[dict[str, Any], Float[Tensor, "n 4 4"]]:
+    """The file's content, frames in natural order, and their poses with the file's OpenGL axes."""
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; give a folder that holds a transforms.json and its photos")
+    meta = read_json(file)
+    frames = meta.get("frames")
+    if not isinstance(frames, list):
+        raise InputError(f"{file} is not a nerfstudio transforms.json: it has no list of frames")
+    if not frames:
+        raise InputError(f"{file} lists no frames; capture or process some photos first (ns-process-data)")
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise InputError(f"{file} is not a nerfstudio transforms.json: frame {number} has no file_path")
+    frames.sort(key=lambda frame: natural_key(frame["file_path"]))
+    poses = torch.stack([_pose(frame, f"{file}: {frame['file_path']}") for frame in frames])
+    check_poses(poses, [f"{file}: {frame['file_path']}" for frame in frames])
+    return meta, poses
+
+
+def _pose(frame: dict[str, Any], where: str) -> Float[Tensor, "4 4"]:
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    frames = meta.get("frames") if isinstance(meta, dict) else None
-    if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) and "file_path" in f for f in frames):
-        raise InputError(f"{path} has no frames with a file_path")
-    return meta
+        return _numbers(frame.get("transform_matrix")).reshape(4, 4)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: its transform_matrix should be a 4x4 list of numbers") from error
 
 
-def _poses(frames: list[dict[str, Any]], path: Path) -> Float[Tensor, "n 4 4"]:
-    """OpenGL axes in the file, OpenCV axes here."""
-    names = [f"{path}: {frame['file_path']}" for frame in frames]
-    try:
-        poses = torch.stack([torch.tensor(frame["transform_matrix"], dtype=torch.float32) for frame in frames])
-        check_poses(poses, names)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: bad transform_matrix: {error}") from error
-    return flip_axes(poses)
+def _numbers(value: Any) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _lens(frame: dict[str, Any], where: str) -> Any:
@@ -75,9 +96,9 @@ def _lens(frame: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: unknown camera_model {model!r}; known are {known}")
     try:
         width, height = int(frame["w"]), int(frame["h"])
-        pinhole = [frame["fl_x"], frame.get("fl_y", frame["fl_x"]), frame["cx"], frame["cy"]]
-        pinhole = [float(value) for value in pinhole]
-        k1, k2, k3, k4, p1, p2 = (float(frame.get(key, 0.0)) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+        fl_y = frame["fl_x"] if frame.get("fl_y") is None else frame["fl_y"]
+        pinhole = [float(value) for value in (frame["fl_x"], fl_y, frame["cx"], frame["cy"])]
+        k1, k2, k3, k4, p1, p2 = (float(frame.get(key) or 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     except KeyError as error:
         raise InputError(f"{where}: transforms.json gives no {error.args[0]}") from error
     except (TypeError, ValueError) as error:
@@ -96,16 +117,25 @@ def _mask(folder: Path, frame: dict[str, Any]) -> Path | None:
     return folder / frame["mask_path"] if frame.get("mask_path") else None
 
 
-def _seed_points(folder: Path, declared: str | None) -> tuple[Tensor, Tensor]:
-    path = folder / (declared or "sparse_pc.ply")
-    if not declared and not path.is_file():
-        return torch.zeros(0, 3), torch.zeros(0, 3)
-    return read_point_cloud(path)
+def _point_cloud(file: Path, meta: dict[str, Any]) -> Path | None:
+    """The file of the seed points, or None for a capture without."""
+    declared = meta.get("ply_file_path")
+    cloud = file.parent / (declared or "sparse_pc.ply")
+    if not cloud.is_file() and declared:
+        raise InputError(f"{file} names the point cloud {cloud}, which does not exist")
+    return cloud if cloud.is_file() else None
 
 
-def _applied(meta: dict[str, Any]) -> Float[Tensor, "4 4"]:
+def _seed_points(cloud: Path | None) -> tuple[Tensor, Tensor]:
+    return read_point_cloud(cloud) if cloud else (torch.zeros(0, 3), torch.zeros(0, 3))
+
+
+def _applied(meta: dict[str, Any], file: Path) -> Float[Tensor, "4 4"]:
     applied = torch.eye(4)
-    if meta.get("applied_transform") is not None:
-        applied[:3] = torch.tensor(meta["applied_transform"], dtype=torch.float32)[:3]
-    applied[:3] *= float(meta.get("applied_scale", 1.0))
+    try:
+        if meta.get("applied_transform") is not None:
+            applied[:3] = _numbers(meta["applied_transform"])[:3]
+        applied[:3] *= float(meta.get("applied_scale", 1.0))
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise InputError(f"{file}: applied_transform should be 3x4 numbers, and applied_scale a number") from error
     return applied

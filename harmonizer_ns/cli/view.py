@@ -121,13 +121,12 @@ def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
 
 
 def _with_photos(folder: Path, renderer: Renderer) -> ViewedScene:
-    from harmonizer_ns.captures.pinhole import load_capture
+    from harmonizer_ns.captures.capture import load_capture
     from harmonizer_ns.references import ReferenceSelector
 
     capture = load_capture(folder)
-    cameras = [photo.cameras for photo in capture.photos]
-    selector = ReferenceSelector(lambda i: capture.photos[i].rgb[0], cameras, capture.points)
-    return ViewedScene(renderer, cameras[0], lambda view: selector.select(view, renderer))
+    selector = ReferenceSelector(capture.photo, capture.cameras, capture.points)
+    return ViewedScene(renderer, capture.cameras[0], lambda view: selector.select(view, renderer))
 
 
 def overview(means: Tensor) -> Cameras:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from harmonizer_ns.captures.pinhole import Capture, load_capture
+from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import report
 from harmonizer_ns.evaluation.protocol import Comparison, EvaluationConfig, compare, summarize

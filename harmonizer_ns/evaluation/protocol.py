@@ -14,7 +14,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.devices import Device
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.evaluation.report import SceneResult
@@ -82,7 +82,7 @@ class Comparison:
 def compare(fit: SparseFit, enhancer: Enhancer, views: Sequence[int]) -> Iterable[Comparison]:
     """Render and enhance each view with the nearest fitted photos as references."""
     for view in views:
-        photo = fit.capture.photos[view]
+        photo = fit.capture.frames(view)
         render = fit.renderer.render(photo.cameras)
         references = select_references(fit, render.cameras, enhancer.max_references, exclude=(view,))
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import Capture, load_capture
+from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
@@ -78,7 +78,7 @@ def evaluate_scene(capture: Capture, enhancer: Enhancer, config: EvaluationConfi
     renders = [fit.renderer.render(camera) for camera in trajectory(capture, passed, config.between)]
     enhanced, single = (enhance_video(fit, renders, enhancer, history) for history in (True, False))
     stops = range(0, len(renders), config.between + 1)
-    targets = [capture.photos[i].rgb for i in passed]
+    targets = [capture.frames(i).rgb for i in passed]
     plain = [frame.rgb for frame in renders]
     return TemporalResult(
         scene=capture.name,
@@ -99,7 +99,7 @@ def trajectory(capture: Capture, passed: tuple[int, ...], between: int) -> list[
     """
     if len(passed) < 2:
         raise InputError(f"{capture.name} has {len(passed)} held-out photos, a trajectory needs at least two")
-    stops = [capture.photos[i].cameras for i in passed]
+    stops = [capture.cameras[i] for i in passed]
     path = []
     for start, end in pairwise(stops):
         for step in range(between + 1):

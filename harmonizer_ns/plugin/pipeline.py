@@ -22,6 +22,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from harmonizer_ns.captures.transforms import check_transforms
 from harmonizer_ns.distill.distiller import progress_bar
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
@@ -29,7 +30,7 @@ from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
-from harmonizer_ns.plugin.checks import check_outputs, check_transforms
+from harmonizer_ns.plugin.checks import check_outputs
 from harmonizer_ns.plugin.dataparser import without_open3d
 from harmonizer_ns.plugin.models import EnhancedModel, give_cores_to_the_rasterizer
 from harmonizer_ns.plugin.photos import TrainingPhotos

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.references import ReferenceSelector
 from harmonizer_ns.types import Cameras, Frames, Reconstructor, Renderer
 
@@ -45,9 +45,11 @@ def every_nth(count: int, every: int, offset: int = 0) -> Split:
     return Split(train, tuple(i for i in range(count) if i not in set(train)))
 
 
-def fit_sparse(capture: Capture, split: Split, reconstructor: Reconstructor) -> SparseFit:
-    """Fit the training photos of the split, from the capture's seed points."""
-    photos = [capture.photos[i] for i in split.train]
+def fit_sparse(
+    capture: Capture, split: Split, reconstructor: Reconstructor, photos: list[Frames] | None = None
+) -> SparseFit:
+    """Fit the training photos of the split, or what is given in their place, from the capture's seed points."""
+    photos = photos or [capture.frames(i) for i in split.train]
     return SparseFit(capture, split, reconstructor.fit(photos, capture.points, capture.colors))
 
 
@@ -74,8 +76,8 @@ def named_references(
     others = [i for i in fit.split.train if i not in exclude]
     if not others or count < 1:
         return None
-    photos = [fit.capture.photos[i] for i in others]
-    cameras = [photo.cameras for photo in photos]
-    selector = ReferenceSelector(lambda i: photos[i].rgb[0], cameras, fit.capture.points, count)
+    capture = fit.capture
+    cameras = [capture.cameras[i] for i in others]
+    selector = ReferenceSelector(lambda k: capture.photo(others[k]), cameras, capture.points, count)
     frames = selector.select(view, fit.renderer)
-    return None if frames is None else ([fit.capture.filenames[others[i]] for i in selector.nearest(view)], frames)
+    return None if frames is None else ([capture.names[others[k]] for k in selector.nearest(view)], frames)

@@ -35,7 +35,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import Capture, load_capture
+from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse, select_references
@@ -153,7 +153,7 @@ def fit_setting(capture: Capture, split: Split, setting: Setting, splat: SplatCo
 
 def build_sample(fit: SparseFit, view: int) -> dict[str, Tensor]:
     """All tensors of one view, as the table above describes them."""
-    photo = fit.capture.photos[view]
+    photo = fit.capture.frames(view)
     render = fit.renderer.render(photo.cameras)
     references = select_references(fit, render.cameras, exclude=(view,))
     warped = warp_all(references, render, REFERENCE_TOLERANCE)
@@ -181,7 +181,7 @@ def neighbour_frames(fit: SparseFit, view: int) -> Frames:
     """
     candidates = [i for i in (view - 1, view + 1) if 0 <= i < len(fit.capture)]
     unseen = [i for i in candidates if i not in fit.split.train]
-    photo = fit.capture.photos[(unseen or candidates or [view])[0]]
+    photo = fit.capture.frames((unseen or candidates or [view])[0])
     render = fit.renderer.render(photo.cameras)
     return cat_frames([Frames(photo.rgb, photo.alpha, render.depth, photo.cameras), render])
 
@@ -200,7 +200,7 @@ def _metadata(fit: SparseFit, view: int, setting: Setting, split: str) -> dict[s
         "recipe": setting.recipe,
         "every": str(setting.every),
         "steps": str(setting.steps),
-        "view": fit.capture.filenames[view],
+        "view": fit.capture.names[view],
         "near_clean": str(view in fit.split.train).lower(),
         "split": split,
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_streams
+from toy import write_capture, write_colmap
 
 from harmonizer_ns.cli.synthesize import build_nerf, main
 from harmonizer_ns.errors import InputError
@@ -117,6 +118,30 @@ def test_a_second_run_makes_what_is_missing_or_changed_and_nothing_else(work, ca
     assert "1 to make, 1 of them anew" in capsys.readouterr().out
     assert not load_image(work / "x" / "dim" / "0_00" / "0000_target.png").any()
     assert again["dim/1_00/0000_image.png"] == whole["dim/1_00/0000_image.png"]
+
+
+def test_captures_of_any_kind_and_lens_are_taken(work):
+    """Photos of a clip stay as they are; those of a capture, which has cameras, are undistorted."""
+    shutil.rmtree(work / "room")
+    write_colmap(work / "room", text=True)
+    write_capture(work / "fisheye", camera_model="OPENCV_FISHEYE", k1=0.05)
+    scenes = ["--scenes", str(work / "room"), str(work / "fisheye"), "--photos", str(work / "photos")]
+    main([str(work / "recipe.yaml"), *scenes, "--output", str(work / "x")])
+    pairs = read_pairs(work / "x" / "pairs.json")
+    every = pairs.train + pairs.test
+    check_pairs([every])
+    for name in ("room", "fisheye"):
+        flat = [pair for pair in every if pair.name.startswith(f"flat/{name}")]
+        assert len(flat) == 6
+        assert all(pair.cameras.width == 32 and len(pair.references) == 2 for pair in flat)
+    sources = {pair.source["file"] for pair in every if pair.name.startswith("dim/room")}
+    assert sources <= {f"images/photo {i}.png" for i in range(10)}
+    name = next(pair.name for pair in every if pair.name.startswith("flat/fisheye"))
+    (work / "z").mkdir()
+    shutil.copy(work / "x" / "pairs.json", work / "z" / "pairs.json")
+    main(["--rebuild", name, "--output", str(work / "z")])
+    item = name.rpartition("/")[0]
+    assert files(work / "z" / item) == files(work / "x" / item)
 
 
 @pytest.mark.parametrize("name", ["dim/room_01/0002", "flat/room_00/0004", "noise/00001/0000"])

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from toy import capture_of
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject
 
@@ -26,7 +28,7 @@ class WallRenderer:
         x, y, _ = backproject(depth, cameras).unbind(-1)
         rgb = torch.stack([0.5 + 0.3 * torch.sin(a * x + b * y) for a, b in ((3, 1), (1, 4), (2, -2))], dim=1)
         rgb[..., cameras.width // 2 :] += self.damage
-        return Frames(rgb.clamp(0, 1), torch.ones_like(depth), depth, cameras)
+        return Frames(to_float(to_uint8(rgb)), torch.ones_like(depth), depth, cameras)  # as photos are
 
 
 def row_of_cameras(count: int, width: int = 48, height: int = 32) -> Cameras:
@@ -39,10 +41,9 @@ def row_of_cameras(count: int, width: int = 48, height: int = 32) -> Cameras:
 @pytest.fixture
 def wall() -> Capture:
     photos = list(WallRenderer().render(row_of_cameras(9)))
-    photos = [Frames(photo.rgb, photo.alpha, torch.zeros_like(photo.depth), photo.cameras) for photo in photos]
     points = backproject(torch.full((1, 1, 32, 48), WALL), photos[4].cameras)[0, ::4, ::4].reshape(-1, 3)
     names = tuple(f"images/{i:03d}.png" for i in range(9))
-    return Capture("wall", names, photos, points, torch.full_like(points, 0.5))
+    return capture_of("wall", names, photos, points)
 
 
 @pytest.fixture

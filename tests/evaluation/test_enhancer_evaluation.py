@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from toy import write_colmap
 from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli.main import main
@@ -32,6 +33,7 @@ class WarpEnhancer(ToyEnhancer):
 
 class NoiseEnhancer(ToyEnhancer):
     """Spoils every pixel by 0.05."""
+
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         assert context.references == (None,)
         return Repaired(frames.rgb - 0.05, frames.alpha)
@@ -92,13 +94,22 @@ def test_the_command_prints_a_verdict_and_writes_json(wall, tmp_path, capsys):
     assert len(list((tmp_path / "out/wall").glob("*.png"))) == 2
 
 
+def test_colmap_captures_of_distorted_photos_are_evaluated(tmp_path):
+    folder = write_colmap(tmp_path / "radial", count=5, text=True, model="SIMPLE_RADIAL", params=[76.8, 32, 24, 0.1])
+    options = ["--enhancer", "none", "--width", "32", "--steps", "10", "--views", "2", "--device", "cpu"]
+    main(["evaluate", str(folder), *options, "--output", str(tmp_path / "out")])
+    (scene,) = json.loads((tmp_path / "out/report.json").read_text())["scenes"]
+    assert (scene["scene"], scene["views"]) == ("radial", 2)
+    with Image.open(next((tmp_path / "out/radial").glob("*.png"))) as strip:
+        assert strip.width == 3 * 32
+
+
 def write_to_disk(capture, folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     frames = []
-    for name, photo in zip(capture.filenames, capture.photos, strict=True):
-        pixels = (photo.rgb[0].permute(1, 2, 0) * 255).round().byte().numpy()
-        Image.fromarray(pixels).save(folder / name)
-        pose = photo.cameras.camera_to_world[0] * torch.tensor([1.0, -1, -1, 1])
+    for i, name in enumerate(capture.names):
+        Image.fromarray(capture.photo(i).permute(1, 2, 0).numpy()).save(folder / name)
+        pose = capture.cameras[i].camera_to_world[0] * torch.tensor([1.0, -1, -1, 1])
         frames.append({"file_path": name, "transform_matrix": pose.tolist()})
     shared = {"fl_x": 40.0, "fl_y": 40.0, "cx": 24.0, "cy": 16.0, "w": 48, "h": 32}
     (folder / "transforms.json").write_text(json.dumps({**shared, "ply_file_path": "seed.ply", "frames": frames}))

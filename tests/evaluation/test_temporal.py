@@ -4,7 +4,7 @@ import torch
 from toy import arc_cameras
 from toy_enhancer import ToyEnhancer
 
-from harmonizer_ns.captures.pinhole import load_capture
+from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.evaluation.protocol import EvaluationConfig
 from harmonizer_ns.evaluation.temporal import evaluate_scene, warp_error

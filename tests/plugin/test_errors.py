@@ -34,7 +34,7 @@ def test_no_images(own_capture, tmp_path):
 
 def test_not_a_capture(own_capture, tmp_path):
     (own_capture / "transforms.json").write_text("{")
-    assert "is not a nerfstudio transforms.json" in message(tiny_config(own_capture, tmp_path))
+    assert "is not JSON" in message(tiny_config(own_capture, tmp_path))
 
 
 def test_missing_and_truncated_images_are_named_together(own_capture, tmp_path):
@@ -42,7 +42,7 @@ def test_missing_and_truncated_images_are_named_together(own_capture, tmp_path):
     whole = (own_capture / "images/001.png").read_bytes()
     (own_capture / "images/001.png").write_bytes(whole[: len(whole) // 2])
     text = message(tiny_config(own_capture, tmp_path))
-    assert "2 photos cannot be used" in text
+    assert "2 of 10 photos cannot be used" in text
     assert "000.png is missing" in text
     assert "001.png is broken" in text
 

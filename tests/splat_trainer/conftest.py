@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from splat_runs import Mixer, write_colmap
+from splat_runs import Mixer
+from toy import write_colmap
 
 from harmonizer_ns.distill import repairs
 

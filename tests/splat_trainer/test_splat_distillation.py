@@ -12,9 +12,9 @@ from splat_runs import CPU, Mixer, go, tiny
 
 import gsplat_trainer
 from gsplat_trainer.config import HarmonizeConfig
+from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World, run_round
 from gsplat_trainer.trainer import Trainer
-from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats, write_splats
@@ -40,7 +40,7 @@ def test_both_trainers_find_the_same_cameras_references_and_weights(capture, tmp
     config.pipeline.model.background_color = "black"
     pipeline = start(config).pipeline
     settings = tiny(capture, tmp_path / "g", sh_degree=2)
-    trainer = Trainer(settings, load_scene(settings), CPU)
+    trainer = Trainer(settings, load_data(settings), CPU)
     gauss = pipeline.model.gauss_params
     same = {"sh0": "features_dc", "shN": "features_rest"}
     for name in trainer.splats:
@@ -75,7 +75,7 @@ def _process(rank: int, port: int, data: str, folder: str) -> None:
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     config = tiny(Path(data), Path(folder) / "o")
-    trainer = Trainer(config, load_scene(config), CPU, World(rank, 2))
+    trainer = Trainer(config, load_data(config), CPU, World(rank, 2))
     with trainer.whole_scene():
         run_round(trainer.world, trainer.repairs, 10)
     draws = [trainer.repairs.draw(step) for step in range(11, 20)]
@@ -174,7 +174,7 @@ def camera_path(tmp_path, data):
     flip = torch.tensor([1.0, -1.0, -1.0, 1.0])
     entries = [
         {"camera_to_world": (camera.camera_to_world[0] * flip).flatten().tolist(), "fov": 50.0, "aspect": 1.33}
-        for camera in load_scene(config).cameras[::3]
+        for camera in load_data(config).cameras[::3]
     ]
     file = tmp_path / "camera_path.json"
     file.write_text(json.dumps({"camera_path": entries, "render_width": 64, "render_height": 48}))

@@ -10,15 +10,15 @@ import torch
 import tyro
 import yaml
 from plyfile import PlyData
-from splat_runs import CPU, go, tiny, write_colmap
-from toy import arc_cameras
+from splat_runs import CPU, go, tiny
+from toy import arc_cameras, write_colmap
 
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import main
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
+from gsplat_trainer.data import load_data
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.trajectory import focus_point, make_trajectory
-from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.splats.files import read_splats
@@ -50,7 +50,7 @@ def test_the_command_leaves_what_gsplat_users_expect(colmap, tmp_path, mixer, ki
 
 
 def test_bad_input_is_one_line(tmp_path):
-    with pytest.raises(SystemExit, match=r"^gsplat-trainer: no COLMAP reconstruction"):
+    with pytest.raises(SystemExit, match=r"^gsplat-trainer: .* holds neither transforms\.json nor a COLMAP"):
         main(["default", "--data_dir", str(tmp_path), "--result_dir", str(tmp_path / "o")])
 
 
@@ -91,7 +91,7 @@ def test_interrupted_run_continues_bit_identically(colmap, tmp_path, mixer, kind
 
 def trainer_of(data, tmp_path, **options):
     config = tiny(data, tmp_path / "o", **options)
-    return Trainer(config, load_scene(config), CPU)
+    return Trainer(config, load_data(config), CPU)
 
 
 def test_density_control_listens_to_photos_only(colmap, tmp_path, mixer, monkeypatch):
@@ -201,7 +201,7 @@ def test_evaluating_a_gsplat_checkpoint_changes_nothing(colmap, tmp_path):
 
 @pytest.mark.parametrize("kind", ["interp", "ellipse", "spiral"])
 def test_trajectories_are_rigid_and_look_at_the_scene(colmap, tmp_path, kind):
-    cameras = load_scene(tiny(colmap, tmp_path)).cameras
+    cameras = load_data(tiny(colmap, tmp_path)).cameras
     path = make_trajectory(kind, cameras, 9)
     focus = focus_point(torch.cat([camera.camera_to_world for camera in cameras]))
     torch.testing.assert_close(focus, torch.zeros(3), atol=1e-3, rtol=0)

@@ -14,6 +14,7 @@ from gsplat_trainer import viewer as live
 from harmonizer_ns.bench.watcher import Watcher
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
+from harmonizer_ns.images import to_float
 
 PAUSED = 20
 
@@ -119,7 +120,13 @@ def test_other_hosts_are_warned_about(colmap, tmp_path, capsys):
 
 def test_a_checkpoint_can_be_looked_at(colmap, tmp_path):
     trained = go(tiny(colmap, tmp_path, enhancer="none"))
-    scene = view.open_scene(view.ViewConfig(tmp_path / "ckpts/ckpt_29_rank0.pt"), "cpu")
+    checkpoint = tmp_path / "ckpts/ckpt_29_rank0.pt"
+    scene = view.open_scene(view.ViewConfig(checkpoint), "cpu")
     camera = trained.scene.cameras[3]
     torch.testing.assert_close(scene.renderer.render(camera).rgb, trained.render(camera).rgb)
     assert scene.renderer.render(scene.start.resized(64, 48)).alpha.max() > 0.5
+    assert scene.photos(camera) is None
+    with_photos = view.open_scene(view.ViewConfig(checkpoint, data=colmap), "cpu")
+    nearest = with_photos.photos(camera)[0]
+    torch.testing.assert_close(nearest.rgb[0], to_float(trained.scene.photo(3)))
+    torch.testing.assert_close(nearest.cameras.camera_to_world[0], camera.camera_to_world[0])

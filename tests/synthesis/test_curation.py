@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy import capture_of
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.captures.frame import Similarity
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.splats.held_out import Split
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation import (
@@ -43,7 +46,7 @@ class WallRenderer:
         depth = torch.full((len(cameras), 1, cameras.height, cameras.width), 4.0)
         x, y, _ = backproject(depth, cameras).unbind(-1)
         rgb = torch.stack([0.4 + 0.2 * torch.sin(a * x + b * y) for a, b in ((3, 1), (1, 4), (2, -2))], dim=1)
-        return Frames(rgb, torch.ones_like(depth), depth, cameras)
+        return Frames(to_float(to_uint8(rgb)), torch.ones_like(depth), depth, cameras)  # as photos are
 
 
 class Fits:
@@ -76,9 +79,8 @@ def rig() -> Capture:
     intrinsics = torch.tensor([[40.0, 0, 24], [0, 40.0, 16], [0, 0, 1]]).repeat(COUNT, 1, 1)
     photos = list(WallRenderer().render(Cameras(pose, intrinsics, 48, 32)))
     points = torch.cat([backproject(p.depth, p.cameras)[0, ::8, ::8].reshape(-1, 3) for p in photos[::3]])
-    photos = [replace(p, depth=torch.zeros_like(p.depth)) for p in photos]
     names = tuple(f"images/{'left' if i < 12 else 'right'}/{i % 12:03d}.png" for i in range(COUNT))
-    return Capture("rig", names, photos, points, torch.full_like(points, 0.5))
+    return capture_of("rig", names, photos, points)
 
 
 def make(kind: str, capture: Capture, seed: int = 0, fits: Fits | None = None, **changes) -> list[Made]:
@@ -87,7 +89,7 @@ def make(kind: str, capture: Capture, seed: int = 0, fits: Fits | None = None, *
 
 
 def view_of(capture: Capture, made: Made) -> int:
-    return capture.filenames.index(made.source)
+    return capture.names.index(made.source)
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -96,7 +98,7 @@ def test_a_perfect_reconstruction_changes_nothing(kind, rig, fits):
     assert len(made) == 10
     for one in made:
         torch.testing.assert_close(one.image, one.target, atol=1e-5, rtol=0)
-        torch.testing.assert_close(one.target, rig.photos[view_of(rig, one)].rgb[0])
+        torch.testing.assert_close(one.target, rig.frames(view_of(rig, one)).rgb[0])
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -106,11 +108,11 @@ def test_clips_are_neighbouring_frames_of_one_camera_with_the_same_parameters(ki
         clips = [[one for one in made if one.clip == clip] for clip in (0, 1)]
         assert [one.clip for one in made] == [0] * 4 + [1] * 4
         train = {tuple(photo.cameras.centers[0].tolist()) for photo in fits.photos[-1]}
-        fitted = [tuple(photo.cameras.centers[0].tolist()) in train for photo in rig.photos]
+        fitted = [tuple(camera.centers[0].tolist()) in train for camera in rig.cameras]
         for clip in clips:
             views = [view_of(rig, one) for one in clip]
             kinds = {fitted[view] for view in views}
-            assert len({rig.filenames[view][:9] for view in views}) == len(kinds) == 1
+            assert len({rig.names[view][:9] for view in views}) == len(kinds) == 1
             between = [i for i in range(views[0], views[-1] + 1) if fitted[i] == fitted[views[0]]]
             assert views == between
             assert all(one.parameters == clip[0].parameters for one in clip)
@@ -130,7 +132,7 @@ def test_references_are_other_photos_that_warp_onto_the_target(kind, rig, fits):
         assert len(set(one.references.names)) == len(frames) == 3
         assert own not in one.references.names
         for name, frame in zip(one.references.names, frames, strict=True):
-            photo = rig.photos[rig.filenames.index(f"images/{name}.png")]
+            photo = rig.frames(rig.names.index(f"images/{name}.png"))
             assert torch.equal(frame.rgb, photo.rgb)
             assert torch.equal(frame.cameras.camera_to_world, photo.cameras.camera_to_world)
         warped = backward_warp(frames[0], one.geometry.depth, one.geometry.cameras, 0.05)
@@ -185,12 +187,7 @@ def test_cycle_refits_renders_from_shifted_cameras_alone(rig, fits):
 
 
 def test_cycle_does_not_depend_on_the_unit_of_length(rig, fits):
-    def scaled(photo: Frames) -> Frames:
-        pose = photo.cameras.camera_to_world.clone()
-        pose[:, :3, 3] *= 100
-        return replace(photo, cameras=replace(photo.cameras, camera_to_world=pose))
-
-    large = replace(rig, photos=[scaled(photo) for photo in rig.photos], points=rig.points * 100)
+    large = rig.moved(Similarity(torch.diag(torch.tensor([100.0, 100, 100, 1], dtype=torch.float64))))
     first, second = (torch.tensor(make("cycle", c, 4, fits)[0].parameters["offset"]) for c in (rig, large))
     torch.testing.assert_close(first * 100, second)
 
@@ -215,7 +212,7 @@ def test_references_are_rendered_once(rig, fits, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 7, 12])
 def test_too_few_photos_say_how_many_are_needed(rig, count):
-    small = replace(rig, filenames=rig.filenames[:count], photos=rig.photos[:count])
+    small = rig.part(range(count))
     with pytest.raises(InputError, match=rf"rig has {count} photos.* need 14 of one camera"):
         make("sparse", small, every=(2, 3), clip=10, clips=1)
     with pytest.raises(InputError, match=rf"rig has {count} photos.* need 15 of one camera"):
@@ -223,10 +220,10 @@ def test_too_few_photos_say_how_many_are_needed(rig, count):
 
 
 def test_the_stated_number_of_photos_is_enough(rig, fits):
-    single = replace(rig, filenames=tuple(f"images/{i}.png" for i in range(COUNT)))
+    single = replace(rig, names=tuple(f"images/{i}.png" for i in range(COUNT)))
 
     def first(n: int) -> Capture:
-        return replace(single, filenames=single.filenames[:n], photos=single.photos[:n])
+        return single.part(range(n))
 
     assert len(make("sparse", first(12), 0, fits, every=(4, 4), near_clean=0.0, clips=3, clip=3)) == 9
     with pytest.raises(InputError, match="need 12 of one camera"):
@@ -234,7 +231,7 @@ def test_the_stated_number_of_photos_is_enough(rig, fits):
 
 
 def test_one_camera_and_useless_patterns_are_no_rig(rig):
-    left = replace(rig, filenames=rig.filenames[:12], photos=rig.photos[:12])
+    left = rig.part(range(12))
     with pytest.raises(InputError, match=r"from one camera.*'images/left'.*cameras"):
         make("cross_reference", left)
     for pattern, matched in (("*middle*", 0), ("*", COUNT)):
@@ -246,7 +243,7 @@ def test_a_splat_wants_seed_points_and_a_cycle_wants_places(rig):
     bare = replace(rig, points=rig.points[:2], colors=rig.colors[:2])
     with pytest.raises(InputError, match=r"2 seed points.*reconstructor: nerf"):
         make("sparse", bare)
-    still = replace(rig, photos=[replace(p, cameras=rig.photos[0].cameras) for p in rig.photos])
+    still = replace(rig, cameras=[rig.cameras[0]] * COUNT)
     with pytest.raises(InputError, match="one place"):
         make("cycle", still)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
-from toy import arc_cameras
+from toy import arc_cameras, capture_of
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.model import base_harmonics
@@ -70,9 +70,8 @@ def capture() -> Capture:
     scene, _ = table()
     cameras = arc_cameras(8, 80, 60, span=0.5)
     photos = [renderer_of(scene).render(camera) for camera in cameras]
-    photos = [Frames(p.rgb, torch.ones_like(p.alpha), torch.zeros_like(p.depth), p.cameras) for p in photos]
     names = tuple(f"images/{i}.png" for i in range(8))
-    return Capture("table", names, photos, scene["means"], scene["colors"])
+    return replace(capture_of("table", names, photos, scene["means"]), colors=scene["colors"])
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def test_equal_seeds_give_equal_pairs(capture, made):
 
 
 def test_what_cannot_be_done_is_told(capture):
-    few = replace(capture, photos=capture.photos[:3], filenames=capture.filenames[:3])
+    few = capture.part(range(3))
     with pytest.raises(InputError, match="3 photos, a clip needs 5"):
         list(make_reinsert(few, SETTINGS, 0))
     nothing = replace(SETTINGS, masks=MaskConfig(share=(0.9, 0.95)), run=replace(RUN, steps=5))
@@ -169,7 +168,7 @@ def test_clips_do_not_overlap(capture):
 
 def test_pixels_without_weight_are_not_learnt(capture):
     """Half of every photo is painted white there: the fit must not see it; weights of 1 are as good as none."""
-    photos = capture.photos[:4]
+    photos = [capture.frames(i) for i in range(4)]
     white = [Frames(torch.where(HALF, 1.0, p.rgb), p.alpha, p.depth, p.cameras) for p in photos]
     weights = [1 - HALF.float()[None, None] for _ in photos]
     fitter = SplatReconstructor(SplatConfig(steps=30, max_gaussians=900))

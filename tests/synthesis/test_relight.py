@@ -14,7 +14,7 @@ from tiny_difix import CONFIG, write_text_encoder
 from torch.nn import functional as F
 from toy import arc_cameras, look_at, write_capture
 
-from harmonizer_ns.captures.pinhole import Capture, load_capture
+from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Made
@@ -223,7 +223,7 @@ def test_a_diffusion_model_relights(masked, pipeline):
 
 
 def test_ic_light_sees_the_foreground(masked, pipeline):
-    frames = masked.photos[0].rgb
+    frames = masked.frames(0).rgb
     model = DiffusionSettings(str(pipeline), steps=2)
     light = replace(model, ic_light=str(pipeline / "ic_light.safetensors"))
     whole, none = torch.ones_like(frames[:, :1]), torch.zeros_like(frames[:, :1])
@@ -237,7 +237,7 @@ def test_ic_light_sees_the_foreground(masked, pipeline):
 
 def test_a_model_that_cannot_be_loaded_is_named(masked, tmp_path, pipeline):
     (tmp_path / "model").mkdir()
-    frames = masked.photos[0].rgb
+    frames = masked.frames(0).rgb
     with pytest.raises(InputError, match="model for relighting"):
         diffusion_gain(frames, frames[:, :1], DiffusionSettings(str(tmp_path / "model")), 4.0, 0)
     save_file({"conv_in.weight": torch.zeros(1)}, tmp_path / "bad.safetensors")
@@ -249,7 +249,7 @@ def test_a_model_that_cannot_be_loaded_is_named(masked, tmp_path, pipeline):
 
 
 def test_what_cannot_be_relit_is_told(masked):
-    few = replace(masked, photos=masked.photos[:3], filenames=masked.filenames[:3])
+    few = masked.part(range(3))
     with pytest.raises(InputError, match="3 photos, a clip needs 5"):
         list(make_relight(few, SETTINGS, 0))
     with pytest.raises(InputError, match="seed points"):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from toy import capture_of
 
-from harmonizer_ns.captures.pinhole import Capture
-from harmonizer_ns.synthesis import sparse
-from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.splats.fit import SplatConfig
+from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.synthesis import sparse
 from harmonizer_ns.synthesis.sparse import Setting, SparseConfig, build_sample, draw_settings, write_setting
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject
@@ -28,7 +30,7 @@ class WallRenderer:
         depth = torch.full((len(cameras), 1, cameras.height, cameras.width), 4.0)
         x, y, _ = backproject(depth, cameras).unbind(-1)
         rgb = torch.stack([0.4 + 0.2 * torch.sin(a * x + b * y) for a, b in ((3, 1), (1, 4), (2, -2))], dim=1)
-        return Frames(rgb + self.excess, torch.ones_like(depth), depth, cameras)
+        return Frames(to_float(to_uint8(rgb)) + self.excess, torch.ones_like(depth), depth, cameras)
 
 
 @pytest.fixture
@@ -38,8 +40,7 @@ def wall() -> Capture:
     intrinsics = torch.tensor([[40.0, 0, 24], [0, 40.0, 16], [0, 0, 1]]).repeat(8, 1, 1)
     photos = list(WallRenderer(0.0).render(Cameras(pose, intrinsics, 48, 32)))
     points = backproject(photos[4].depth, photos[4].cameras)[0, ::4, ::4].reshape(-1, 3)
-    photos = [Frames(p.rgb, p.alpha, torch.zeros_like(p.depth), p.cameras) for p in photos]
-    return Capture("wall", tuple(f"images/{i}.png" for i in range(8)), photos, points, torch.full_like(points, 0.5))
+    return capture_of("wall", tuple(f"images/{i}.png" for i in range(8)), photos, points)
 
 
 def config(output: Path, **changes) -> SparseConfig:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from harmonizer_ns.captures.pinhole import load_cameras, load_capture
+from harmonizer_ns.captures.capture import load_capture, pose_files, read_views
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, written_whole
 from harmonizer_ns.pairs import Pair
@@ -97,19 +97,16 @@ def _source(item: PlannedItem) -> Any:
         folder = Path(item.folder)
         clip = load_clip(tuple(folder / file for file in item.files), item.width)
         return dataclasses.replace(clip, cameras=_cameras(folder, item.files, *clip.frames.shape[-2:]))
-    try:
-        return load_capture(item.folder, item.width)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(str(error)) from error
+    return load_capture(item.folder, item.width)
 
 
 def _cameras(folder: Path, files: tuple[str, ...], height: int, width: int) -> Cameras | None:
-    """Read the cameras of a clip, where the scene has good ones; the plan tells of the others."""
-    if not (folder / "transforms.json").is_file():
+    """Read the cameras of a clip, where the scene has good ones of undistorted photos; the plan tells of the others."""
+    if not pose_files(folder):
         return None
     try:
-        cameras = load_cameras(folder)
-    except (ValueError, KeyError, TypeError):
+        cameras = read_views(folder).cameras()
+    except InputError:
         return None
     found = [cameras[file].resized(width, height) for file in files if file in cameras]
     return cat_cameras(found) if len(found) == len(files) else None

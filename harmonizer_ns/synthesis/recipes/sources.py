@@ -10,13 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harmonizer_ns.captures.pinhole import capture_files, load_cameras
+from harmonizer_ns.captures.capture import pose_files, read_views
+from harmonizer_ns.captures.posed import PosedViews
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.media import image_files
 from harmonizer_ns.synthesis.streams.base import Source
-
-_BAD_CAPTURE = (OSError, ValueError, KeyError, TypeError)
-"""What a ``transforms.json`` that is none makes of reading it."""
 
 _BESIDE = ("masks", "labels", "boxes.json")
 """Where streams look in a scene when their settings name no other place."""
@@ -48,22 +46,26 @@ def capture_scene(folder: Path) -> SourceScene:
     """Take a folder as a posed capture.
 
     Raises:
-        InputError: when ``transforms.json`` is missing or cannot be used.
+        InputError: when it cannot be used.
     """
+    return SourceScene(folder.name, folder, _views(folder).names)
+
+
+def _views(folder: Path) -> PosedViews:
     try:
-        return SourceScene(folder.name, folder, tuple(load_cameras(folder)))
-    except _BAD_CAPTURE as error:
-        raise InputError(f"{folder} is no capture that can be used: {_told(error)}") from error
+        return read_views(folder)
+    except InputError as error:
+        raise InputError(f"{folder} is no capture that can be used: {error}") from error
 
 
 def folder_scene(folder: Path) -> tuple[SourceScene, str]:
-    """Take the images of ``transforms.json``, or of the folder or its ``images``; also tells what hinders the former.
+    """Take the photos of a capture, or the images of the folder or its ``images``; also tells what hinders the former.
 
     Raises:
         InputError: when there are none.
     """
     note = ""
-    if (folder / "transforms.json").is_file():
+    if pose_files(folder):
         try:
             return capture_scene(folder), note
         except InputError as error:
@@ -113,12 +115,10 @@ def source_files(source: Source, folder: Path, files: tuple[str, ...], settings:
     """
     if source == "nothing":
         return []
-    try:
-        found = list(capture_files(folder) if source == "capture" else files)
-    except _BAD_CAPTURE as error:
-        raise InputError(f"{folder} is no capture that can be used: {_told(error)}") from error
-    if source == "clip" and (folder / "transforms.json").is_file():
-        found.append("transforms.json")
+    if source == "capture":
+        found = list(_views(folder).files)
+    else:
+        found = [*files, *(path.relative_to(folder).as_posix() for path in pose_files(folder))]
     stems = {Path(file).stem for file in found}
     for name in [*_BESIDE, *filter(None, _texts(settings))]:
         beside = _beside(folder, name)
@@ -166,7 +166,3 @@ class Contents:
         """Digest several files with their names."""
         lines = "".join(f"{file}\0{self.of(folder / file)}\n" for file in files)
         return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _told(error: Exception) -> str:
-    return f"transforms.json has no {error}" if isinstance(error, KeyError) else str(error)

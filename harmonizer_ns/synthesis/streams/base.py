@@ -27,7 +27,7 @@ class Clip:
     Args:
         files: where they came from.
         frames: their colours in [0, 1], multiples of 1/255: what is left alone stays the same in a PNG.
-        cameras: one for each frame, where the scene has ``transforms.json``.
+        cameras: one for each frame, where the scene is a capture.
     """
 
     files: tuple[Path, ...]

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.poses import nearest_spacing
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
@@ -29,7 +29,7 @@ from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.fits import remembering, show_photo
 from harmonizer_ns.synthesis.streams.windows import Views, camera_of, capacity, choose_windows
-from harmonizer_ns.types import Cameras, Reconstructor
+from harmonizer_ns.types import Cameras, Frames, Reconstructor
 
 _FEWEST = 3
 """Photos that a reconstruction needs."""
@@ -149,11 +149,11 @@ def make_cycle(
     everything = every_nth(len(capture), 1)
     _check_room(capture, everything, settings)
     offset = _draw_offset(capture, settings, draw)
-    shifted = [_shifted(photo.cameras, offset) for photo in capture.photos]
+    shifted = [_shifted(camera, offset) for camera in capture.cameras]
     first = _fit(capture, everything, settings, seed, reconstructors)
-    renders = replace(capture, photos=[first.renderer.render(camera) for camera in shifted])
-    second = replace(_fit(renders, everything, settings, seed, reconstructors), capture=capture)
-    windows = choose_windows(capture.filenames, everything, settings.clips, settings.clip, 1.0, draw)
+    renders = [first.renderer.render(camera) for camera in shifted]
+    second = _fit(capture, everything, settings, seed, reconstructors, renders)
+    windows = choose_windows(capture.names, everything, settings.clips, settings.clip, 1.0, draw)
     parameters = {"offset": offset.tolist(), "steps": settings.steps}
     return _pairs(second, [(window, parameters) for window in windows], settings)
 
@@ -170,14 +170,19 @@ def make_cross_reference(
     split = _rig_split(capture, settings, draw)
     _check_room(capture, split, settings)
     fit = _fit(capture, split, settings, seed, reconstructors)
-    cameras = sorted({camera_of(capture.filenames[i]) for i in split.train})
+    cameras = sorted({camera_of(capture.names[i]) for i in split.train})
     return _show(fit, settings, draw, {"cameras": list(settings.cameras) or cameras, "steps": settings.steps})
 
 
 def _fit(
-    capture: Capture, split: Split, settings: CurationSettings, seed: int, reconstructors: Reconstructors
+    capture: Capture,
+    split: Split,
+    settings: CurationSettings,
+    seed: int,
+    reconstructors: Reconstructors,
+    photos: list[Frames] | None = None,
 ) -> SparseFit:
-    """Fit the split's photos; the renderer remembers what it has rendered."""
+    """Fit the split's photos, or those in their place; the renderer remembers what it has rendered."""
     name = settings.reconstructor
     if name not in reconstructors:
         raise InputError(f"the reconstructor {name} is not at hand, only {', '.join(reconstructors)}")
@@ -186,14 +191,14 @@ def _fit(
             f"{capture.name} has {len(capture.points)} seed points, a splat starts from at least {MIN_POINTS}: "
             "name a PLY as ply_file_path in transforms.json, or set reconstructor: nerf"
         )
-    return remembering(fit_sparse(capture, split, reconstructors[name](settings, seed)))
+    return remembering(fit_sparse(capture, split, reconstructors[name](settings, seed), photos))
 
 
 def _show(
     fit: SparseFit, settings: SparseSettings | CrossReferenceSettings, draw: random.Random, parameters: dict[str, Any]
 ) -> Iterator[Made]:
     """Show clips of held-out photos, and some of fitted ones."""
-    filenames, fitted = fit.capture.filenames, frozenset(fit.split.train)
+    filenames, fitted = fit.capture.names, frozenset(fit.split.train)
     windows = choose_windows(filenames, fit.split, settings.clips, settings.clip, settings.near_clean, draw)
     return _pairs(fit, [(window, {**parameters, "fitted": window[0] in fitted}) for window in windows], settings)
 
@@ -202,13 +207,13 @@ def _pairs(fit: SparseFit, windows: list[tuple[Views, dict[str, Any]]], settings
     for number, (window, parameters) in enumerate(windows):
         for view in window:
             drawn = {"reconstructor": settings.reconstructor, **parameters}
-            render = fit.renderer.render(fit.capture.photos[view].cameras)
+            render = fit.renderer.render(fit.capture.cameras[view])
             yield show_photo(fit, view, render, drawn, number, references=settings.references)
 
 
 def _draw_every(capture: Capture, settings: SparseSettings, draw: random.Random) -> tuple[int, int]:
     """Draw n, and the first photo fitted, among those that leave enough photos on both sides."""
-    possible = _possible(capture.filenames, settings)
+    possible = _possible(capture.names, settings)
     if not possible:
         needed = next(n for n in count(1) if _possible(["images/0"] * n, settings))
         raise InputError(
@@ -237,7 +242,7 @@ def _has_room(filenames: Sequence[str], split: Split, settings: CurationSettings
 
 
 def _check_room(capture: Capture, split: Split, settings: CurationSettings) -> None:
-    if not _has_room(capture.filenames, split, settings):
+    if not _has_room(capture.names, split, settings):
         shown = split.held_out or split.train
         raise InputError(
             f"{capture.name} has {len(capture)} photos, {len(split.train)} to fit and {len(shown)} to show: "
@@ -248,7 +253,7 @@ def _check_room(capture: Capture, split: Split, settings: CurationSettings) -> N
 
 def _draw_offset(capture: Capture, settings: CycleSettings, draw: random.Random) -> Float[Tensor, " 3"]:
     """Draw a shift to the left or to the right along the camera's axes, in scene units."""
-    spacing, _ = nearest_spacing(torch.cat([photo.cameras.camera_to_world for photo in capture.photos]))
+    spacing, _ = nearest_spacing(torch.cat([camera.camera_to_world for camera in capture.cameras]))
     if not spacing:
         raise InputError(f"all photos of {capture.name} were taken in one place, which gives no length of a shift")
     length, side = spacing * draw.uniform(*settings.shift), draw.choice((-1, 1))
@@ -265,7 +270,7 @@ def _shifted(cameras: Cameras, offset: Float[Tensor, " 3"]) -> Cameras:
 
 def _rig_split(capture: Capture, settings: CrossReferenceSettings, draw: random.Random) -> Split:
     """Fit the photos of some cameras, and hold out those of the others."""
-    names = capture.filenames
+    names = capture.names
     if settings.cameras:
         fitted = {name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.cameras)}
         if not fitted or len(fitted) == len(names):

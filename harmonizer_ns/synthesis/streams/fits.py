@@ -62,16 +62,16 @@ def show_photo(
         mask: how far each pixel was changed; None where damage is everywhere.
         references: how many photos to look at, at most; never the photo itself.
     """
-    found = named_references(fit, fit.capture.photos[view].cameras, references, exclude=(view,))
+    found = named_references(fit, fit.capture.cameras[view], references, exclude=(view,))
     return Made(
         damaged.rgb[0],
-        fit.capture.photos[view].rgb[0],
+        fit.capture.frames(view).rgb[0],
         parameters,
         mask,
         geometry=damaged,
         references=None if found is None else NamedPhotos(tuple(map(_name, found[0])), found[1]),
         clip=clip,
-        source=fit.capture.filenames[view],
+        source=fit.capture.names[view],
     )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.splats.model import Splats, base_colors, chosen
@@ -131,11 +131,11 @@ def _make_clip(run: Run, own: Tensor, views: Views, number: int, settings: Reins
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
     soft = feather(masks, settings.feather)
     for view in views:
-        camera = run.capture.photos[view].cameras
+        camera = run.capture.cameras[view]
         render = compose(asset.render(camera), visible[view : view + 1], background.render(camera))
         mask = soft[view] if settings.paste else None
         if mask is not None:
-            render = replace(render, rgb=torch.lerp(run.capture.photos[view].rgb, render.rgb, mask))
+            render = replace(render, rgb=torch.lerp(run.capture.frames(view).rgb, render.rgb, mask))
         yield show_photo(run, view, render, parameters, number, mask)
 
 
@@ -166,7 +166,7 @@ def fit_background(
     run: Run, own: Bool[Tensor, " g"], masks: Float[Tensor, "n 1 h w"], settings: ReinsertSettings
 ) -> SplatRenderer:
     """Fit the scene without the object, to photos that are filled from around inside the masks."""
-    photos = [_filled(photo, mask) for photo, mask in zip(run.capture.photos, masks, strict=True)]
+    photos = [_filled(run.capture.frames(i), mask) for i, mask in enumerate(masks)]
     weights = [1 - (1 - settings.fill_weight) * mask[None] for mask in masks]
     splats = run.splat.splats
     points, colors = splats["means"][~own], base_colors(splats)[~own].clamp(0, 1)

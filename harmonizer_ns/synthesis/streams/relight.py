@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.fits import show_photo

@@ -12,7 +12,7 @@ from typing import TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.captures.pinhole import Capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, every_nth
@@ -58,21 +58,17 @@ def draw_run(capture: Capture, settings: RunSettings, seed: int) -> Capture:
     """
     if len(capture) < settings.frames:
         raise InputError(f"{capture.name} has {len(capture)} photos, a clip needs {settings.frames}")
-    if len({photo.rgb.shape for photo in capture.photos}) > 1:
+    if len({(camera.width, camera.height) for camera in capture.cameras}) > 1:
         raise InputError(f"the photos of {capture.name} differ in size: frames of one clip have one size")
     start = random.Random(seed).randrange(max(1, len(capture) - settings.photos + 1))
-    part = slice(start, start + settings.photos)
-    photos = capture.photos[part]
-    seen = in_frustum(cat_cameras([photo.cameras for photo in photos]), capture.points).sum(0) > 1
+    run = capture.part(range(len(capture))[start : start + settings.photos])
+    seen = in_frustum(cat_cameras(run.cameras), run.points).sum(0) > 1
     if seen.sum() < MIN_POINTS:
         raise InputError(
-            f"{capture.name} has {len(capture.points)} seed points, {int(seen.sum())} of them before the photos from "
-            f"{capture.filenames[start]} on; a fit needs {MIN_POINTS}: name a PLY as ply_file_path in transforms.json"
+            f"{run.name} has {len(run.points)} seed points, {int(seen.sum())} of them before the photos from "
+            f"{run.names[0]} on; a fit needs {MIN_POINTS}: name a PLY as ply_file_path in transforms.json"
         )
-    points, colors = capture.points[seen], capture.colors[seen]
-    return replace(
-        capture, filenames=capture.filenames[part], photos=photos, points=points, colors=colors, train=(), test=()
-    )
+    return replace(run, points=run.points[seen], colors=run.colors[seen], seen=None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Run(SparseFit):
 
     def cameras(self, views: Sequence[int]) -> Cameras:
         """Join the cameras of some photos."""
-        return cat_cameras([self.capture.photos[i].cameras for i in views])
+        return cat_cameras([self.capture.cameras[i] for i in views])
 
     def renders(self, views: Sequence[int]) -> Frames:
         """Render the splat from the cameras of some photos."""
@@ -100,8 +96,8 @@ class Run(SparseFit):
 
     def clip(self, views: Sequence[int]) -> Clip:
         """Join some photos into a clip."""
-        photos = cat_frames([self.capture.photos[i] for i in views])
-        files = tuple(self.capture.folder / self.capture.filenames[i] for i in views)
+        photos = cat_frames([self.capture.frames(i) for i in views])
+        files = tuple(self.capture.folder / self.capture.names[i] for i in views)
         return Clip(files, photos.rgb, photos.cameras)
 
     def object_masks(self, views: Sequence[int], config: MaskConfig, seed: int) -> Iterator[Float[Tensor, "n 1 h w"]]:
@@ -137,7 +133,7 @@ class Run(SparseFit):
             if made == self.settings.clips:
                 return
         if not made:
-            first, last = self.capture.filenames[0], self.capture.filenames[-1]
+            first, last = self.capture.names[0], self.capture.names[-1]
             raise InputError(
                 f"no object stands out in all frames of a clip among {first} to {last} of {self.capture.name}: give "
                 "masks (masks.source files, boxes or sam), a larger range of masks.share, or leave the scene out"
@@ -151,7 +147,8 @@ def fit_run(capture: Capture, settings: RunSettings, seed: int) -> Run:
         InputError: as `draw_run`.
     """
     run = draw_run(capture, settings, seed)
-    splat = splat_fitter(settings, seed).fit(run.photos, run.points, run.colors)
+    photos = [run.frames(i) for i in range(len(run))]
+    splat = splat_fitter(settings, seed).fit(photos, run.points, run.colors)
     return Run(run, every_nth(len(run), 1), RememberingRenderer(splat), splat, settings, seed)
 
 

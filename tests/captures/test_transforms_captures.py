@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from harmonizer_ns.captures.pinhole import load_capture, natural_key
+from harmonizer_ns.captures.capture import load_capture
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.media import natural_key
 
 
 def gl_pose(x: float = 0.0) -> list[list[float]]:
@@ -37,8 +39,8 @@ def write_points(path: Path, points: list[tuple[float, ...]]) -> None:
 def test_photos_come_in_capture_order_with_opencv_axes(tmp_path):
     write_capture(tmp_path)
     capture = load_capture(tmp_path)
-    assert capture.filenames == ("images/a_1.png", "images/a_2.png", "images/a_10.png")
-    pose = capture.photos[0].cameras.camera_to_world[0]
+    assert capture.names == ("images/a_1.png", "images/a_2.png", "images/a_10.png")
+    pose = capture.cameras[0].camera_to_world[0]
     assert pose[:3, 2].tolist() == [0, 0, -1]  # forward is the OpenGL camera's -z
     assert pose[:3, 1].tolist() == [0, -1, 0]  # down
     assert pose[:3, 3].tolist() == [2, 0, 0]  # the third file written
@@ -50,7 +52,7 @@ def test_a_seed_point_projects_onto_the_pixel_that_it_coloured(tmp_path):
     write_capture(tmp_path, names=("one.png",), ply_file_path="points.ply")
     write_points(tmp_path / "points.ply", [(0.2, 0.1, -2.0, 255, 0, 51)])
     capture = load_capture(tmp_path)
-    pixel, z = project(capture.points[None, None], capture.photos[0].cameras)
+    pixel, z = project(capture.points[None, None], capture.cameras[0])
     assert z.item() == pytest.approx(2.0)
     assert pixel.flatten().tolist() == pytest.approx([20 + 50 * 0.1, 10 - 60 * 0.05])  # y up in the world
     assert capture.colors[0].tolist() == pytest.approx([1, 0, 0.2])
@@ -60,7 +62,7 @@ def test_resizing_scales_intrinsics_and_averages_pixels(tmp_path):
     write_capture(tmp_path, names=("one.png",))
     checker = (np.indices((20, 40)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(np.stack([checker] * 3, -1)).save(tmp_path / "images/one.png")
-    photo = load_capture(tmp_path, width=10).photos[0]
+    photo = load_capture(tmp_path, width=10).frames(0)
     assert tuple(photo.rgb.shape) == (1, 3, 5, 10)
     assert torch.allclose(photo.cameras.intrinsics[0].diagonal(), torch.tensor([12.5, 15.0, 1.0]))
     assert photo.rgb[..., 1:-1, 1:-1].sub(0.5).abs().max() < 0.05  # a sampled checkerboard would be black or white
@@ -70,23 +72,19 @@ def test_per_frame_intrinsics_win_over_shared_ones(tmp_path):
     content = write_capture(tmp_path)
     content["frames"][0]["fl_x"] = 77.0
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    focal = {n: p.cameras.intrinsics[0, 0, 0].item() for n, p in zip(*_named(load_capture(tmp_path)), strict=True)}
+    capture = load_capture(tmp_path)
+    focal = {name: camera.intrinsics[0, 0, 0] for name, camera in zip(capture.names, capture.cameras, strict=True)}
     assert focal == {"images/a_1.png": 50, "images/a_2.png": 77, "images/a_10.png": 50}
 
 
-def _named(capture):
-    return capture.filenames, capture.photos
-
-
-def test_alpha_of_rgba_images_is_kept(tmp_path):
+def test_transparent_pixels_are_shown_on_black(tmp_path):
     write_capture(tmp_path, names=("one.png",))
     rgba = np.full((20, 40, 4), 255, np.uint8)
     rgba[:10, :, 3] = 0
     Image.fromarray(rgba).save(tmp_path / "images/one.png")
-    photo = load_capture(tmp_path).photos[0]
-    assert photo.alpha[0, 0, :10].max() == 0
-    assert photo.alpha[0, 0, 10:].min() == 1
-    assert torch.equal(photo.rgb[0, 0], photo.alpha[0, 0])
+    photo = load_capture(tmp_path).frames(0)
+    assert photo.rgb[0, :, :10].max() == 0
+    assert photo.rgb[0, :, 10:].min() == 1
 
 
 def test_splits_follow_the_named_files(tmp_path):
@@ -96,54 +94,58 @@ def test_splits_follow_the_named_files(tmp_path):
     assert capture.test == (1,)
 
 
-def test_all_missing_images_are_named_at_once(tmp_path):
-    write_capture(tmp_path)
-    (tmp_path / "images/a_1.png").unlink()
-    (tmp_path / "images/a_10.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 .*a_1\.png.*a_10\.png"):
-        load_capture(tmp_path)
-
-
-def test_truncated_and_wrongly_sized_images_are_named_at_once(tmp_path):
+def test_missing_broken_and_wrongly_shaped_images_are_named_at_once(tmp_path):
     write_capture(tmp_path)
     whole = (tmp_path / "images/a_1.png").read_bytes()
     (tmp_path / "images/a_1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "images/a_2.png").unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "images/a_10.png")
-    with pytest.raises(ValueError, match=r"2 of 3 .*a_1\.png.*a_10\.png.*\(8, 8\).*\(40, 20\)"):
+    said = r"3 of 3 .*a_1\.png is broken.*a_2\.png is missing.*a_10\.png is 8x8, the capture says 40x20"
+    with pytest.raises(InputError, match=said):
         load_capture(tmp_path)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), 3.0])
-def test_bad_poses_are_named(tmp_path, bad):
+@pytest.mark.parametrize(
+    ("bad", "complaint"), [(float("nan"), "NaN"), (3.0, "not rigid"), ("one", "4x4 list of numbers")]
+)
+def test_a_bad_pose_is_named(tmp_path, bad, complaint):
     content = write_capture(tmp_path)
     content["frames"][1]["transform_matrix"][0][0] = bad
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"1 of 3 poses .*a_10\.png"):
+    with pytest.raises(InputError, match=rf"a_10\.png.*{complaint}"):
         load_capture(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k1": 0.1}, "distortion"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE"),
-        ({"fl_x": None}, "fl_x"),
+        ({"fl_x": None}, "intrinsics must be numbers"),
+        ({"w": None}, "intrinsics must be numbers"),
         ({"frames": []}, "no frames"),
+        ({"frames": {}}, "no list of frames"),
+        ({"frames": [{"file_path": "images/a_1.png"}]}, r"a_1\.png: its transform_matrix"),
+        ({"frames": [{"transform_matrix": gl_pose()}]}, "frame 0 has no file_path"),
         ({"train_filenames": ["images/none.png"]}, r"none\.png"),
+        ({"camera_model": "LENTICULAR"}, "LENTICULAR"),
+        ({"k4": 0.1}, "k4"),
+        ({"applied_transform": "up"}, "applied_transform"),
+        ({"ply_file_path": "gone.ply"}, r"gone\.ply, which does not exist"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path, change, message):
     content = {**write_capture(tmp_path), **change}
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         load_capture(tmp_path)
 
 
-def test_a_folder_without_transforms_or_with_missing_points_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"transforms\.json"):
+def test_what_is_no_capture_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        load_capture(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"neither transforms\.json nor a COLMAP reconstruction"):
         load_capture(tmp_path)
-    write_capture(tmp_path, ply_file_path="gone.ply")
-    with pytest.raises(FileNotFoundError, match=r"gone\.ply"):
+    (tmp_path / "transforms.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
         load_capture(tmp_path)
 
 
