@@ -13,12 +13,10 @@ from gsplat_trainer.config import Config
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.viewing.gui import ViewSettings
 from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable
-from harmonizer_ns.viewing.settings import ViewSettings
-from harmonizer_ns.viewing.turns import Turns
-
-STEPS_PER_VERSION = 100
-"""Training for so many steps changes the scene enough for a client's enhanced frames to be forgotten."""
+from harmonizer_ns.viewing.session import STEPS_PER_VERSION
+from harmonizer_ns.viewing.worker import FairLock
 
 
 class TrainingViewer(Protocol):
@@ -64,7 +62,7 @@ class LiveViewer:
     """
 
     def __init__(self, config: Config, scene: Capture, repairs: Repairs, device: torch.device) -> None:
-        self._turns, self._step = Turns(), 0
+        self._lock, self._step = FairLock(), 0
         warn_if_reachable(config.viewer_host)
         self.server = SceneViewer(
             repairs.renderer,
@@ -75,14 +73,14 @@ class LiveViewer:
             settings=ViewSettings(enhancer="builtin" if config.enhancer == "none" else config.enhancer),
             host=config.viewer_host,
             port=config.port,
-            guard=lambda: self._turns,
+            guard=lambda: self._lock,
             version=lambda: self._step // STEPS_PER_VERSION,
         )
         print(f"viewer: http://{config.viewer_host}:{self.server.port}")
 
     def training(self) -> AbstractContextManager:
         """Held while a step changes the splats; waits while a frame is rendered."""
-        return self._turns
+        return self._lock
 
     def after_step(self, step: int, rays: int) -> None:
         """Show the progress to clients at rest, from time to time."""

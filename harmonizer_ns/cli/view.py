@@ -18,8 +18,8 @@ from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Renderer
+from harmonizer_ns.viewing.gui import ViewSettings
 from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene, warn_if_reachable
-from harmonizer_ns.viewing.settings import ViewSettings
 
 EXAMPLES = """
 harmonizer view outputs/.../config.yml                 # a nerfstudio run; its photos guide the enhancer

@@ -23,16 +23,17 @@ from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.outputs import ENHANCED
 from harmonizer_ns.plugin.renderer import frames_from_outputs
 from harmonizer_ns.types import Cameras, Frames
-from harmonizer_ns.viewing.compose import compose
-from harmonizer_ns.viewing.gui import HarmonizerPanel
-from harmonizer_ns.viewing.session import EnhancedFrame, ViewSession
-from harmonizer_ns.viewing.settings import REST_SHARE, ViewSettings, limited
+from harmonizer_ns.viewing.gui import HarmonizerPanel, ViewSettings
+from harmonizer_ns.viewing.session import (
+    STEPS_PER_VERSION,
+    EnhancedFrame,
+    ViewSession,
+    compose,
+    limited,
+    pause_at_rest,
+)
 from harmonizer_ns.viewing.worker import LatestWorker
 
-STEPS_PER_VERSION = 100
-"""Training for so many steps changes the scene enough for the history to be forgotten."""
-REFRESH = 5.0
-"""Least seconds between enhanced frames for a client that does not move while the model trains."""
 SLOW = 0.25
 """An enhancer that takes more seconds than this shows the plain render first."""
 LEAP = 1.5
@@ -190,7 +191,7 @@ class ViewerClient:
     def _is_fresh(self, settings: ViewSettings) -> bool:
         """Whether this very view was enhanced a moment ago: training goes on while nobody moves."""
         key, when = self._last
-        pause = max(REFRESH, self._seconds * len(self._control.viewer.render_statemachines) / REST_SHARE)
+        pause = pause_at_rest(self._seconds, len(self._control.viewer.render_statemachines))
         return key == self._key(settings) and time.monotonic() - when < pause
 
     def _enhance(self, camera: Any, outputs: dict[str, Any], settings: ViewSettings) -> EnhancedFrame:

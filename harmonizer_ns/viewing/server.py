@@ -19,18 +19,14 @@ from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.poses import quaternion_to_rotation, rotation_to_quaternion
 from harmonizer_ns.types import Cameras, Frames, Renderer
-from harmonizer_ns.viewing.compose import compose
-from harmonizer_ns.viewing.gui import HarmonizerPanel
-from harmonizer_ns.viewing.session import EnhancedFrame, SelectPhotos, ViewSession
-from harmonizer_ns.viewing.settings import REST_SHARE, ViewSettings, limited
+from harmonizer_ns.viewing.gui import HarmonizerPanel, ViewSettings
+from harmonizer_ns.viewing.session import EnhancedFrame, SelectPhotos, ViewSession, compose, limited, pause_at_rest
 from harmonizer_ns.viewing.worker import LatestWorker
 
 LOCALHOST = "127.0.0.1"
 REST = 0.25
 """Seconds without motion after which the full resolution is rendered."""
 _GLANCE = 64  # longest side of a render that only tells depth
-REFRESH = 5.0
-"""Least seconds between two frames for a client at rest while the scene changes."""
 
 
 class ViewedScene(NamedTuple):
@@ -110,8 +106,7 @@ class SceneViewer:
     def scene_changed(self) -> None:
         """Training has moved on: show it to clients at rest when the last time is long ago."""
         clients = self.server.get_clients().values()
-        pause = max(REFRESH, self._seconds * len(clients) / REST_SHARE)
-        if time.monotonic() - self._refreshed >= pause:
+        if time.monotonic() - self._refreshed >= pause_at_rest(self._seconds, len(clients)):
             self._refreshed = time.monotonic()
             for client in clients:
                 self._rest(client, delay=0.0, replace=False)

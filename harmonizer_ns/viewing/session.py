@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enhance frames for several clients: enhancers loaded when they are chosen, one stream and one set of photos each."""
+"""The frames of several clients: each has one stream and one set of photos; enhancers are loaded when they are chosen.
+
+The rules that all viewers share stand here too: sizes, pauses, and how render and enhanced frame share a picture.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,20 @@ from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.poses import rotation_angle
 from harmonizer_ns.types import Cameras, Frames
-from harmonizer_ns.viewing.settings import ViewSettings
+from harmonizer_ns.viewing.gui import ViewSettings
 
 SelectPhotos = Callable[[Cameras], Frames | None]
 """Finds the photos for a view (a batch of one); may render depth, which takes the train lock."""
 
+STEPS_PER_VERSION = 100
+"""Training for so many steps changes the scene enough for the histories of enhanced frames to be forgotten."""
+REFRESH = 5.0
+"""Least seconds between two frames for a client at rest while the scene changes."""
+REST_SHARE = 0.01
+"""Largest share of a run's time that frames for clients at rest may take: training should not slow down for them."""
 _SAME_SHIFT = 0.05
 _SAME_ANGLE = 0.1
+_LINE = 0.15  # grey of the line between the halves
 
 
 class EnhancedFrame(NamedTuple):
@@ -116,3 +126,34 @@ class ViewSession:
         if state is None or state.enhancer != name:
             state = self._clients[client] = _Client(name, EnhancerStream(self._enhancers[name]))
         return state
+
+
+def pause_at_rest(seconds: float, clients: int) -> float:
+    """Seconds between two frames for clients at rest while a model trains, when one frame takes ``seconds``."""
+    return max(REFRESH, seconds * clients / REST_SHARE)
+
+
+def limited(width: int, height: int, limit: int) -> tuple[int, int]:
+    """A size of the same aspect whose longest side is at most ``limit``."""
+    scale = min(1.0, limit / max(width, height, 1))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def compose(
+    render: Float[Tensor, "n 3 h w"], enhanced: Float[Tensor, "n 3 h w"], settings: ViewSettings
+) -> Float[Tensor, "n 3 h w"]:
+    """``(1 - s) render + s enhanced``, and left of the split the plain render.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if render.shape != enhanced.shape:
+        raise ValueError(f"render and enhanced frame differ: {tuple(render.shape)}, {tuple(enhanced.shape)}")
+    shown = render.lerp(enhanced, settings.strength)
+    if not settings.split:
+        return shown
+    column = min(int(settings.split_at * shown.shape[-1]), shown.shape[-1] - 1)
+    shown = shown.clone()
+    shown[..., :column] = render[..., :column]
+    shown[..., column] = _LINE
+    return shown

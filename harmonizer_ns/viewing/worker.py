@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread that works for all clients of a viewer: each has one slot, and its latest job wins."""
+"""A thread that works for all clients of a viewer, and the lock that it shares with training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 OnError = Callable[[Hashable, Exception], None]
@@ -21,7 +22,7 @@ class _Job:
 
 
 class LatestWorker:
-    """Runs jobs on one daemon thread; a client's new job replaces its waiting one, so nothing ever queues up.
+    """Runs jobs on one daemon thread; a client's new job replaces its waiting one, so nothing queues up.
 
     Clients take turns. What a job raises goes to ``on_error`` and the thread goes on.
 
@@ -78,11 +79,6 @@ class LatestWorker:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             client, job = taken
@@ -110,3 +106,28 @@ class LatestWorker:
                 waiting = min((job.due - now for job in self._slots.values()), default=None)
                 self._changed.wait(waiting)
             return None
+
+
+class FairLock:
+    """A lock that serves training and viewing in the order in which they ask, so neither starves the other.
+
+    Python's own lock lets a training loop take it again before a waiting viewer wakes up.
+
+    Not to be entered twice by one thread.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._drawn = self._served = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            ticket, self._drawn = self._drawn, self._drawn + 1
+            self._changed.wait_for(lambda: self._served == ticket)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._served += 1
+            self._changed.notify_all()

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missi
 
 class Inverting(ToyEnhancer):
     """An enhancer whose work nobody can overlook."""
+
     fails = False
 
     def enhance(self, frames, context):

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from harmonizer_ns.viewing.compose import compose
-from harmonizer_ns.viewing.settings import ViewSettings, limited
+from harmonizer_ns.viewing.gui import ViewSettings
+from harmonizer_ns.viewing.session import compose, limited
 
 RENDER, ENHANCED = torch.zeros(1, 3, 4, 10), torch.ones(1, 3, 4, 10)
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from harmonizer_ns.viewing.turns import Turns
+from harmonizer_ns.viewing.worker import FairLock
 
 
 def test_a_viewer_gets_its_turn_while_training_never_pauses():
-    turns, stop = Turns(), threading.Event()
+    turns, stop = FairLock(), threading.Event()
     inside, most, steps = 0, 0, 0
 
     def enter():
@@ -41,7 +41,7 @@ def test_a_viewer_gets_its_turn_while_training_never_pauses():
 
 
 def test_an_error_inside_ends_the_turn():
-    turns = Turns()
+    turns = FairLock()
     for message in ("first", "second"):
         with pytest.raises(RuntimeError, match=message), turns:
             raise RuntimeError(message)
