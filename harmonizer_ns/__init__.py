@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harmonizer_ns.enhancers.base import Context
+    from harmonizer_ns.enhancers.images import repair_image
     from harmonizer_ns.enhancers.specs import load_enhancer
     from harmonizer_ns.raster import rasterization
     from harmonizer_ns.types import Cameras, Frames
 
 __version__ = "0.1.0"
-__all__ = ["Cameras", "Context", "Frames", "load_enhancer", "rasterization"]
+__all__ = ["Cameras", "Context", "Frames", "load_enhancer", "rasterization", "repair_image"]
 _HOMES = {
     "Cameras": "types",
     "Context": "enhancers.base",
     "Frames": "types",
     "load_enhancer": "enhancers.specs",
     "rasterization": "raster",
+    "repair_image": "enhancers.images",
 }
 
 
