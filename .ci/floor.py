@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quality floor: ``python .ci/floor.py RUN/harmonize_report.json`` fails when a run has become worse by its repairs.
+"""The quality floor: ``python .ci/floor.py RUN/harmonize_report.json`` fails when its repairs made a run worse.
 
 The report is that of ``ns-train harmonize... --compare-to-baseline True``, with PSNR on held-out photos.
 """
