@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -27,11 +28,15 @@ Command = (
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and run; bad input ends with one line and exit status 1."""
-    config: Config = tyro.cli(Command, args=arguments, prog="gsplat-trainer")  # type: ignore[arg-type]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what the command line says; bad input ends with one line and exit status 1."""
     with errors_in_one_line("gsplat-trainer"):
-        launch(config)
+        launch(parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None) -> Config:
+    """Read the command line; None: the program's own."""
+    return tyro.cli(Command, args=arguments, prog="gsplat-trainer")  # type: ignore[arg-type]
 
 
 def launch(config: Config) -> None:
