@@ -28,36 +28,35 @@ class TrainingPhotos:
     """
 
     def __init__(self, datamanager: DataManager) -> None:
+        assert datamanager.train_dataset is not None
         self._datamanager = datamanager
+        self._dataset: InputDataset = datamanager.train_dataset
         self._undistorted: dict[int, tuple[Tensor, Cameras]] = {}
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    @property
-    def _dataset(self) -> InputDataset:
-        dataset = self._datamanager.train_dataset
-        assert dataset is not None
-        return dataset
-
-    @cached_property
-    def cameras(self) -> list[Cameras]:
-        """One pinhole camera for each photo, in the dataset's order."""
-        if isinstance(self._datamanager, FullImageDatamanager) and not is_pinhole(self._dataset.cameras):
-            _ = self._datamanager.cached_train  # undistorts, and corrects the dataset's intrinsics
-            return [from_nerfstudio(self._dataset.cameras[i : i + 1]) for i in range(len(self))]
-        return [self._read(i)[1] if self._is_distorted(i) else self._camera(i) for i in range(len(self))]
 
     @property
     def train(self) -> range:
         """All of them are learned from."""
-        return range(len(self))
+        return range(len(self._dataset))
+
+    @property
+    def cameras(self) -> list[Cameras]:
+        """One pinhole camera for each photo, in the dataset's order."""
+        return self._cameras
+
+    @cached_property
+    def _cameras(self) -> list[Cameras]:
+        if is_pinhole(self._dataset.cameras):
+            return _one_by_one(self._dataset.cameras)
+        if isinstance(self._datamanager, FullImageDatamanager):
+            _ = self._datamanager.cached_train  # undistorts, and corrects the dataset's intrinsics
+            return _one_by_one(self._dataset.cameras)
+        return [self._read(i)[1] for i in self.train]
 
     @property
     def held_out(self) -> list[Cameras]:
         """Poses of the photos that are held out."""
         dataset = self._datamanager.eval_dataset
-        return [from_nerfstudio(dataset.cameras[i : i + 1]) for i in range(len(dataset))] if dataset else []
+        return _one_by_one(dataset.cameras) if dataset else []
 
     @property
     def points(self) -> Float[Tensor, "p 3"] | None:
@@ -70,18 +69,15 @@ class TrainingPhotos:
             return _as_rgb(self._datamanager.cached_train[index]["image"])
         return _as_rgb(self._read(index)[0])
 
-    def _camera(self, index: int) -> Cameras:
-        return from_nerfstudio(self._dataset.cameras[index : index + 1])
-
-    def _is_distorted(self, index: int) -> bool:
-        return not is_pinhole(self._dataset.cameras[index : index + 1])
-
     def _read(self, index: int) -> tuple[Tensor, Cameras]:
         if index not in self._undistorted:
             data = self._dataset.get_data(index, image_type="uint8")
-            photo = (data["image"], self._camera(index))
-            self._undistorted[index] = _undistort(self._dataset.cameras[index], data, photo)
+            self._undistorted[index] = _undistort(self._dataset.cameras[index : index + 1], data)
         return self._undistorted[index]
+
+
+def _one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:
+    return [from_nerfstudio(cameras[i : i + 1]) for i in range(len(cameras))]
 
 
 def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
@@ -91,20 +87,20 @@ def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
     return rgb.permute(2, 0, 1)
 
 
-def _undistort(camera: NerfstudioCameras, data: dict, photo: tuple[Tensor, Cameras]) -> tuple[Tensor, Cameras]:
-    camera = camera.reshape(())
+def _undistort(camera: NerfstudioCameras, data: dict) -> tuple[Tensor, Cameras]:
+    """A photo and its pinhole camera."""
+    original = from_nerfstudio(camera)
     if is_pinhole(camera):
-        return photo
-    original = photo[1]
-    assert camera.distortion_params is not None
+        return data["image"], original
+    single = camera.reshape(())
+    assert single.distortion_params is not None
     intrinsics, image, _ = _undistort_image(
-        camera,
-        camera.distortion_params.numpy(),
+        single,
+        single.distortion_params.numpy(),
         data,
         data["image"].numpy(),
-        camera.get_intrinsics_matrices().numpy(),
+        single.get_intrinsics_matrices().numpy(),
     )
-    image = torch.from_numpy(image)
     height, width = image.shape[:2]
     matrix = torch.as_tensor(intrinsics, dtype=torch.float32)[None]
-    return image, Cameras(original.camera_to_world, matrix, width, height)
+    return torch.from_numpy(image), Cameras(original.camera_to_world, matrix, width, height)
