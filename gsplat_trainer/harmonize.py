@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connects this trainer to `harmonizer_ns.distill`: rounds of repair, and splats that exist already."""
+"""This module connects the trainer to `harmonizer_ns.distill`, and prepares splats that exist already for repair."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHECKED = 4
 def make_repairs(
     config: Config, scene: Capture, renderer: Renderer, world: World, say: Callable[[str], None]
 ) -> Repairs:
-    """The repairs of a run, planned. Only the first rank repairs, so only it loads an enhancer."""
+    """Plan the repairs of a run. Only the first rank repairs, so only it loads an enhancer."""
     repairs = Repairs(config, scene, renderer, say)
     if not world.is_first:
         repairs.enhancer = ParkedEnhancer(IdentityEnhancer())
@@ -42,7 +42,7 @@ def make_repairs(
 
 
 def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
-    """From the frame of a camera path into the scene's."""
+    """The way from the frame of a camera path into the scene's, if the settings name one."""
     file = config.camera_path_transform
     if file is None:
         return None
@@ -51,7 +51,7 @@ def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
 
 
 def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Capture, Mapping[str, Tensor]]:
-    """Settings, scene and splats, all in the splats' frame.
+    """Read settings, scene and splats, and bring them all into the splats' frame.
 
     Raises:
         InputError: on splats or a capture that cannot be used, or that do not fit together.
@@ -72,7 +72,7 @@ def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Capture, Mapping[
 
 
 def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
-    """No photo can confirm a repair: the enhancer's own confidence has to do."""
+    """Settings for a run in which no photo can confirm a repair, so that the enhancer's own confidence has to do."""
     if config.targets != "path" or config.camera_path is None:
         raise InputError(
             "without photos (--data_dir) give --targets path --camera_path FILE; see --help for its limits"
@@ -81,7 +81,7 @@ def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
 
 
 def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Capture:
-    """No photos; the path's cameras stand for where the splats are looked at."""
+    """A scene without photos: the path's cameras stand for where the splats are looked at."""
     assert config.camera_path is not None
     cameras = load_camera_path(config.camera_path)
     points = splats["means"][torch.sigmoid(splats["opacities"]) > _SOLID]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step minimises: photos, a pseudo-view now and then, and regularisation.
+"""A training step minimises losses on photos, on a pseudo-view now and then, and regularisation.
 
 Poses and colours of the photos may be corrected meanwhile: a small rigid motion and an affine transform for each.
 """
@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from gsplat_trainer.config import Config
-from gsplat_trainer.losses import depth_loss, image_loss
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.correction import correction_target
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
+from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 from harmonizer_ns.types import Cameras, PseudoView, cat_cameras
+from harmonizer_ns.warp import in_frustum, project
 
 Losses = dict[str, Tensor]
 
@@ -52,7 +54,7 @@ def make_extras(config: Config, photos: int, device: torch.device) -> dict[str, 
 
 @dataclass(frozen=True)
 class Objective:
-    """Losses of splats.
+    """The losses that splats are trained with.
 
     Args:
         config: of the run.
@@ -128,11 +130,39 @@ class Objective:
         return depth_loss(depth, self.scene.cameras[index].to(self.device), points)
 
 
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def image_loss(
+    image: Float[Tensor, "n 3 h w"],
+    target: Float[Tensor, "n 3 h w"],
+    weight: Float[Tensor, "n 1 h w"] | None,
+    ssim_lambda: float,
+) -> Float[Tensor, ""]:
+    """`splat_loss` of both images multiplied by the weight."""
+    if weight is not None:
+        image, target = image * weight, target * weight
+    return splat_loss(image, target, ssim_lambda)
+
+
+def depth_loss(depth: Float[Tensor, "1 1 h w"], camera: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of disparity (1 / depth) at the points that a photo shows; 0 where it shows none."""
+    pixels, z = project(points[None], camera)
+    inside = in_frustum(camera, points)
+    if not inside.any():
+        return depth.sum() * 0
+    size = pixels.new_tensor([camera.width, camera.height])
+    grid = (2 * pixels[inside] / size - 1)[None, None]
+    drawn = F.grid_sample(depth, grid, align_corners=False)[0, 0, 0]
+    disparity = torch.where(drawn > 0, 1 / drawn.clamp(min=1e-6), torch.zeros_like(drawn))
+    return F.l1_loss(disparity, 1 / z[inside])
+
+
 # --- corrections of photos --------------------------------------------------------------------------------------------
 
 
 class PoseCorrections(torch.nn.Module):
-    """A rigid motion per photo, in the camera's own axes, that begins at none.
+    """Corrects the pose of each photo by a rigid motion in the camera's own axes, which begins at none.
 
     Args:
         count: number of photos.
@@ -158,7 +188,7 @@ def _cross_matrix(vector: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
 
 
 class ColorTransforms(torch.nn.Module):
-    """``A c + b`` per photo, beginning at the identity; views that are no photos are shown without.
+    """Corrects the colours of each photo by ``A c + b``, beginning at the identity; other views are shown without.
 
     Args:
         count: number of photos.

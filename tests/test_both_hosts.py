@@ -5,8 +5,8 @@ import torch
 from runs import run, start, tiny_config
 from splat_runs import CPU, Mixer, go, tiny
 
+from gsplat_trainer.data import load_data
 from gsplat_trainer.trainer import Trainer
-from harmonizer_ns.captures.capture import load_scene
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.plugin.pseudo import pseudo_view_loss
 
@@ -27,7 +27,7 @@ def test_both_hosts_agree_on_a_round_and_on_a_training_step(capture, tmp_path, m
     host = start(nerfstudio_config(capture, tmp_path / "n"))
     pipeline, gauss = host.pipeline, host.pipeline.model.gauss_params
     settings = tiny(capture, tmp_path / "g", sh_degree=2)
-    trainer = Trainer(settings, load_scene(settings), CPU)
+    trainer = Trainer(settings, load_data(settings), CPU)
     names = {name: name for name in trainer.splats} | {"sh0": "features_dc", "shN": "features_rest"}
     for name, value in trainer.splats.items():
         value.data = gauss[names[name]].detach().reshape(value.shape).clone()

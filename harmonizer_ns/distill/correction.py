@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is still to be learned from a repair: the correction, not the picture.
+"""A model learns from a repair the correction that is still to be made, not the picture.
 
 A repair is a picture of the scene as it was some hundred steps ago. Learned as a picture, it holds all that was not
 repaired at that state, against what the photos teach meanwhile. So only the change that the enhancer made is learned.
@@ -18,7 +18,7 @@ from harmonizer_ns.types import PseudoView
 def remaining_correction(
     current: Float[Tensor, "3 ..."], render: Float[Tensor, "3 ..."], repaired: Float[Tensor, "3 ..."]
 ) -> Float[Tensor, "3 ..."]:
-    """Training target for the present render ``c`` of a view whose earlier render ``r`` was repaired to ``t``.
+    """The training target for the present render ``c`` of a view whose earlier render ``r`` was repaired to ``t``.
 
     With ``d = t - r``: ``c + (1 - s) d``, and ``s = clamp(<c - r, d> / |d|^2, 0, 1)`` for each pixel over its colours,
     the share of the correction that has been made. Whatever else has changed since is left alone.

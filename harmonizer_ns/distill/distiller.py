@@ -37,7 +37,7 @@ PICTURES = ("render", "repaired", "reference", "weight")
 
 @dataclass(frozen=True)
 class ViewReport:
-    """One view of a round.
+    """What became of one view of a round.
 
     Args:
         target: index of the target.
@@ -58,7 +58,7 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One round: its training step and its views in the order of the targets."""
+    """What a round of repairs did: its training step and its views in the order of the targets."""
 
     step: int
     views: list[ViewReport]
@@ -87,7 +87,7 @@ class RoundReport:
 
 
 class Distiller:
-    """Owns the rounds: where to look, what to repair, what to keep, and what to train on.
+    """Owns the rounds: it knows where to look, what to repair, what to keep, and what to train on.
 
     Args:
         schedule: when, and from where.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far each pixel of a repair may be trusted."""
+"""The gate says how far each pixel of a repair may be trusted."""
 
 from __future__ import annotations
 

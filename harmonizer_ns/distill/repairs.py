@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repairs of a run: one face of the whole method, which every trainer holds.
+"""Every trainer holds one `Repairs`, the face of the whole method.
 
 Progressive distillation (Difix3D+, Wu et al., CVPR 2025) from end to end: the schedule says when and from where, the
 model renders, photos that show the same are found, the enhancer repairs, the gate weighs every pixel, the store keeps
@@ -31,11 +31,11 @@ from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
 
 
 class Captured(Protocol):
-    """What repairs ask of a capture: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
+    """What repairs ask of a capture; `harmonizer_ns.captures` has one, the nerfstudio plugin makes one."""
 
     @property
     def cameras(self) -> list[Cameras]:
-        """Of all photos, batches of one."""
+        """Cameras of all photos, batches of one."""
         ...
 
     @property

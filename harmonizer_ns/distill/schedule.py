@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to repair views, and from where: a few small steps from the photos toward the wanted views."""
+"""The schedule says when to repair views, and from where: in small steps from the photos toward the wanted views."""
 
 from __future__ import annotations
 

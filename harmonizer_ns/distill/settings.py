@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of repairs, which every trainer offers under the same names and with the same defaults."""
+"""Every trainer offers the settings of repairs under the same names and with the same defaults."""
 
 from __future__ import annotations
 

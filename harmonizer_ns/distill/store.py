@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one capped store of repaired views, in memory and part of the checkpoint, and what is drawn from it."""
+"""The store keeps repaired views, in memory and in the checkpoint, and the sampler draws from it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from harmonizer_ns.types import Cameras, PseudoView
 
 HALF_LIFE = 4.0
 """Rounds after which a repair is worth half: the scene has changed since."""
+
+_IMAGES = {"rgb": 3, "render": 3, "weight": 1}
+"""A view's images and their channels."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +45,24 @@ class StoredView:
 
     def decode(self) -> PseudoView:
         """The view as float in [0, 1], on the CPU."""
-        rgb, render, weight = (to_float(image) for image in (self.rgb, self.render, self.weight))
-        return PseudoView(rgb, render, weight, self.camera, self.step, self.target)
+        images = {name: to_float(getattr(self, name)) for name in _IMAGES}
+        return PseudoView(**images, camera=self.camera, step=self.step, target=self.target)
 
 
 def encode(view: PseudoView) -> StoredView:
     """Round a view to 8 bits on the CPU (largest error 1/510)."""
     camera = view.camera.to("cpu")
-    size = (camera.height, camera.width)
-    for name, channels in (("rgb", 3), ("render", 3), ("weight", 1)):
-        shape = tuple(getattr(view, name).shape)
-        if shape != (channels, *size):
-            raise ValueError(f"{name} of a pseudo-view has shape {shape}, wanted {(channels, *size)}")
-    weight = to_uint8(view.weight.detach()).cpu()
-    confidence = weight.double().mean().item() / 255  # of what is stored: a view that rounds to nothing is never drawn
-    return StoredView(
-        to_uint8(view.rgb.detach()).cpu(),
-        to_uint8(view.render.detach()).cpu(),
-        weight,
-        camera,
-        view.step,
-        view.target,
-        confidence,
-    )
+    images = {}
+    for name, channels in _IMAGES.items():
+        image = getattr(view, name)
+        if tuple(image.shape) != (channels, camera.height, camera.width):
+            wanted = (channels, camera.height, camera.width)
+            raise ValueError(f"{name} of a pseudo-view has shape {tuple(image.shape)}, wanted {wanted}")
+        images[name] = to_uint8(image.detach()).cpu()
+    confidence = (
+        images["weight"].double().mean().item() / 255
+    )  # of the stored weight: no draw of what rounds to 0
+    return StoredView(**images, camera=camera, step=view.step, target=view.target, confidence=confidence)
 
 
 class PseudoViewStore:
@@ -131,7 +129,7 @@ class PseudoViewStore:
 
 
 def _values(views: tuple[StoredView, ...], half_life: float) -> Float[Tensor, " n"]:
-    """Age is the number of later rounds of which a view is present."""
+    """Value of each view; its age is the number of later rounds of which a view is present."""
     rounds = {step: index for index, step in enumerate(sorted({view.step for view in views}, reverse=True))}
     ages = torch.tensor([rounds[view.step] for view in views], dtype=torch.float64)
     confidences = torch.tensor([view.confidence for view in views], dtype=torch.float64)
@@ -139,31 +137,18 @@ def _values(views: tuple[StoredView, ...], half_life: float) -> Float[Tensor, " 
 
 
 def _view_state(view: StoredView) -> dict[str, Any]:
-    return {
-        "rgb": view.rgb,
-        "render": view.render,
-        "weight": view.weight,
-        "camera_to_world": view.camera.camera_to_world,
-        "intrinsics": view.camera.intrinsics,
-        "size": [view.camera.width, view.camera.height],
-        "step": view.step,
-        "target": view.target,
-        "confidence": view.confidence,
-    }
+    camera = view.camera
+    state = {name: getattr(view, name) for name in (*_IMAGES, "step", "target", "confidence")}
+    size = [camera.width, camera.height]
+    return state | {"camera_to_world": camera.camera_to_world, "intrinsics": camera.intrinsics, "size": size}
 
 
 def _view_from_state(state: dict[str, Any]) -> StoredView:
     width, height = (int(x) for x in state["size"])
     camera = Cameras(state["camera_to_world"].cpu(), state["intrinsics"].cpu(), width, height)
-    return StoredView(
-        state["rgb"].cpu(),
-        state["render"].cpu(),
-        state["weight"].cpu(),
-        camera,
-        int(state["step"]),
-        int(state["target"]),
-        float(state["confidence"]),
-    )
+    images = {name: state[name].cpu() for name in _IMAGES}
+    step, target, confidence = int(state["step"]), int(state["target"]), float(state["confidence"])
+    return StoredView(**images, camera=camera, step=step, target=target, confidence=confidence)
 
 
 class PseudoViewSampler:

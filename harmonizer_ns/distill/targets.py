@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run wants to look: extrapolated around the capture, along a camera path, or at the held-out poses."""
+"""A run may look around the capture, along a camera path, or from the held-out poses; these are its targets."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
 
 
 def _focal(entry: dict[str, Any], height: int, where: str) -> float:
-    """Pixels: ``h / (2 tan(fov / 2))`` with the vertical field of view."""
+    """Focal length in pixels, ``h / (2 tan(fov / 2))`` with the vertical field of view."""
     fov = entry.get("fov")
     if not isinstance(fov, int | float) or not 0 < fov < 180:
         raise InputError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
@@ -196,7 +196,7 @@ def _move(
     fraction: float,
     extent: float,
 ) -> Cameras:
-    """One target: the candidate move from ``base`` that is newest among those with enough room."""
+    """The target of one base: the candidate move from ``base`` that is newest among those with enough room."""
     look = look_distance(base, points, extent or 1.0)
     step = fraction * (extent or look)
     candidates = [_moved(base, direction, step, look) for direction in directions]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place where nerfstudio's cameras (OpenGL axes, 3x4) and ours (OpenCV axes, 4x4) meet.
+"""Here alone nerfstudio's cameras (OpenGL axes, 3x4) and ours (OpenCV axes, 4x4) meet.
 
 OpenGL cameras look along -z with y up; OpenCV cameras look along +z with y down. Both put pixel centres at +0.5.
 """

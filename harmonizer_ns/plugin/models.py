@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's splatfacto and nerfacto, made to run on any device and to offer a second image, ``rgb_enhanced``."""
+"""nerfstudio's splatfacto and nerfacto run on any device here, and offer a second image, ``rgb_enhanced``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lpips_on_demand() -> Iterator[None]:
 
 
 class EnhancedModel(Model):
-    """What both models add: the lazy second image, and metrics for both images."""
+    """A model with a second image, made when it is read, and with metrics for both images."""
 
     enhance_view: EnhanceView | None = None
     """Set by the pipeline; None gives plain outputs."""
@@ -75,13 +75,13 @@ class EnhancedModel(Model):
 
 @dataclass
 class HarmonizeSplatfactoModelConfig(SplatfactoModelConfig):
-    """Splatfacto that also runs without CUDA."""
+    """Settings of splatfacto that also runs without CUDA."""
 
     _target: type = field(default_factory=lambda: HarmonizeSplatfactoModel)
 
 
 class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
-    """Splatfacto. With CUDA it is nerfstudio's own; on other devices the two calls that need CUDA are replaced."""
+    """Splatfacto is nerfstudio's own with CUDA; on other devices the two calls that need CUDA are replaced."""
 
     config: HarmonizeSplatfactoModelConfig
 
@@ -167,12 +167,12 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
 
 @dataclass
 class HarmonizeNerfactoModelConfig(NerfactoModelConfig):
-    """Nerfacto with the second image."""
+    """Settings of nerfacto with the second image."""
 
     _target: type = field(default_factory=lambda: HarmonizeNerfactoModel)
 
 
 class HarmonizeNerfactoModel(EnhancedModel, NerfactoModel):
-    """Nerfacto."""
+    """Nerfacto is nerfstudio's own, with the second image."""
 
     config: HarmonizeNerfactoModelConfig

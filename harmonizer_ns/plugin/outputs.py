@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model outputs that know one more image, ``rgb_enhanced``, and pay for it only when it is read."""
+"""Model outputs hold one more image, ``rgb_enhanced``, which is made only when it is read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The capture behind a nerfstudio data manager: photos undistorted once and read when asked for, cameras, points."""
+"""A nerfstudio data manager's capture: its photos are undistorted once, and read when they are asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainingPhotos:
 
     @property
     def train(self) -> range:
-        """All of them are learned from."""
+        """Indices of the photos to learn from: all of them."""
         return range(len(self._dataset))
 
     @property

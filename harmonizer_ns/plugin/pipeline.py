@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's pipeline plus the repairs that it trains on."""
+"""nerfstudio's pipeline trains on repairs as well: this is where the plugin holds them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class HarmonizePipeline(VanillaPipeline):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def begin_at(self, step: int) -> None:
-        """Called before a checkpoint is loaded; a checkpoint of our own then restores its run's own first step."""
+        """Note the run's first step; the checkpoint of a harmonize run, loaded afterwards, restores its own."""
         self.first_step = step
 
     def get_training_callbacks(
@@ -169,7 +169,7 @@ class HarmonizePipeline(VanillaPipeline):
 
         def before_iteration(step: int) -> None:
             self._restore_once()
-            self._fix_if_due(trainer, step)
+            self._repair_if_due(trainer, step)
 
         return [*callbacks, TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before_iteration)]
 
@@ -181,7 +181,7 @@ class HarmonizePipeline(VanillaPipeline):
         set_random_state(self._loaded["random"])
         self._loaded = None
 
-    def _fix_if_due(self, trainer: Trainer, step: int) -> None:
+    def _repair_if_due(self, trainer: Trainer, step: int) -> None:
         if self.repairs.due(step):
             log_round(self.repairs.run(step, progress_bar(step, CONSOLE)), trainer.base_dir / "harmonize")
 
@@ -203,7 +203,7 @@ class HarmonizePipeline(VanillaPipeline):
         return torch.cat([camera.centers for camera in self.photos.cameras]).cpu()
 
     def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As upstream; each photo is enhanced by itself, not as a frame of a video."""
+        """Measure as upstream does; each photo is enhanced by itself, not as a frame of a video."""
         self._is_video = False
         return super().get_average_eval_image_metrics(*args, **kwargs)
 

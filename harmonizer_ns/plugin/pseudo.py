@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step on a pseudo-view, for splats (whole images) and for NeRFs (rays)."""
+"""A training step on a pseudo-view takes whole images for splats, and rays for NeRFs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compact nerfacto fitter: photos in, a renderer out (the `Reconstructor` protocol), in about a minute on a CPU."""
+"""This module fits a small nerfacto to photos (the `Reconstructor` protocol), in about a minute on a CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NerfConfig:
 
 @dataclass(frozen=True)
 class UnitBox:
-    """Between the scene's frame and the box of half-width 1 that nerfacto does not contract: ``x -> (x - c) s``.
+    """Maps the scene's frame to the box of half-width 1 that nerfacto does not contract: ``x -> (x - c) s``.
 
     Args:
         center: ``c``, in scene units.
@@ -121,7 +121,7 @@ class NerfReconstructor:
 
 
 class Pixels:
-    """All pixels of all photos, to draw from."""
+    """Holds all pixels of all photos, to draw from."""
 
     def __init__(self, photos: list[Frames]) -> None:
         first = photos[0].cameras
@@ -163,7 +163,7 @@ def _build_model(photos: int, steps: int) -> HarmonizeNerfactoModel:
 
 
 def _optimize(model: HarmonizeNerfactoModel, pixels: Pixels, cameras: NerfstudioCameras, config: NerfConfig) -> None:
-    """nerfstudio's training loop, without what is around it."""
+    """Train as nerfstudio's loop does, without what is around it."""
     parameters = [value for group in model.get_param_groups().values() for value in group]
     optimizer = torch.optim.Adam(parameters, lr=config.rate, eps=1e-15)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / config.steps))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A nerfstudio model as a `Renderer`: cameras in, frames with z-depth out."""
+"""A nerfstudio model becomes a `Renderer`: cameras in, frames with z-depth out."""
 
 from __future__ import annotations
 

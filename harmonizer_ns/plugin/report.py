@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows: the final table, and pictures of every fix round."""
+"""A run shows a table at its end, and pictures of every round of repairs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from torchvision.utils import save_image
 
 from harmonizer_ns.distill.distiller import RoundReport, ViewReport, picture_strip
+from harmonizer_ns.files import write_json
 
 METRICS = ("psnr", "ssim", "lpips")
 PICTURES = 4
@@ -57,7 +57,7 @@ def print_report(
     if baseline is not None:
         rows["plain baseline: rgb"] = _of(baseline, "")
     rows = {name: row for name, row in rows.items() if row}
-    file.write_text(json.dumps({"held_out": rows, "summary": summary}, indent=2) + "\n", encoding="utf8")
+    write_json(file, {"held_out": rows, "summary": summary}, indent=2)
     CONSOLE.print(_table(rows))
     CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nerfstudio's checkpoints leave out and an exact resume needs."""
+"""An exact resume needs what nerfstudio's checkpoints leave out: it is collected and put back here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def allow_numpy_scalars() -> None:
 
 
 def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
-    """Which photos and rays come next."""
+    """What says which photos and rays come next."""
     state = {name: getattr(datamanager, name) for name in COUNTERS if hasattr(datamanager, name)}
     generator = getattr(datamanager, "random_generator", None)
     if isinstance(generator, random.Random):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's trainer with checkpoints that survive a full disk, exact resume, and a final report."""
+"""nerfstudio's trainer writes checkpoints that survive a full disk here, resumes exactly, and reports at the end."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import first_line, written_whole
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
 from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers
@@ -129,17 +129,10 @@ class HarmonizeTrainer(Trainer):
             InputError: when the file cannot be written, for example on a full disk.
         """
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        partial = self.base_dir / f"{path.name}.partial"  # nerfstudio parses every name in the checkpoint folder
-        try:
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        advice = "Earlier checkpoints in that folder are intact; make room and resume with --load-dir"
+        # Written beside the checkpoint folder: nerfstudio parses every name in it.
+        with written_whole(path, advice, folder=self.base_dir) as partial:
             torch.save(self._state(step), partial)
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise InputError(
-                f"cannot write the checkpoint {path}: {error}. Earlier checkpoints in that folder are intact; "
-                "make room and resume with --load-dir"
-            ) from error
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:
@@ -155,7 +148,7 @@ class HarmonizeTrainer(Trainer):
         }
 
     def _after_train(self) -> None:
-        """As upstream, but the viewer's endless wait comes later, after the report."""
+        """Finish as upstream does, but let the viewer wait for its user later, after the report."""
         quits = self.config.viewer.quit_on_train_completion
         self.config.viewer.quit_on_train_completion = True
         super()._after_train()
@@ -211,8 +204,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {path} does not exist") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a checkpoint): {reason}") from error
+        raise InputError(
+            f"checkpoint {path} cannot be read (incomplete, or not a checkpoint): {first_line(error)}"
+        ) from error
     expected = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
     if not isinstance(state, dict) or not expected <= state.keys():
         found = sorted(state) if isinstance(state, dict) else type(state).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enhancement in nerfstudio's live viewer: the folder "Harmonizer", and every client's frames through one worker.
+"""nerfstudio's live viewer gets a folder "Harmonizer", and sends every client's frames through one worker.
 
 nerfstudio finds a `ViewerControl` among the pipeline's attributes and shows it the viewer. Each client has a render
 thread there (`RenderStateMachine`), which holds the train lock and a trace while it renders; both are released when it
@@ -41,7 +41,7 @@ LEAP = 1.5
 
 
 class HarmonizerViewerControl(ViewerControl):
-    """Installs itself when nerfstudio builds its viewer.
+    """Adds enhancement to nerfstudio's viewer when that is built.
 
     Args:
         pipeline: the `HarmonizePipeline` whose model is shown.
@@ -66,7 +66,7 @@ class HarmonizerViewerControl(ViewerControl):
         return self._pipeline.model
 
     def photos(self, view: Cameras) -> Frames | None:
-        """The photos for a pinhole view; their depth is rendered while nobody trains."""
+        """The photos for a pinhole view; their depth is rendered while no step runs."""
         return self._pipeline.photos_for(view)
 
     def version(self) -> Hashable:
@@ -105,7 +105,7 @@ class HarmonizerViewerControl(ViewerControl):
 
 
 class ViewerClient:
-    """One client's render thread, its frames sent by way of the worker when they should be enhanced.
+    """Follows one client's render thread, and sends its frames by way of the worker when they should be enhanced.
 
     Args:
         control: what all clients share.
@@ -145,7 +145,7 @@ class ViewerClient:
         return self._held
 
     def render(self, camera_state: Any) -> dict[str, Any]:
-        """As nerfstudio's; remembers the camera."""
+        """Render as nerfstudio does, and remember the camera."""
         outputs = self._render(camera_state)
         if "rgb" in outputs:
             self._camera = get_camera(camera_state, *outputs["rgb"].shape[:2])
@@ -189,7 +189,7 @@ class ViewerClient:
         return pose, int(self._camera.width), int(self._camera.height), settings, shown
 
     def _is_fresh(self, settings: ViewSettings) -> bool:
-        """Whether this very view was enhanced a moment ago: training goes on while nobody moves."""
+        """Whether this very view was enhanced a moment ago: training goes on while the camera rests."""
         key, when = self._last
         pause = pause_at_rest(self._seconds, len(self._control.viewer.render_statemachines))
         return key == self._key(settings) and time.monotonic() - when < pause
@@ -211,7 +211,7 @@ class ViewerClient:
 
 
 def _no_photos(view: Cameras) -> Frames | None:
-    """Photos are warped into pinhole views only."""
+    """No photos: they are warped into pinhole views only."""
 
 
 def _as_output(rgb: torch.Tensor) -> torch.Tensor:
