@@ -58,6 +58,22 @@ class Pair:
     cameras: Cameras | None = field(default=None, compare=False)
     source: str | dict[str, Any] | None = None
 
+    @property
+    def scene(self) -> str:
+        """What it shows, by its provenance, its clip or its own name."""
+        source = self.source if isinstance(self.source, dict) else {}
+        return Path(str(source.get("scene", self.clip or self.name))).name
+
+    @property
+    def stream(self) -> str:
+        """What damaged it, by its provenance; "" when that does not tell."""
+        return str(self.source.get("stream", "")) if isinstance(self.source, dict) else ""
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether depth and cameras are known."""
+        return self.depth is not None and self.cameras is not None
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a training run, in small groups; presets (`presets.py`) fill them in."""
+"""Options of a training run, in small groups; presets (`presets.py`) fill them in.
+
+`TrainingConfig` holds what the training loop needs for every kind of network. Each kind adds its own: `OneStepConfig`
+here, `builtin.config.BuiltinConfig`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
+from harmonizer_ns.devices import Device, Precision
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.journal import Tracker
 from harmonizer_ns.training.lora import PartConfig
 from harmonizer_ns.training.rates import ScheduleConfig
 
-Family = Literal["difix", "cosmos", "choice"]
-"""Kind of network."""
-Precision = Literal["no", "bf16", "fp16"]
+Family = Literal["difix", "cosmos"]
+"""Kind of diffusion network."""
 
 
 def _check_positive(group: str, **values: int) -> None:
@@ -49,8 +53,10 @@ class DataConfig:
     """Processes that load images ahead; 0 loads in the training process."""
     allow_outside: bool = False
     """Let pairs files name images outside their own folder."""
+    held_out: tuple[str, ...] = ()
+    """Scenes that are only validated on, in place of the "test" splits: all other pairs are trained on."""
     validation_pairs: int = 8
-    """Pairs of the "test" split that are validated on."""
+    """Held-out pairs that are validated on, evenly spread."""
 
     def __post_init__(self) -> None:
         _check_positive("data", height=self.height, width=self.width, batch=self.batch, accumulation=self.accumulation)
@@ -171,12 +177,25 @@ class TrainingConfig:
     """What to start from: an enhancer folder, a Hub id, or a .json architecture, which starts from random weights."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
-    precision: Precision = "bf16"
-    """Arithmetic of the network: fp32 ("no"), bf16, or fp16 with loss scaling (GPU only)."""
-    device: Literal["auto", "cpu"] = "auto"
+    precision: Precision = "auto"
+    """Arithmetic of the network; fp16 scales the loss and needs a GPU. auto: bf16 on a GPU, fp32 elsewhere."""
+    device: Device = "auto"
     """Where to train; auto takes the GPU when there is one."""
     seed: int = 0
     """Of new weights, crops and noise."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    preset: Annotated[str, Suppress] = ""
+    """Name of the preset."""
+
+
+@dataclass(frozen=True)
+class OneStepConfig(TrainingConfig):
+    """One training run of a one-step diffusion network."""
+
     backbone: PartConfig = field(default_factory=lambda: PartConfig("full"))
     """How the UNet or transformer learns."""
     vae: PartConfig = field(default_factory=PartConfig)
@@ -185,13 +204,6 @@ class TrainingConfig:
     """Share of an image's skip connections, from encoder to decoder, that are cut in training."""
     timestep: int | None = None
     """Diffusion step that images count as (SD-Turbo networks); None: that of the model."""
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
-    saving: SavingConfig = field(default_factory=SavingConfig)
     family: Annotated[Family, Suppress] = "difix"
     """Kind of network; a preset's."""
-    preset: Annotated[str, Suppress] = ""
-    """Name of the preset."""

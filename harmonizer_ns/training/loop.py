@@ -120,9 +120,12 @@ class Run:
 
     def _load(self, content: RunState) -> None:
         before, now = content.state["identity"], self.identity
-        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if before.get("precision") == "no":  # the word of older runs
+            before["precision"] = "fp32"
+        # Options that either version has not cannot differ.
+        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
         if changed:
-            lines = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed]
+            lines = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in changed]
             raise InputError(f"{self.config.output} holds another run: {'; '.join(lines)}")
         self.stepper.load(content.tensors, content.state["scaler"])
         self.step = self.saved = content.step

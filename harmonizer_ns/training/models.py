@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,12 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonizer_ns.enhancers.builtin.enhancer import build_network
-from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
-from harmonizer_ns.enhancers.checkpoint import load_checkpoint, load_weights
+from harmonizer_ns.enhancers.checkpoint import load_weights
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import asset
-from harmonizer_ns.training.config import Family, TrainingConfig
+from harmonizer_ns.files import read_json
+from harmonizer_ns.training.config import Family, OneStepConfig
 from harmonizer_ns.training.lora import VAE_DECODER, make_trainable, merged_state
 
 logger = logging.getLogger(__name__)
@@ -60,7 +57,7 @@ SKIP, TEMPORAL = "skip_conv", ".temporal."
 _VAE_ADAPTER, _BACKBONE_ADAPTER = "vae_skip", "backbone"  # the former is Difix's name
 
 
-def load_network(config: TrainingConfig) -> nn.Module:
+def load_network(config: OneStepConfig) -> nn.Module:
     """The network that a run starts from, on the CPU in float32.
 
     Raises:
@@ -71,30 +68,14 @@ def load_network(config: TrainingConfig) -> nn.Module:
     torch.manual_seed(config.seed)  # of new weights, also those beside loaded ones
     if source.suffix == ".json":
         logger.warning("%s is an architecture: training begins with random weights", source)
-        network = _resolve(spec.network).from_config(_read_architecture(source))
+        network = _resolve(spec.network).from_config(read_json(source))
     else:
         load = _resolve(spec.enhancer).from_pretrained
         network = load(config.model, device="cpu", dtype=torch.float32, **spec.options).network
     return _with_context(network, spec, config.temporal.context)
 
 
-def load_choice_network(config: TrainingConfig) -> ChoiceNetwork:
-    """The built-in network that a run starts from.
-
-    Raises:
-        InputError: when there is no such checkpoint or architecture.
-    """
-    torch.manual_seed(config.seed)
-    if config.model == "new":
-        return ChoiceNetwork()
-    if Path(config.model).suffix == ".json":
-        kwargs = _read_architecture(Path(config.model))
-        kwargs.pop("architecture", None)
-        return ChoiceNetwork(**kwargs)
-    return build_network(load_checkpoint(asset("builtin") if config.model == "builtin" else config.model))
-
-
-def make_ready(network: nn.Module, config: TrainingConfig) -> nn.Module:
+def make_ready(network: nn.Module, config: OneStepConfig) -> nn.Module:
     """Let the parts of a network learn that the configuration names, as it says; returns the network."""
     backbone = FAMILIES[config.family].backbone
     network.requires_grad_(False)
@@ -113,7 +94,7 @@ def make_ready(network: nn.Module, config: TrainingConfig) -> nn.Module:
     return network
 
 
-def _set_references(network: Any, config: TrainingConfig) -> None:
+def _set_references(network: Any, config: OneStepConfig) -> None:
     """The result looks at as many photos as it was trained with; no weights depend on it."""
     if config.family == "difix":
         network.max_references = config.data.references
@@ -163,7 +144,7 @@ def export_difix(network: Any, path: Path) -> None:
     write_checkpoint(plain, path)
 
 
-def check_difix_export(config: TrainingConfig) -> None:
+def check_difix_export(config: OneStepConfig) -> None:
     """Make sure, before training, that `export_difix` will be possible.
 
     Raises:
@@ -187,16 +168,6 @@ def _with_context(network: Any, spec: FamilySpec, context: int) -> nn.Module:
     wider = _resolve(spec.network).from_config({**network.config, "max_context": context})
     load_weights(wider, network.state_dict())
     return wider
-
-
-def _read_architecture(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the architecture {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} should hold the arguments of a network, it holds a {type(config).__name__}")
-    return config
 
 
 def _resolve(target: str) -> Any:

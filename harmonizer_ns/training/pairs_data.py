@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.pairs import Pair, Pairs, read_pairs
+from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.training.batch import PairBatch
-from harmonizer_ns.training.config import TemporalConfig, TrainingConfig
+from harmonizer_ns.training.config import OneStepConfig, TemporalConfig
 from harmonizer_ns.training.crops import CropConfig
 from harmonizer_ns.training.dataset import PairDataset, load_item
 from harmonizer_ns.training.mixture import shard
@@ -27,15 +30,16 @@ class PairsData:
         InputError: naming everything that is wrong with pairs files and the images that they name.
     """
 
-    def __init__(self, config: TrainingConfig, multiple: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, config: OneStepConfig, multiple: int, rank: int = 0, processes: int = 1) -> None:
         files = [read_pairs(path, config.data.allow_outside) for path in config.pairs]
         check_pairs([file.train + file.test for file in files])
         data = config.data
         height, width = (max(multiple, side // multiple * multiple) for side in (data.height, data.width))
         self._config, self._rank, self._processes = config, rank, processes
         self._crop = CropConfig(height, width, data.zoom, data.flip)
-        self._tests = _spread(files, data.validation_pairs)
-        training, options = [file.train for file in files], (data.weights, config.seed)
+        training, held_out = split_pairs(files, data.held_out)
+        self._tests = evenly_spread([pair for pairs in held_out for pair in pairs], data.validation_pairs)
+        options = (data.weights, config.seed)
         self._singles = PairDataset(training, self._crop, data.references, None, *options)
         self._clips = None
         if config.temporal.context:
@@ -45,12 +49,7 @@ class PairsData:
     def lacks_motion(self) -> bool:
         """Whether some clip has frames without depth or cameras."""
         items = [] if self._clips is None else [pair for file in self._clips.items for item in file for pair in item]
-        return any(pair.depth is None or pair.cameras is None for pair in items)
-
-    @property
-    def lacks_geometry(self) -> bool:
-        """Whether no pair has depth and cameras."""
-        return not any(pair.depth and pair.cameras for file in self._singles.items for (pair,) in file)
+        return not all(pair.has_geometry for pair in items)
 
     def batch(self, step: int, micro: int) -> PairBatch:
         """Views, or clips at the steps that show context."""
@@ -62,7 +61,7 @@ class PairsData:
         return dataset.batch(shard(turn * data.accumulation + micro, data.batch, self._rank, self._processes))
 
     def validation(self) -> list[PairBatch]:
-        """Pairs of the "test" split, each by itself: the largest crop in the middle."""
+        """Some of the held-out pairs, each by itself: the largest crop in the middle."""
         return [load_item((pair,), self._crop, self._config.data.references) for pair in self._tests]
 
     def fingerprint(self) -> str:
@@ -81,8 +80,20 @@ def clip_steps(step: int, config: TemporalConfig) -> int:
     return max(0, step // config.every - config.start // config.every) if config.context else 0
 
 
-def _spread(files: list[Pairs], count: int) -> list[Pair]:
-    """At most ``count`` test pairs, evenly spread over all files."""
-    pairs = [pair for file in files for pair in file.test]
-    kept = min(count, len(pairs))
-    return [pairs[i * len(pairs) // kept] for i in range(kept)]
+def split_pairs(files: Sequence[Pairs], scenes: Sequence[str]) -> tuple[list[list[Pair]], list[list[Pair]]]:
+    """Pairs to train on and pairs that are held out, of each file: by its own splits, or by scenes that are named.
+
+    Raises:
+        InputError: when no pair is of a scene that is named.
+    """
+    if not scenes:
+        return [list(file.train) for file in files], [list(file.test) for file in files]
+    known = {pair.scene for file in files for pair in file.train + file.test}
+    if unknown := sorted(set(scenes) - known):
+        there = ", ".join(sorted(known))
+        raise InputError(f"--data.held-out {' '.join(unknown)}: no pair is of that scene; there are {there}")
+    training, held_out = (
+        [[pair for pair in file.train + file.test if (pair.scene in scenes) == aside] for file in files]
+        for aside in (False, True)
+    )
+    return training, held_out

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from harmonizer_ns.training.builtin.config import BuiltinConfig
 from harmonizer_ns.training.config import (
     DataConfig,
     LossConfig,
+    OneStepConfig,
     OptimizerConfig,
     SavingConfig,
     TemporalConfig,
@@ -35,7 +37,7 @@ class Preset(NamedTuple):
     config: TrainingConfig
 
 
-_DIFIX = TrainingConfig(
+_DIFIX = OneStepConfig(
     **_GIVEN,
     family="difix",
     model="stabilityai/sd-turbo",
@@ -79,16 +81,13 @@ _TEMPORAL_SD_TURBO = replace(
     data=replace(_DIFIX.data, references=0),
     loss=replace(_DIFIX.loss, temporal=1.0, preserve=1.0),
 )
-_BUILTIN = TrainingConfig(
+_BUILTIN = BuiltinConfig(
     **_GIVEN,
-    family="choice",
     model="new",
-    precision="no",
-    data=DataConfig(height=96, width=96, batch=12, references=3),
+    data=DataConfig(height=96, width=96, zoom=1.0, batch=12, references=3, workers=0, validation_pairs=48),
     optimizer=OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=1e-4, average=0.998),
-    schedule=ScheduleConfig(max_steps=4000, warm_up=100, decay="cosine", floor=0.01),
-    temporal=TemporalConfig(clip=3, every=3),
-    saving=SavingConfig(every=500, validate_every=500),
+    schedule=ScheduleConfig(max_steps=5000, warm_up=100, decay="cosine", floor=0.01),
+    saving=SavingConfig(every=500, validate_every=500, log_every=50),
 )
 
 _TABLE = {

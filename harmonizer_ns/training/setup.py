@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from harmonizer_ns.enhancers.builtin.network import MULTIPLE
+from harmonizer_ns.devices import DTYPES, choose_device, choose_dtype
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.builtin.trainee import ChoiceTrainee
-from harmonizer_ns.training.config import TrainingConfig
+from harmonizer_ns.training.builtin.config import BuiltinConfig
+from harmonizer_ns.training.builtin.data import BuiltinData
+from harmonizer_ns.training.builtin.trainee import BuiltinTrainee, initial_network
+from harmonizer_ns.training.config import OneStepConfig, TrainingConfig
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.loop import Outcome, Run
-from harmonizer_ns.training.models import check_difix_export, load_choice_network, load_network, make_ready
+from harmonizer_ns.training.models import check_difix_export, load_network, make_ready
 from harmonizer_ns.training.one_step import OneStepTrainee
 from harmonizer_ns.training.pairs_data import PairsData
-from harmonizer_ns.training.trainee import Trainee
+from harmonizer_ns.training.trainee import Data, Trainee
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's words
 
 
 def train(config: TrainingConfig) -> Outcome:
@@ -28,66 +33,50 @@ def train(config: TrainingConfig) -> Outcome:
     Raises:
         InputError: on anything that the user can mend.
     """
-    accelerator = start_processes(config)
-    prepare = _prepare_choice if config.family == "choice" else _prepare_one_step
-    trainee, data = prepare(config, accelerator)
+    config = _settled(config)
+    accelerator = _start_processes(config)
+    prepare = _prepare_builtin if isinstance(config, BuiltinConfig) else _prepare_one_step
+    trainee, data = prepare(config, accelerator)  # type: ignore[arg-type]
     return Run(config, trainee, data, accelerator).train()
 
 
-def start_processes(config: TrainingConfig) -> Accelerator:
-    """This process among the others, on its device.
+def _settled(config: TrainingConfig) -> TrainingConfig:
+    """Device and precision as they are meant here.
 
     Raises:
-        InputError: when the device cannot compute in the precision asked for.
+        InputError: when the device is not there, or cannot compute in the precision asked for.
     """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device)
+    precision = next(name for name, known in DTYPES.items() if known == dtype)
+    if precision == "fp16" and device == "cpu":
+        raise InputError("--precision fp16 needs a GPU; use bf16 or fp32")
+    return replace(config, device=device, precision=precision)
+
+
+def _start_processes(config: TrainingConfig) -> Accelerator:
+    """This process among the others, on its device."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if config.precision == "fp16" and on_cpu:
-        raise InputError("--precision fp16 needs a GPU; use bf16 or no")
     # Temporal layers have no gradient on single frames.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=config.precision, kwargs_handlers=[unused])
+    precision = _MIXED[config.precision]
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
 
 
-def _prepare_one_step(config: TrainingConfig, accelerator: Accelerator) -> tuple[Trainee, PairsData]:
+def _prepare_one_step(config: OneStepConfig, accelerator: Accelerator) -> tuple[Trainee, Data]:
     if config.saving.difix_checkpoint:
         check_difix_export(config)
     network = make_ready(load_network(config), config)
-    data, criterion = _data(config, network.multiple, accelerator)  # type: ignore[arg-type]
-    network = network.to(accelerator.device)
+    processes = (accelerator.process_index, accelerator.num_processes)
+    data = PairsData(config, network.multiple, *processes)  # type: ignore[arg-type]
+    criterion = Criterion(config.loss, accelerator.device, data.lacks_motion)
     options = (config.temporal, config.saving.difix_checkpoint)
-    return OneStepTrainee(config.family, network, criterion, *options), data
+    return OneStepTrainee(config.family, network.to(accelerator.device), criterion, *options), data
 
 
-def _prepare_choice(config: TrainingConfig, accelerator: Accelerator) -> tuple[Trainee, PairsData]:
-    _check_choice(config)
-    network = load_choice_network(config)
-    data, criterion = _data(config, MULTIPLE, accelerator)
-    if data.lacks_geometry:
-        raise InputError('the built-in network warps photos: no pair has "depth" and "cameras"')
-    network = network.to(accelerator.device)
-    return ChoiceTrainee(network, criterion, config.temporal, config.schedule), data
-
-
-def _check_choice(config: TrainingConfig) -> None:
-    """Refuse options that would do nothing."""
-    wrong = {
-        "--backbone.mode": config.backbone.mode != "full",
-        "--vae.mode": config.vae.mode != "frozen",
-        "--skip-dropout": config.skip_dropout != 0,
-        "--timestep": config.timestep is not None,
-        "--optimizer.gradient-checkpointing": config.optimizer.gradient_checkpointing,
-        "--saving.difix-checkpoint": config.saving.difix_checkpoint,
-        "--temporal.context above 1": config.temporal.context > 1,
-    }
-    if any(wrong.values()):
-        named = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
-        raise InputError(
-            f"the built-in network always learns as a whole and sees one previous output: leave out {named}"
-        )
-
-
-def _data(config: TrainingConfig, multiple: int, accelerator: Accelerator) -> tuple[PairsData, Criterion]:
-    data = PairsData(config, multiple, accelerator.process_index, accelerator.num_processes)
-    return data, Criterion(config.loss, accelerator.device, data.lacks_motion)
+def _prepare_builtin(config: BuiltinConfig, accelerator: Accelerator) -> tuple[Trainee, Data]:
+    network, stages = initial_network(config)
+    data = BuiltinData(config, accelerator.process_index, accelerator.num_processes)
+    network = network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return BuiltinTrainee(network, stages, config, Criterion(config.loss, accelerator.device), data), data

@@ -15,7 +15,7 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.average import Average
 from harmonizer_ns.training.checkpoints import Tensors
-from harmonizer_ns.training.config import TrainingConfig
+from harmonizer_ns.training.config import OneStepConfig, TrainingConfig
 from harmonizer_ns.training.rates import rate_factor
 from harmonizer_ns.training.trainee import Trainee, trainable
 
@@ -160,20 +160,19 @@ def _memory_explained(config: TrainingConfig, step: int) -> Iterator[None]:
 
 
 def _memory_advice(config: TrainingConfig, step: int) -> str:
-    data, advice = config.data, []
+    data, advice, more = config.data, ["--data.height and --data.width"], []
     if data.batch > 1:
         same = f"1 with --data.accumulation {data.accumulation * data.batch} sees the same pairs a step"
-        advice.append(f"--data.batch ({same}, also with --resume)")
-    advice.append("--data.height and --data.width")
-    if config.temporal.context:
-        advice.append("--temporal.context")
-    lines = [f"lower {', or '.join(advice)}"]
-    if not config.optimizer.gradient_checkpointing:
-        lines.append("add --optimizer.gradient-checkpointing")
-    if config.precision == "no":
-        lines.append("use --precision bf16")
-    if config.backbone.mode == "full":
-        lines.append("train adapters only with --backbone.mode lora")
+        advice.insert(0, f"--data.batch ({same}, also with --resume)")
+    if config.precision == "fp32":
+        more.append("use --precision bf16")
+    if isinstance(config, OneStepConfig):
+        advice += ["--temporal.context"] if config.temporal.context else []
+        if not config.optimizer.gradient_checkpointing:
+            more.append("add --optimizer.gradient-checkpointing")
+        if config.backbone.mode == "full":
+            more.append("train adapters only with --backbone.mode lora")
+    lines = [f"lower {', or '.join(advice)}", *more]
     return (
         f"out of memory at step {step} with batches of {data.batch} at {data.width}x{data.height}: {'; '.join(lines)}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,10 +16,50 @@ from harmonizer_ns.images import load_image
 from harmonizer_ns.pairs import Pair
 from harmonizer_ns.training.batch import Geometry, PairBatch
 from harmonizer_ns.training.crops import Window, covered
-from harmonizer_ns.types import Cameras
+from harmonizer_ns.types import Cameras, Frames
 
 Slot = int | None
 """Which reference of a pair is shown; None is the pair's own image."""
+
+
+class LoadedPair(NamedTuple):
+    """A whole pair. Without depth and cameras depth is 0 everywhere, and there are no references.
+
+    Args:
+        render: the damaged image.
+        target: what it should look like.
+        references: photos with rendered depth, best first.
+    """
+
+    render: Frames
+    target: Float[Tensor, "1 3 h w"]
+    references: Frames | None
+
+
+def load_pair(pair: Pair, references: int = 0) -> LoadedPair:
+    """A pair with at most so many of its references, which have the image's size where there are cameras."""
+    rgb, target = load_image(pair.image)[None], load_image(pair.target_image)[None]
+    depth, alpha, others = _load_depth(pair, *rgb.shape[-2:])
+    if pair.cameras is None or pair.depth is None:
+        nowhere = Cameras(torch.eye(4)[None], torch.eye(3)[None], rgb.shape[-1], rgb.shape[-2])
+        return LoadedPair(Frames(rgb, alpha, depth, nowhere), target, None)
+    render, count = Frames(rgb, alpha, depth, pair.cameras[0]), min(references, len(pair.references))
+    if not count:
+        return LoadedPair(render, target, None)
+    photos = torch.stack([load_image(path) for path in pair.references[:count]])
+    frames = Frames(photos, torch.ones_like(photos[:, :1]), others[:count], pair.cameras[1 : 1 + count])
+    return LoadedPair(render, target, frames)
+
+
+def _load_depth(
+    pair: Pair, height: int, width: int
+) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"], Float[Tensor, "r 1 h w"]]:
+    """Depth and opacity of the image, and depth of each reference; 0, 1 and 0 where the pair does not tell."""
+    tensors = load_file(pair.depth) if pair.has_geometry else {}  # type: ignore[arg-type]
+    unknown = torch.zeros(1 + len(pair.references), 1, height, width)
+    depth = tensors.get("depth", unknown[0, 0]).float()[None, None]
+    alpha = tensors.get("alpha", torch.ones_like(depth[0, 0])).float()[None, None]
+    return depth, alpha, tensors.get("reference_depths", unknown[1:, 0]).float()[:, None]
 
 
 def load_view(pair: Pair, window: Window, references: int) -> PairBatch:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pairs file of a textured plane that a camera slides along: images, references, depth, cameras, clips."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,31 @@ _DEPTH, _STEP = 4.0, 2  # scene units; pixels that the view moves from frame to 
 def write_clip(folder: Path, frames: int = 8, tests: int = 2, geometry: bool = True, seed: int = 0) -> Path:
     """Frames of one clip, damaged by blur and noise that changes from frame to frame; the path of the pairs file."""
     generator = torch.Generator().manual_seed(seed)
-    panorama = F.interpolate(torch.rand(1, 3, 9, 33, generator=generator), (HEIGHT, 4 * WIDTH), mode="bicubic")[0]
-    panorama = panorama.clamp(0, 1)
+    panorama = _panorama(generator)
     pairs = [_frame(folder, panorama, number, frames, geometry, generator) for number in range(frames + tests)]
     write_pairs(folder / "pairs.json", pairs[:frames], pairs[frames:])
     return folder / "pairs.json"
+
+
+def write_scenes(folder: Path, scenes: int = 3, frames: int = 4) -> Path:
+    """Clips of several scenes, as `harmonizer synthesize` tells of them; the last scene is the test split."""
+    pairs = []
+    for scene in range(scenes):
+        generator, place = torch.Generator().manual_seed(scene), folder / f"scene{scene}"
+        panorama, source = (
+            _panorama(generator),
+            {"scene": f"scene{scene}", "stream": "sparse" if scene % 2 else "cycle"},
+        )
+        clip = [_frame(place, panorama, number, frames, True, generator) for number in range(frames)]
+        pairs += [replace(pair, name=f"{scene}/{pair.name}", clip=f"scene{scene}", source=source) for pair in clip]
+    write_pairs(folder / "pairs.json", pairs[:-frames], pairs[-frames:])
+    return folder / "pairs.json"
+
+
+def _panorama(generator: torch.Generator) -> torch.Tensor:
+    return F.interpolate(torch.rand(1, 3, 9, 33, generator=generator), (HEIGHT, 4 * WIDTH), mode="bicubic")[0].clamp(
+        0, 1
+    )
 
 
 def _frame(folder: Path, panorama, number: int, last: int, geometry: bool, generator) -> Pair:

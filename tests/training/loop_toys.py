@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from harmonizer_ns.training.config import (
     DataConfig,
+    OneStepConfig,
     OptimizerConfig,
     SavingConfig,
     ScheduleConfig,
-    TrainingConfig,
 )
 from harmonizer_ns.training.loop import Run
 from harmonizer_ns.training.scoring import validated
@@ -69,10 +69,10 @@ class ToyData:
         return f"toy {self.seed}"
 
 
-def toy_config(output: Path, **groups) -> TrainingConfig:
+def toy_config(output: Path, **groups) -> OneStepConfig:
     """Ten steps, a log entry each; groups given replace the defaults."""
     values = {
-        "precision": "no",
+        "precision": "fp32",
         "device": "cpu",
         "preset": "toy",
         "data": DataConfig(batch=2, workers=0),
@@ -80,10 +80,10 @@ def toy_config(output: Path, **groups) -> TrainingConfig:
         "schedule": ScheduleConfig(max_steps=10, warm_up=4, decay="linear"),
         "saving": SavingConfig(every=5, validate_every=10, log_every=1, tracker="none"),
     }
-    return TrainingConfig(pairs=(), output=output, model="", **{**values, **groups})
+    return OneStepConfig(pairs=(), output=output, model="", **{**values, **groups})
 
 
-def toy_run(config: TrainingConfig, trainee=None, data=None) -> tuple[Run, ToyTrainee]:
+def toy_run(config: OneStepConfig, trainee=None, data=None) -> tuple[Run, ToyTrainee]:
     """A run of the toy, ready to train."""
     trainee = trainee or ToyTrainee()
     return Run(config, trainee, data or ToyData(config.data.batch), Accelerator(cpu=True)), trainee

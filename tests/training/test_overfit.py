@@ -14,11 +14,11 @@ from torchvision.models import squeezenet1_1
 from harmonizer_ns.training.config import (
     DataConfig,
     LossConfig,
+    OneStepConfig,
     OptimizerConfig,
     SavingConfig,
     ScheduleConfig,
     TemporalConfig,
-    TrainingConfig,
 )
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.journal import curves, read_log
@@ -49,11 +49,11 @@ def fit(
     folder: Path, pairs: Path, loss: LossConfig, steps: int, rate: float = 1e-2, context: int = 0
 ) -> dict[str, list[float]]:
     """Curves of every term."""
-    config = TrainingConfig(
+    config = OneStepConfig(
         pairs=(pairs,),
         output=folder,
         model="",
-        precision="no",
+        precision="fp32",
         device="cpu",
         data=DataConfig(height=HEIGHT, width=WIDTH, batch=4, workers=0, zoom=1.0, flip=False, references=0),
         optimizer=OptimizerConfig(learning_rate=rate, weight_decay=0.0),

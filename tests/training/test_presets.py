@@ -22,7 +22,7 @@ from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training import lora
 from harmonizer_ns.training.checkpoints import list_runs, load_run
-from harmonizer_ns.training.config import LossConfig, TrainingConfig
+from harmonizer_ns.training.config import OneStepConfig, TrainingConfig
 from harmonizer_ns.training.journal import curves, read_log
 from harmonizer_ns.training.lora import COSMOS, PartConfig
 from harmonizer_ns.training.models import make_ready
@@ -65,19 +65,21 @@ def squeezenet(tmp_path_factory) -> Path:
 def tiny(name: str, pairs: Path, output: Path, squeezenet: Path | None = None, steps: int = 2) -> TrainingConfig:
     """The preset on small crops, with its own losses on a small feature network, for a few steps."""
     preset = PRESETS[name].config
-    return replace(
+    config = replace(
         preset,
         pairs=(pairs,),
         output=output,
         model=MODELS[name],
         device="cpu",
-        precision="no",
+        precision="fp32",
         data=replace(preset.data, height=HEIGHT, width=WIDTH, workers=0, accumulation=1, batch=2, validation_pairs=1),
         schedule=replace(preset.schedule, max_steps=steps, warm_up=1),
         loss=replace(preset.loss, net="squeeze", backbone=squeezenet, gram_after=min(preset.loss.gram_after, 1)),
-        temporal=replace(preset.temporal, start=0, clip=max(preset.temporal.context + 1, 2)),
         saving=replace(preset.saving, every=steps // 2, validate_every=steps, log_every=1, tracker="none"),
     )
+    if not isinstance(config, OneStepConfig):
+        return config
+    return replace(config, temporal=replace(config.temporal, start=0, clip=max(config.temporal.context + 1, 2)))
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -204,7 +206,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     """
     options = [
         *("train", "temporal-sd-turbo", "--pairs", str(pairs), "--model", MODELS["temporal-sd-turbo"]),
-        *("--device", "cpu", "--precision", "no", "--data.height", str(HEIGHT), "--data.width", str(WIDTH)),
+        *("--device", "cpu", "--precision", "fp32", "--data.height", str(HEIGHT), "--data.width", str(WIDTH)),
         *("--data.accumulation", "2", "--data.workers", "0", "--schedule.max-steps", "4", "--schedule.warm-up", "0"),
         *("--loss.lpips", "0", "--loss.gram", "0", "--temporal.start", "0", "--temporal.clip", "5"),
         *("--optimizer.learning-rate", "1e-2", "--optimizer.epsilon", "1e-2", "--saving.tracker", "none"),
@@ -232,8 +234,8 @@ def test_bad_input_is_one_clear_error(pairs, squeezenet, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text('{"format": "harmonizer-training"}')
     bad = [
-        (replace(config, pairs=(tmp_path / "none.json",)), "cannot read the pairs file .*none.json"),
-        (replace(config, model=str(tmp_path / "empty.json")), "cannot read the architecture .*empty.json"),
+        (replace(config, pairs=(tmp_path / "none.json",)), "none.json is missing"),
+        (replace(config, model=str(tmp_path / "empty.json")), "empty.json is not JSON"),
         (replace(config, model=str(tmp_path / "list.json")), "holds a list"),
         (replace(config, model=MODELS["difix"]), "network 'cosmos', the configuration is for 'difix'"),
         (replace(config, model=str(tmp_path / "folder")), "harmonizer-enhancer"),
@@ -256,7 +258,7 @@ def test_bad_input_is_one_clear_error(pairs, squeezenet, tmp_path, capsys):
 
 def test_the_builtin_network_needs_geometry(tmp_path):
     pairs = write_clip(tmp_path, geometry=False)
-    with pytest.raises(InputError, match='no pair has "depth" and "cameras"'):
+    with pytest.raises(InputError, match='no pair to train on has "depth" and "cameras"'):
         train(tiny("builtin", pairs, tmp_path / "run"))
 
 
@@ -265,15 +267,3 @@ def test_the_builtin_network_takes_pairs_without_geometry_among_others(pairs, tm
     config = tiny("builtin", pairs, tmp_path / "run", steps=2)
     train(replace(config, pairs=(*config.pairs, plain), data=replace(config.data, batch=1, weights=(0.0, 1.0))))
     assert (config.output / "enhancer").is_dir()
-
-
-def test_the_builtin_network_refuses_options_that_would_do_nothing(pairs, tmp_path):
-    config = tiny("builtin", pairs, tmp_path / "run")
-    with pytest.raises(InputError, match="leave out --skip-dropout, --timestep"):
-        train(replace(config, skip_dropout=0.1, timestep=0))
-
-
-def test_the_builtin_network_learns_from_its_previous_output_too(pairs, tmp_path):
-    config = tiny("builtin", pairs, tmp_path / "run", steps=6)
-    train(replace(config, temporal=replace(config.temporal, context=1, every=2), loss=LossConfig(temporal=1.0)))
-    assert [step for step, _ in curves(read_log(config.output), ("temporal",))["temporal"]] == [2, 4, 6]

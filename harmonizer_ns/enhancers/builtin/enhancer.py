@@ -90,11 +90,20 @@ class BuiltinEnhancer:
         Raises:
             ValueError: when the context holds another number of references or previous outputs than there are frames.
         """
-        device = frames.rgb.device
-        inputs = gather_inputs(frames, context, self.max_references)
+        return self.repair(gather_inputs(frames, context, self.max_references), context.learning)
+
+    @torch.inference_mode()
+    def repair(self, inputs: BuiltinInputs, learned: bool = False) -> Repaired:
+        """Repair frames of any size whose candidates are warped already.
+
+        Args:
+            inputs: of `gather_inputs`.
+            learned: the repair is learned from, not looked at.
+        """
+        device, (height, width) = inputs.render.device, inputs.render.shape[-2:]
+        padding = Padding.to_multiple(height, width, MULTIPLE)
         inputs = _to(inputs, next(self.network.parameters()).device)
-        padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, MULTIPLE)
-        choice = self.network(_pad(inputs, padding), learned=context.learning)
+        choice = self.network(_pad(inputs, padding), learned=learned)
         return Repaired(
             rgb=padding.undo(choice.rgb).clamp(0, 1).to(device),
             confidence=padding.undo(choice.confidence).sigmoid().to(device),

@@ -4,94 +4,85 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin.inputs import CUE_STRIDE
-from harmonizer_ns.training.builtin.samples import Batch, Sample, collate, window
-
-COLOURS = ("render", "target", "warps")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """How training crops are varied."""
-
-    crop: int = 96
-    """Side of the crops in pixels, a multiple of 16."""
-    drop_references: float = 0.5
-    """Share of crops that see only a random number (0 to all) of their references, instead of all."""
-    show_previous: float = 0.4
-    """Share of crops that see a previous output: a random mixture of the neighbouring frame's truth and render."""
-    clean: float = 0.05
-    """Share of crops whose render is replaced by the truth: nothing is to be done."""
-    near_clean: float = 0.12
-    """Share of crops whose render is moved up to 80% of the way toward the truth."""
-    jitter: float = 0.15
-    """Relative range of the random gain of each colour and of the gamma, the same for all images of a crop."""
-    exposure: float = 0.2
-    """Share of references with a brightness of their own (gain within 10%), as photos have."""
+from harmonizer_ns.training.builtin.config import AugmentConfig
+from harmonizer_ns.training.builtin.views import Batch, WarpedView, show
 
 
-def random_batch(samples: list[Sample], count: int, config: AugmentConfig, generator: random.Random) -> Batch:
-    """Crops of random samples."""
-    return collate([random_view(generator.choice(samples), config, generator) for _ in range(count)])
+def random_crop(
+    view: WarpedView, height: int, width: int, references: int, flip: bool, config: AugmentConfig, chance: random.Random
+) -> Batch:
+    """One augmented crop, as a batch of one.
+
+    Args:
+        view: not smaller than the crop.
+        height: of the crop.
+        width: of the crop.
+        references: how many may be shown.
+        flip: mirror some crops, and turn square ones.
+        config: how crops are varied.
+        chance: draws.
+    """
+    rows, columns = view.render.shape[-2:]
+    window = (_random_slice(rows, height, chance), _random_slice(columns, width, chance))
+    shown = _random_references(min(references, len(view.warps)), config, chance)
+    previous = chance.random() if chance.random() < config.show_previous else None
+    batch = show(view, shown, previous, window, chance.getrandbits(63))
+    inputs = replace(batch.inputs, render=_cleaned(batch, config, chance), warps=_exposed(batch, config, chance))
+    batch = _jittered(replace(batch, inputs=inputs), config, chance)
+    return _flipped(batch, chance) if flip else batch
 
 
-def random_view(sample: Sample, config: AugmentConfig, generator: random.Random) -> dict[str, Tensor]:
-    """One augmented crop."""
-    rows, columns = (_random_slice(side, config.crop, generator) for side in sample.render.shape[-2:])
-    references = _random_references(len(sample.warps), config, generator)
-    previous = generator.random() if generator.random() < config.show_previous else None
-    view = window(sample, references, previous, rows, columns)
-    view["render"] = _cleaned(view, config, generator)
-    view["warps"] = _exposed(view["warps"], config, generator)
-    return _flipped(_jittered(view, config, generator), generator)
-
-
-def _random_slice(side: int, crop: int, generator: random.Random) -> slice:
-    if side < crop:
-        raise ValueError(f"crops of {crop} pixels do not fit into a sample with a side of {side}")
-    start = generator.randint(0, (side - crop) // CUE_STRIDE) * CUE_STRIDE
+def _random_slice(side: int, crop: int, chance: random.Random) -> slice:
+    start = chance.randint(0, (side - crop) // CUE_STRIDE) * CUE_STRIDE
     return slice(start, start + crop)
 
 
-def _random_references(count: int, config: AugmentConfig, generator: random.Random) -> list[int]:
-    kept = generator.randint(0, count) if generator.random() < config.drop_references else count
-    return generator.sample(range(count), kept)
+def _random_references(count: int, config: AugmentConfig, chance: random.Random) -> list[int]:
+    kept = chance.randint(0, count) if chance.random() < config.drop_references else count
+    return chance.sample(range(count), kept)
 
 
-def _cleaned(view: dict[str, Tensor], config: AugmentConfig, generator: random.Random) -> Tensor:
+def _cleaned(batch: Batch, config: AugmentConfig, chance: random.Random) -> Float[Tensor, "1 3 h w"]:
     """The render, or the truth, or something between."""
-    draw = generator.random()
+    draw = chance.random()
     if draw < config.clean:
-        return view["target"].clone()
+        return batch.target
     if draw < config.clean + config.near_clean:
-        return torch.lerp(view["target"], view["render"], generator.uniform(0.2, 1))
-    return view["render"]
+        return torch.lerp(batch.target, batch.inputs.render, chance.uniform(0.2, 1))
+    return batch.inputs.render
 
 
-def _exposed(warps: Tensor, config: AugmentConfig, generator: random.Random) -> Tensor:
-    gains = [generator.uniform(0.9, 1.1) if generator.random() < config.exposure else 1.0 for _ in warps]
+def _exposed(batch: Batch, config: AugmentConfig, chance: random.Random) -> Float[Tensor, "1 k 3 h w"]:
+    """Candidates, some with a brightness of their own."""
+    warps = batch.inputs.warps
+    gains = [chance.uniform(0.9, 1.1) if chance.random() < config.exposure else 1.0 for _ in warps[0]]
     return (warps * torch.tensor(gains)[:, None, None, None]).clamp(0, 1)
 
 
-def _jittered(view: dict[str, Tensor], config: AugmentConfig, generator: random.Random) -> dict[str, Tensor]:
+def _jittered(batch: Batch, config: AugmentConfig, chance: random.Random) -> Batch:
     """``(gain x)^gamma`` with colours in random order, the same for all images."""
-    gain = torch.tensor([generator.uniform(1 - config.jitter, 1.0) for _ in range(3)])[:, None, None]
-    gamma = generator.uniform(1 - config.jitter, 1 + config.jitter)
-    order = generator.sample(range(3), 3)
-    return {
-        name: (value[..., order, :, :] * gain) ** gamma if name in COLOURS else value for name, value in view.items()
-    }
+    gain = torch.tensor([chance.uniform(1 - config.jitter, 1.0) for _ in range(3)])[:, None, None]
+    gamma = chance.uniform(1 - config.jitter, 1 + config.jitter)
+    order = chance.sample(range(3), 3)
+
+    def jittered(colours: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+        return (colours[..., order, :, :] * gain) ** gamma
+
+    inputs = replace(batch.inputs, render=jittered(batch.inputs.render), warps=jittered(batch.inputs.warps))
+    return replace(batch, inputs=inputs, target=jittered(batch.target))
 
 
-def _flipped(view: dict[str, Tensor], generator: random.Random) -> dict[str, Tensor]:
-    """Mirror, or swap rows and columns, each half of the time. Cues are scalars, they only move along."""
-    if generator.random() < 0.5:
-        view = {name: value.flip(-1) for name, value in view.items()}
-    if generator.random() < 0.5:
-        view = {name: value.transpose(-1, -2) for name, value in view.items()}
-    return view
+def _flipped(batch: Batch, chance: random.Random) -> Batch:
+    """Mirror, or swap rows and columns where these are as many, each half of the time. Cues only move along."""
+    if chance.random() < 0.5:
+        batch = batch.changed(lambda picture: picture.flip(-1))
+    if chance.random() < 0.5 and batch.target.shape[-1] == batch.target.shape[-2]:
+        batch = batch.changed(lambda picture: picture.transpose(-1, -2))
+    return batch

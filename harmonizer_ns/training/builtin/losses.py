@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.builtin.network import Choice
-from harmonizer_ns.training.builtin.samples import Batch
+from harmonizer_ns.training.builtin.config import ChoiceLossConfig
+from harmonizer_ns.training.builtin.views import Batch
 
 _FLOOR = 3e-5  # squared error of 45 dB: much below it nothing is worth gaining or fearing
 _TELLING = 0.01  # root mean squared errors that differ by about this much make a choice clear
@@ -19,28 +18,7 @@ CONFIDENT = 0.05
 """A pixel counts as right when its absolute error, averaged over the colours, is below this."""
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the terms."""
-
-    error: float = 1.0
-    """log(MSE of the output / MSE of the render): a tenth of it is 0.43 dB."""
-    preserve: float = 0.02
-    """The same over the render's better half of the pixels, where it got worse. Little, since that half is known only
-    to who knows the truth: errors which happen to be small count as skill. Eagerness, calibrated afterwards, does the
-    rest."""
-    detail: float = 0.1
-    """Absolute error of image gradients, relative to the render's."""
-    confidence: float = 0.1
-    """Cross-entropy of the confidence."""
-    choice: float = 1.0
-    """Cross-entropy of the weights with what would have been right, at the start. The other terms alone drive all
-    weights to 0, where they have no gradient, before the network can tell good candidates from bad ones."""
-    choice_kept: float = 0.02
-    """Share of it that is left half way through, after falling linearly, and stays."""
-
-
-def total_loss(choice: Choice, batch: Batch, config: LossConfig, progress: float = 1.0) -> Float[Tensor, ""]:
+def total_loss(choice: Choice, batch: Batch, config: ChoiceLossConfig, progress: float = 1.0) -> Float[Tensor, ""]:
     """The weighted sum of all terms; ``progress`` of the training in [0, 1]."""
     render, target = batch.inputs.render, batch.target
     loss = (
@@ -49,7 +27,7 @@ def total_loss(choice: Choice, batch: Batch, config: LossConfig, progress: float
         + config.detail * detail_ratio(choice.rgb, render, target)
         + config.confidence * confidence_loss(choice.confidence, choice.rgb, target)
     )
-    guidance = config.choice * max(config.choice_kept, 1 - 2 * progress * (1 - config.choice_kept))
+    guidance = config.guidance * max(config.guidance_kept, 1 - 2 * progress * (1 - config.guidance_kept))
     return loss + guidance * choice_loss(choice, render, target)
 
 
@@ -99,8 +77,12 @@ def confidence_loss(
     logit: Float[Tensor, "n 1 h w"], output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the belief that a pixel is right; its minimum is the calibrated probability."""
-    right = ((output.detach() - target).abs().mean(1, keepdim=True) < CONFIDENT).to(logit.dtype)
-    return F.binary_cross_entropy_with_logits(logit, right)
+    return F.binary_cross_entropy_with_logits(logit, right_pixels(output.detach(), target).to(logit.dtype))
+
+
+def right_pixels(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n 1 h w"]:
+    """Where the absolute error, averaged over the colours, is below `CONFIDENT`: what the confidence predicts."""
+    return (output - target).abs().mean(1, keepdim=True) < CONFIDENT
 
 
 def choice_loss(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the built-in network from pairs with depth, cameras and references."""
+"""The built-in network as the training loop trains it, and as it becomes an enhancer folder."""
 
 from __future__ import annotations
 
-import random
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,113 +12,133 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.builtin.enhancer import ARCHITECTURE, gather_inputs
-from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
-from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
-from harmonizer_ns.training.batch import PairBatch, unknown_geometry
-from harmonizer_ns.training.builtin.losses import LossConfig as OwnLossConfig
+from harmonizer_ns.files import read_json
+from harmonizer_ns.training.batch import PairBatch
+from harmonizer_ns.training.builtin.calibration import calibrate
+from harmonizer_ns.training.builtin.card import table, write_card
+from harmonizer_ns.training.builtin.config import BuiltinConfig
+from harmonizer_ns.training.builtin.data import BuiltinData
 from harmonizer_ns.training.builtin.losses import total_loss
-from harmonizer_ns.training.builtin.samples import REFERENCES, Batch, good_pixels
-from harmonizer_ns.training.config import ScheduleConfig, TemporalConfig
-from harmonizer_ns.training.context import Images, roll_out
+from harmonizer_ns.training.builtin.validation import CONDITIONS, means, score, validate
+from harmonizer_ns.training.builtin.views import Batch, WarpedView
 from harmonizer_ns.training.criterion import Criterion
-from harmonizer_ns.training.scoring import validated
-from harmonizer_ns.training.trainee import Parts, Pictures, Validation
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.training.journal import curves, read_log
+from harmonizer_ns.training.trainee import Parts, Validation
+
+logger = logging.getLogger(__name__)
+
+BEST = "best"
+"""Folder below the run's with the best weights so far: an enhancer folder, not calibrated yet."""
+_CURVES = {"loss": "loss", "test/psnr": "output, held-out PSNR in dB", "test/good": "good half, PSNR in dB"}
 
 
-class ChoiceTrainee:
-    """The built-in network, with its own losses and those of the criterion on top.
+def initial_network(config: BuiltinConfig) -> tuple[ChoiceNetwork, list[dict[str, Any]]]:
+    """The network that a run starts from, on the CPU and not calibrated, and the training that it has had.
+
+    Raises:
+        InputError: when there is no such checkpoint or architecture.
+    """
+    torch.manual_seed(config.seed)  # of new weights
+    if config.model == "new":
+        return ChoiceNetwork(), []
+    if Path(config.model).suffix == ".json":
+        return ChoiceNetwork(**read_json(Path(config.model))), []
+    enhancer = BuiltinEnhancer.from_pretrained(None if config.model == "builtin" else config.model)
+    enhancer.network.bias_when_shown = enhancer.network.bias_when_learned = 0.0
+    return enhancer.network, enhancer.metadata.get("stages", [])
+
+
+class BuiltinTrainee:
+    """The built-in network. Validating, it keeps the best weights aside; these are calibrated and exported.
 
     Args:
         network: on its device.
-        criterion: further losses.
-        temporal: whether it sees the warped previous output in clips.
-        schedule: of the run; the network's guidance fades along it.
+        stages: the training that it has had, for the model card.
+        config: of the run.
+        criterion: losses besides its own.
+        data: what it learns from, for the model card, and all views that are held out.
     """
 
     def __init__(
         self,
         network: ChoiceNetwork,
+        stages: list[dict[str, Any]],
+        config: BuiltinConfig,
         criterion: Criterion,
-        temporal: TemporalConfig,
-        schedule: ScheduleConfig,
+        data: BuiltinData,
     ) -> None:
-        self.network, self.criterion = network.train(), criterion
-        self.temporal, self.schedule = temporal, schedule
+        self.network, self.stages = network.train(), stages
+        self.config, self.criterion, self.data = config, criterion, data
+        self._best = -math.inf
+        self._continues = config.resume
 
-    def loss(self, network: nn.Module, batch: PairBatch, step: int) -> tuple[Float[Tensor, ""], Parts]:
-        """All losses of single views, or of the last frames of clips with the frame before as a candidate."""
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Float[Tensor, ""], Parts]:
+        """The network's own losses, and those of the criterion on top."""
         batch = batch.to(next(self.network.parameters()).device)
-        view, before, previous = batch, None, None
-        if batch.frames is not None:
-            view, before, previous = batch.frame(-1), batch.frame(-2), self._rolled_out(batch)
-        inputs = choice_inputs(view, before, previous, drop=True)
-        choice = network(inputs)
-        truth = Batch(inputs, view.target, good_pixels(view.image, view.target))
-        own = total_loss(choice, truth, OwnLossConfig(), step / self.schedule.max_steps)
-        others, parts = self.criterion(choice.rgb.float(), view, step, before, previous)
-        return own + others, {"choice": own.detach(), **parts}
+        choice = network(batch.inputs)
+        own = total_loss(choice, batch, self.config.choice_loss, step / self.config.schedule.max_steps)
+        unnamed = ("",) * len(batch.seeds)
+        pairs = PairBatch(unnamed, unnamed, batch.seeds, batch.inputs.render, batch.target)
+        others, parts = self.criterion(choice.rgb.float(), pairs, step)
+        return own + others, {"own": own.detach(), **parts}
 
-    def _rolled_out(self, clip: PairBatch) -> Images:
-        """What the network makes of the last frame but one."""
+    def validate(self, batches: list[WarpedView], step: int) -> Validation:
+        """Figures of held-out views; the weights are kept aside when these are the best so far."""
+        enhancer = self._enhancer()
+        measured = validate(enhancer, batches)
+        figures = means(measured)["mean"]
+        figures["score"] = score(figures)
+        self._recall_best(step)
+        if figures["score"] > self._best:
+            self._best = figures["score"]
+            enhancer.metadata = {"step": step, "score": self._best}
+            enhancer.save(self.config.output / BEST)
+        return Validation(figures, [view.pictures for view in measured])
 
-        def repair(index: int, context: list[Images]) -> Images:
-            before, previous = (clip.frame(index - 1), context[0]) if context else (None, None)
-            return self.network(choice_inputs(clip.frame(index), before, previous)).rgb
+    def _enhancer(self) -> BuiltinEnhancer:
+        """A copy in full precision; the network itself may be wrapped for less."""
+        network = ChoiceNetwork(**self.network.config).to(next(self.network.parameters()).device)
+        network.load_state_dict(self.network.state_dict())
+        return BuiltinEnhancer(network)
 
-        return roll_out(self.network, repair, clip, length=1, truth=self.temporal.truth)[0]
-
-    def validate(self, batches: list[PairBatch], step: int) -> Validation:
-        """Metrics and pictures of single views."""
-        return validated([view for batch in batches for view in self._pictures(batch)], self.criterion.distance)
-
-    def _pictures(self, batch: PairBatch) -> list[Pictures]:
-        outputs = self.network(choice_inputs(batch.to(next(self.network.parameters()).device))).rgb
-        references = [None] * len(batch) if batch.references is None else list(batch.references[:, 0])
-        parts = (batch.names, batch.image, outputs.float().clamp(0, 1).cpu(), batch.target, references)
-        return [Pictures(*view) for view in zip(*parts, strict=True)]
+    def _recall_best(self, step: int) -> None:
+        """At the first validation of a continued run, the best score before; steps after its checkpoint come again."""
+        if self._continues and (self.config.output / BEST).is_dir():
+            kept = BuiltinEnhancer.from_pretrained(self.config.output / BEST).metadata
+            self._best = kept["score"] if kept["step"] < step else -math.inf
+        self._continues = False
 
     def export(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Write an enhancer folder."""
-        weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        save_checkpoint(folder, Checkpoint(ARCHITECTURE, self.network.config, weights, metadata))
+        """Calibrate the best weights, and write them as an enhancer folder with model card, figures and curves."""
+        enhancer = BuiltinEnhancer.from_pretrained(self.config.output / BEST)
+        enhancer.to(next(self.network.parameters()).device)
+        calibrate(enhancer, self.data.validation(), self.config.tolerated_loss)
+        stage = {"steps": enhancer.metadata["step"], "config": metadata["training"]["config"]}
+        enhancer.metadata = {
+            "licence": "Apache-2.0",
+            "data": self.config.data_note,
+            "training_scenes": self.data.scenes,
+            "stages": [*self.stages, stage],
+        }
+        enhancer.save(folder)
+        write_card(folder, self._report(enhancer))
 
-
-def choice_inputs(
-    view: PairBatch, before: PairBatch | None = None, previous: Images | None = None, drop: bool = False
-) -> BuiltinInputs:
-    """References, and what was made of the frames before, warped into the views.
-
-    Args:
-        view: with geometry.
-        before: the frames before.
-        previous: their repaired colours.
-        drop: show some of the references only, to every second item.
-    """
-    history = None if before is None or previous is None else frames_of(before, previous)
-    references = tuple(references_of(view, i, drop) for i in range(len(view)))
-    return gather_inputs(frames_of(view, view.image), Context(references, history), REFERENCES)
-
-
-def frames_of(view: PairBatch, rgb: Images) -> Frames:
-    """Views with these colours; depth is 0, unknown, where pairs have none."""
-    geometry = view.geometry or unknown_geometry(view)
-    return Frames(rgb, geometry.alpha, geometry.depth, geometry.cameras())
-
-
-def references_of(view: PairBatch, item: int, drop: bool = False) -> Frames | None:
-    """The photos of one item; all of them, or a random number of them for half of the items."""
-    if view.references is None:
-        return None
-    geometry, photos = view.geometry or unknown_geometry(view), view.references[item]
-    chance = random.Random(f"{view.seeds[item]}/references")
-    count = len(photos)
-    if drop and chance.random() < 0.5:
-        count = chance.randint(0, count)
-    height, width = photos.shape[-2:]
-    cameras = Cameras(geometry.reference_camera_to_world[item], geometry.reference_intrinsics[item], width, height)
-    depth = geometry.reference_depth[item]
-    return Frames(photos, torch.ones_like(depth), depth, cameras)[slice(0, count)]
+    def _report(self, enhancer: BuiltinEnhancer) -> dict[str, Any]:
+        """What is known of the exported network, measured on all views that are held out; JSON values."""
+        measured = {name: validate(enhancer, self.data.held_out(), shown) for name, shown in CONDITIONS.items()}
+        figures = {name: means(views) for name, views in measured.items()}
+        logger.info("held-out views, in dB\n%s", table("scene", figures["references"]))
+        drawn = curves(read_log(self.config.output), tuple(_CURVES))
+        return {
+            **enhancer.metadata,
+            "parameters": sum(value.numel() for value in enhancer.network.parameters()),
+            "training_views": self.data.count,
+            "held_out_views": len(measured["references"]),
+            "bias_when_shown": enhancer.network.bias_when_shown,
+            "bias_when_learned": enhancer.network.bias_when_learned,
+            "figures": figures,
+            "by_damage": means(measured["references"], "damage"),
+            "curves": {_CURVES[name]: points for name, points in drawn.items()},
+        }

@@ -1,118 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the built-in network is on whole views of held-out scenes."""
+"""How good a built-in network is on whole held-out views, run as the enhancer runs it."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.builtin.network import MULTIPLE, ChoiceNetwork
-from harmonizer_ns.metrics import splat_loss
-from harmonizer_ns.training.builtin.losses import CONFIDENT
-from harmonizer_ns.training.builtin.samples import Batch, Sample, whole
+from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
+from harmonizer_ns.metrics import good_half_psnr, psnr, splat_loss, ssim
+from harmonizer_ns.training.builtin.losses import right_pixels
+from harmonizer_ns.training.builtin.views import REFERENCES, Batch, WarpedView, show
+from harmonizer_ns.training.trainee import Pictures
 
 Figures = dict[str, float]
-"""PSNR in dB: ``render``, ``output``, ``good_render``, ``good_output`` (the better half of the render's pixels),
-``oracle`` (best candidate of each pixel); ``confidence_error``: mean gap between confidence and what came true;
-``loss``: the output's `splat_loss` over the render's."""
+"""Of one view, or means over views: ``psnr`` and ``psnr_input`` (dB; output and render), ``ssim`` and ``ssim_input``,
+``good`` and ``good_input`` (PSNR of the better half of the render's pixels), ``oracle`` (PSNR of the best candidate of
+each pixel), ``confidence_error`` (mean gap between confidence and what came true), ``loss`` (the output's `splat_loss`
+over the render's)."""
 
-CONDITIONS: dict[str, tuple[int, float | None]] = {
-    "references": (3, None),
-    "one_reference": (1, None),
-    "no_references": (0, None),
-    "with_previous": (3, 0.5),
+
+class Condition(NamedTuple):
+    """What the network is shown.
+
+    Args:
+        references: how many photos at most.
+        previous: share of truth in the previous output; None shows none.
+    """
+
+    references: int = REFERENCES
+    previous: float | None = None
+
+
+CONDITIONS = {
+    "references": Condition(),
+    "one_reference": Condition(references=1),
+    "no_references": Condition(references=0),
+    "with_previous": Condition(previous=0.5),
 }
-"""Name -> (references shown, share of truth in the previous output)."""
+"""Those of the model card."""
+
+
+class Measured(NamedTuple):
+    """What came out for one view.
+
+    Args:
+        scene: of the view.
+        damage: of the view.
+        figures: see `Figures`.
+        pictures: for sample sheets.
+    """
+
+    scene: str
+    damage: str
+    figures: Figures
+    pictures: Pictures
+
+
+def validate(
+    enhancer: BuiltinEnhancer, views: Iterable[WarpedView], condition: Condition = CONDITIONS["references"]
+) -> list[Measured]:
+    """Repair whole views, and compare them with the truth."""
+    return [measure(enhancer, view, condition) for view in views]
 
 
 @torch.inference_mode()
-def validate(network: ChoiceNetwork, samples: Iterable[Sample], condition: str = "references") -> dict[str, Figures]:
-    """Figures of each scene (means over its views), and of ``mean`` (mean over scenes)."""
-    references, previous = CONDITIONS[condition]
-    was_training, scenes = network.training, defaultdict(list)
-    network.eval()
-    for sample in samples:
-        batch = whole(sample, MULTIPLE, references, previous)
-        choice = network(batch.inputs)
-        size = sample.render.shape[-2:]
-        scenes[sample.scene].append(measure(batch, choice.rgb.clamp(0, 1), choice.confidence.sigmoid(), size))
-    network.train(was_training)
-    figures = {scene: _mean(views) for scene, views in sorted(scenes.items())}
-    return {**figures, "mean": _mean(list(figures.values()))}
-
-
-def measure(
-    batch: Batch, rgb: Float[Tensor, "1 3 h w"], confidence: Float[Tensor, "1 1 h w"], size: tuple[int, ...]
-) -> Figures:
-    """Figures of one padded view whose true size is ``size``."""
-    inside = torch.zeros_like(batch.good)
-    inside[..., : size[0], : size[1]] = True
+def measure(enhancer: BuiltinEnhancer, view: WarpedView, condition: Condition) -> Measured:
+    """Repair one view, and compare it with the truth."""
+    batch = show(view, range(condition.references), condition.previous)
     render, target = batch.inputs.render, batch.target
-    return {
-        "render": masked_psnr(render, target, inside),
-        "output": masked_psnr(rgb, target, inside),
-        "good_render": masked_psnr(render, target, batch.good),
-        "good_output": masked_psnr(rgb, target, batch.good),
-        "oracle": _oracle(batch, inside),
-        "confidence_error": calibration_error(confidence[inside], right_pixels(rgb, target)[inside]),
-        "loss": _loss(rgb, target, size) / max(_loss(render, target, size), 1e-6),
+    repaired = enhancer.repair(batch.inputs)
+    output, good = repaired.rgb, good_half_psnr(render, repaired.rgb, target)
+    figures = {
+        "psnr": psnr(output, target),
+        "psnr_input": psnr(render, target),
+        "ssim": ssim(output, target),
+        "ssim_input": ssim(render, target),
+        "good": good.after,
+        "good_input": good.before,
+        "oracle": psnr(best_candidates(batch), target),
+        "confidence_error": calibration_error(repaired.confidence, right_pixels(output, target)),
+        "loss": splat_loss(output, target) / splat_loss(render, target).clamp(min=1e-6),
     }
+    photo = batch.inputs.warps[0, 0] if condition.references and len(view.warps) else None
+    pictures = Pictures(view.name, render[0], output[0], target[0], photo)
+    return Measured(view.scene, view.damage, {name: value.item() for name, value in figures.items()}, pictures)
 
 
-def _loss(image: Float[Tensor, "1 3 h w"], target: Float[Tensor, "1 3 h w"], size: tuple[int, ...]) -> float:
-    height, width = size
-    return splat_loss(image[..., :height, :width], target[..., :height, :width]).item()
-
-
-def masked_psnr(
-    image: Float[Tensor, "1 3 h w"], target: Float[Tensor, "1 3 h w"], mask: Bool[Tensor, "1 1 h w"]
-) -> float:
-    """``-10 log10`` of the mean squared error over a mask, at most 100 dB."""
-    error = (image - target).square().mean(1, keepdim=True)[mask].double().mean().item()
-    return -10 * math.log10(max(error, 1e-10))
-
-
-def right_pixels(rgb: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n 1 h w"]:
-    """What the confidence predicts."""
-    return (rgb - target).abs().mean(1, keepdim=True) < CONFIDENT
-
-
-def calibration_error(confidence: Float[Tensor, " p"], right: Bool[Tensor, " p"], bins: int = 10) -> float:
-    """Expected calibration error: mean over pixels of |mean confidence - share of right pixels| in their bin."""
-    index = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, confidence.double() - right.double())
-    return (gaps.abs().sum() / len(confidence)).item()
-
-
-def _oracle(batch: Batch, inside: Bool[Tensor, "1 1 h w"]) -> float:
-    """PSNR of the best candidate of each pixel."""
+def best_candidates(batch: Batch) -> Float[Tensor, "n 3 h w"]:
+    """Of each pixel the candidate, or the render, that is nearest to the truth."""
     candidates = torch.cat([batch.inputs.render[:, None], batch.inputs.warps], dim=1)
-    error = (candidates - batch.target[:, None]).square().mean(2)
-    error[:, 1:][batch.inputs.valid[:, :, 0] < 0.5] = torch.inf
-    return -10 * math.log10(max(error.amin(1)[:, None][inside].double().mean().item(), 1e-10))
+    error = (candidates - batch.target[:, None]).square().mean(2, keepdim=True)
+    error[:, 1:][batch.inputs.valid < 0.5] = torch.inf
+    best = error.argmin(1, keepdim=True).expand(-1, -1, 3, -1, -1)
+    return candidates.gather(1, best)[:, 0]
 
 
-def _mean(figures: list[Figures]) -> Figures:
-    return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]} if figures else {}
+def calibration_error(
+    confidence: Float[Tensor, "n 1 h w"], right: Bool[Tensor, "n 1 h w"], bins: int = 10
+) -> Float[Tensor, ""]:
+    """Expected calibration error: mean over pixels of |mean confidence - share of right pixels| in their bin."""
+    index = (confidence * bins).long().clamp(max=bins - 1).flatten()
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, (confidence.double() - right.double()).flatten())
+    return gaps.abs().sum() / confidence.numel()
+
+
+def means(measured: Sequence[Measured], by: Literal["scene", "damage"] = "scene") -> dict[str, Figures]:
+    """Means of each scene over its views, or of each kind of damage over its scenes; "mean" is that over scenes."""
+    scenes = _grouped(measured, "scene")
+    figures = {name: _mean([view.figures for view in views]) for name, views in scenes.items()}
+    overall = {"mean": _mean(list(figures.values()))}
+    if by == "scene":
+        return figures | overall
+    return {name: means(views)["mean"] for name, views in _grouped(measured, "damage").items()} | overall
+
+
+def _grouped(measured: Sequence[Measured], key: str) -> dict[str, list[Measured]]:
+    names = sorted({getattr(view, key) for view in measured})
+    return {name: [view for view in measured if getattr(view, key) == name] for name in names}
+
+
+def _mean(figures: Sequence[Figures]) -> Figures:
+    return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
 
 
 def score(figures: Figures) -> float:
-    """What checkpoints are chosen by: gain in dB, less a tenth of what the good half loses beyond 0.05 dB."""
-    loss = figures["good_render"] - figures["good_output"]
-    return figures["output"] - figures["render"] - 0.1 * max(0.0, loss - 0.05)
-
-
-def table(figures: dict[str, Figures]) -> str:
-    """Readable lines, one for each scene."""
-    lines = [f"{'scene':<24} render output  good -> good oracle calib"]
-    for scene, f in figures.items():
-        lines.append(
-            f"{scene:<24} {f['render']:6.2f} {f['output']:6.2f} {f['good_render']:6.2f} {f['good_output']:6.2f} "
-            f"{f['oracle']:6.2f} {f['confidence_error']:.3f}"
-        )
-    return "\n".join(lines)
+    """What weights are chosen by: gain in dB, less a tenth of what the good half loses beyond 0.05 dB."""
+    loss = figures["good_input"] - figures["good"]
+    return figures["psnr"] - figures["psnr_input"] - 0.1 * max(0.0, loss - 0.05)
