@@ -23,7 +23,11 @@ torchrun --nproc-per-node 8 -m harmonizer_ns.cli.main train difix --pairs pairs.
 
 def parse(arguments: Sequence[str]) -> TrainingConfig:
     """Read the command line: a preset, and what differs from it."""
-    presets = {name: (preset.description, preset.config) for name, preset in PRESETS.items()}
+    named = arguments[0] if arguments else ""  # its own help tells more than the list of presets
+    presets = {
+        name: (f"{preset.description}\n\n{preset.details}" if name == named else preset.description, preset.config)
+        for name, preset in PRESETS.items()
+    }
     description = with_examples("Train an enhancer from pairs of damaged and clean images.", EXAMPLES)
     return tyro.extras.overridable_config_cli(presets, args=arguments, prog="harmonizer train", description=description)
 

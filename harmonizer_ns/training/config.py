@@ -174,7 +174,8 @@ class TrainingConfig:
     output: Path
     """The run's folder: checkpoints/, enhancer/ (the result), samples/, log.jsonl."""
     model: str
-    """What to start from: an enhancer folder, a Hub id, or a .json architecture, which starts from random weights."""
+    """What to start from: an enhancer folder, a Hub id, or a .json architecture, which starts from random weights. The
+    built-in network also knows "new" and "builtin", the shipped weights."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     precision: Precision = "auto"

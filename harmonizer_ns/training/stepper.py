@@ -164,14 +164,14 @@ def _memory_advice(config: TrainingConfig, step: int) -> str:
     if data.batch > 1:
         same = f"1 with --data.accumulation {data.accumulation * data.batch} sees the same pairs a step"
         advice.insert(0, f"--data.batch ({same}, also with --resume)")
-    if config.precision == "fp32":
-        more.append("use --precision bf16")
     if isinstance(config, OneStepConfig):
         advice += ["--temporal.context"] if config.temporal.context else []
         if not config.optimizer.gradient_checkpointing:
             more.append("add --optimizer.gradient-checkpointing")
         if config.backbone.mode == "full":
             more.append("train adapters only with --backbone.mode lora")
+    if config.precision == "fp32":
+        more.append("use --precision bf16")
     lines = [f"lower {', or '.join(advice)}", *more]
     return (
         f"out of memory at step {step} with batches of {data.batch} at {data.width}x{data.height}: {'; '.join(lines)}"
