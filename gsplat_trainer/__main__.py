@@ -27,6 +27,11 @@ Command = (
     | Annotated[HarmonizeConfig, tyro.conf.subcommand("harmonize")]
 )
 
+DESCRIPTION = """Train Gaussian splats whose views get repaired on the way, or repair splats that exist already.
+
+The flags are a subset of those of gsplat's simple_trainer.py. These defaults differ from gsplat's:
+normalize_world_space False, save_ply True, disable_viewer True."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line says; bad input ends with one line and exit status 1."""
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> Config:
     """Read the command line; None: the program's own."""
-    return tyro.cli(Command, args=arguments, prog="gsplat-trainer")  # type: ignore[arg-type]
+    return tyro.cli(Command, args=arguments, prog="gsplat-trainer", description=DESCRIPTION)  # type: ignore[arg-type]
 
 
 def launch(config: Config) -> None:

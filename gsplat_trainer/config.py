@@ -20,10 +20,7 @@ Trajectory = Literal["interp", "ellipse", "spiral", "none"]
 
 @dataclass
 class Config(DistillSettings):
-    """What every command shares; not all flags of gsplat's trainer are there.
-
-    These defaults differ from gsplat's: normalize_world_space False, save_ply True, disable_viewer True.
-    """
+    """What every command shares: a subset of gsplat's flags, some with other defaults (see ``--help``)."""
 
     data_dir: Path | None = None
     """Folder of the capture: COLMAP (sparse/0 and images) or nerfstudio (transforms.json)."""

@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_torch
 
 FeatureNet = Literal["vgg", "squeeze"]
 LpipsNet = Literal["vgg", "squeeze", "alex"]
@@ -186,12 +186,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no weights at {path}; give the path of an existing file")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is not a readable file of weights: {error}") from error
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+    state = read_torch(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
     return state

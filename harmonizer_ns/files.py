@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of our own and of others: written whole or not at all, JSON with readable errors, shipped assets, the Hub."""
+"""Files of our own and of others: written whole or not at all, read with errors that name them, shipped, or fetched."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import re
 import shutil
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,6 +126,38 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 24):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_torch(path: Path, mapped: bool = False) -> Any:
+    """What ``torch.save`` wrote, on the CPU. Only tensors and plain data are read; code is refused, not run.
+
+    Plain are numpy's scalars too, which nerfstudio's scheduler states hold, and BytesIO, in which Transformer Engine
+    keeps its state.
+
+    Args:
+        path: of the file.
+        mapped: leave the tensors on the disk until they are used.
+
+    Raises:
+        InputError: when there is no such file, when it is damaged, and when it holds more than plain data.
+    """
+    import torch
+
+    from harmonizer_ns.random_state import NUMPY_SCALARS
+
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    try:
+        with torch.serialization.safe_globals([io.BytesIO, *NUMPY_SCALARS]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # whatever torch would warn about, it then refuses
+            in_place = mapped and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=in_place)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on to advise loading it without protection
+        what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
+        raise InputError(f"{path} was refused, {what}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise InputError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
 
 
 def asset(name: str) -> Path:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -19,7 +18,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import first_line, written_whole
+from harmonizer_ns.files import read_torch, written_whole
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
 from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers
@@ -198,15 +197,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: when the file is missing, broken, or not a nerfstudio checkpoint.
     """
-    allow_numpy_scalars()
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"checkpoint {path} does not exist") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"checkpoint {path} cannot be read (incomplete, or not a checkpoint): {first_line(error)}"
-        ) from error
+    state = read_torch(path)
     expected = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
     if not isinstance(state, dict) or not expected <= state.keys():
         found = sorted(state) if isinstance(state, dict) else type(state).__name__

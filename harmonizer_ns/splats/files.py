@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import first_line, written_whole
-from harmonizer_ns.random_state import NUMPY_SCALARS
+from harmonizer_ns.files import read_torch, written_whole
 from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
 from harmonizer_ns.splats.model import NAMES, base_harmonics
 
@@ -161,7 +159,7 @@ def _named(names: list[str], values: Tensor) -> dict[str, Tensor]:
 
 def read_gsplat(path: Path) -> dict[str, Tensor]:
     """gsplat's ``{"step", "splats"}``."""
-    splats = _load(path).get("splats")
+    splats = _part(path, "splats")
     found = sorted(splats) if isinstance(splats, dict) else None
     if not isinstance(splats, dict) or not set(NAMES) <= splats.keys():
         raise InputError(
@@ -173,7 +171,7 @@ def read_gsplat(path: Path) -> dict[str, Tensor]:
 
 def read_splatfacto(path: Path) -> dict[str, Tensor]:
     """nerfstudio's checkpoint of a splatfacto (or harmonize) run."""
-    pipeline = _load(path).get("pipeline")
+    pipeline = _part(path, "pipeline")
     prefix = "_model.gauss_params."
     if not isinstance(pipeline, dict) or not all(prefix + name in pipeline for name in _SPLATFACTO.values()):
         raise InputError(f"{path} is not a checkpoint of splatfacto: it has no {prefix}*")
@@ -181,12 +179,7 @@ def read_splatfacto(path: Path) -> dict[str, Tensor]:
     return splats | {"sh0": splats["sh0"][:, None], "opacities": splats["opacities"].flatten()}
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """A torch file, without running code from it."""
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):  # in nerfstudio's scheduler states
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = first_line(error) or repr(error)
-        raise InputError(f"{path} cannot be read (incomplete, or not a checkpoint): {reason}") from error
-    return state if isinstance(state, dict) else {}
+def _part(path: Path, name: str) -> Any:
+    """One entry of a torch checkpoint, or None."""
+    state = read_torch(path)
+    return state.get(name) if isinstance(state, dict) else None
