@@ -137,11 +137,11 @@ class Trainer:
                 self.outputs.log_round(report)
 
     @contextmanager
-    def whole_scene(self) -> Iterator[None]:
-        """Inside, the first rank renders the Gaussians of all ranks by itself. All ranks must enter it."""
+    def whole_scene(self) -> Iterator[Splats]:
+        """Inside, the first rank holds and renders the Gaussians of all ranks. All ranks must enter it."""
         self._gathered = self.world.gather(self.splats) if self.world.size > 1 else None
         try:
-            yield
+            yield self._gathered or self.splats
         finally:
             self._gathered = None
 
@@ -245,12 +245,10 @@ class Trainer:
     def evaluate(self, step: int, stage: str = "val") -> dict[str, float] | None:
         """Measure the held-out photos (first rank; None elsewhere). All ranks must call it."""
         cuda = [self.device] if self.device.type == "cuda" else []
-        with self.whole_scene(), torch.random.fork_rng(devices=cuda):  # building LPIPS draws random numbers
-            return self._evaluate(step, stage) if self.world.is_first else None
-
-    def _evaluate(self, step: int, stage: str) -> dict[str, float]:
-        count = len((self._gathered or self.splats)["means"])
-        return self.outputs.evaluate(self.scene, self.repairs, step, stage, count)
+        with self.whole_scene() as splats, torch.random.fork_rng(devices=cuda):  # enhancers may draw random numbers
+            if not self.world.is_first:
+                return None
+            return self.outputs.evaluate(self.scene, self.repairs, step, stage, len(splats["means"]))
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which real photos show what a view shows: nearest by covisible points, not by metres plus radians."""
+"""This module finds the real photos that show what a view shows: by covisible points, not by metres plus radians."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,9 @@ from harmonizer_ns.poses import nearest_spacing, rotation_angle
 from harmonizer_ns.spread import thin
 from harmonizer_ns.types import Cameras, Frames, Renderer, cat_cameras
 from harmonizer_ns.warp import in_frustum, project
+
+NUM_REFERENCES = 3
+"""Photos that an enhancer is shown for each view, unless settings say otherwise."""
 
 _MAX_POINTS = 4096
 """Points a view is compared by: enough to rank photos, few enough for hundreds of photos."""
@@ -87,65 +91,79 @@ def greedy_cover(scores: Float[Tensor, "photos points"], count: int) -> list[int
     return chosen
 
 
+class Photographed(Protocol):
+    """What references are chosen from: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
+
+    @property
+    def cameras(self) -> list[Cameras]:
+        """Of all photos, batches of one."""
+        ...
+
+    @property
+    def points(self) -> Float[Tensor, "p 3"] | None:
+        """Seed points, if there are any."""
+        ...
+
+    def photo(self, index: int) -> Tensor:
+        """A photo, ``3 h w``, in bytes or as float in [0, 1]."""
+        ...
+
+
 class ReferenceSelector:
     """Finds, for a view, the real photos that show most of what it shows, and brings them to its size.
 
     Args:
-        photos: gives the photo of a training camera, ``3 h w``, uint8 or float in [0, 1]; called when it is needed, so
-            nothing is kept twice in memory.
-        cameras: training cameras, batches of one.
-        points: seed points of the scene; with None the nearest poses are taken.
+        capture: gives the photos when they are needed, so that nothing is kept twice in memory. Without seed points the
+            nearest poses are taken.
         count: how many photos for each view; 0 gives none.
+        among: indices of the photos to choose from; None: all.
 
     Raises:
-        ValueError: without cameras or for a negative count.
+        ValueError: without photos to choose from or for a negative count.
     """
 
-    def __init__(
-        self,
-        photos: Callable[[int], Tensor],
-        cameras: list[Cameras],
-        points: Float[Tensor, "p 3"] | None,
-        count: int = 4,
-    ) -> None:
-        if not cameras or count < 0:
-            raise ValueError(f"need training cameras and count >= 0, got {len(cameras)} cameras and count {count}")
-        self.photos = photos
-        self.cameras = [camera.to("cpu") for camera in cameras]
-        self.points = None if points is None or not len(points) else points.detach().float().cpu()
-        self.count = count
-        self._poses = torch.cat([camera.camera_to_world for camera in self.cameras])
+    def __init__(self, capture: Photographed, count: int, among: Sequence[int] | None = None) -> None:
+        self.indices = range(len(capture.cameras)) if among is None else among
+        if not self.indices or count < 0:
+            raise ValueError(f"need photos and count >= 0, got {len(self.indices)} photos and count {count}")
+        self.capture, self.count = capture, count
+        points = capture.points
+        self._points = None if points is None or not len(points) else points.detach().float().cpu()
+        self._cameras = [capture.cameras[i].to("cpu") for i in self.indices]
+        self._poses = torch.cat([camera.camera_to_world for camera in self._cameras])
         self._spacing = nearest_spacing(self._poses)
 
     def nearest(self, view: Cameras) -> list[int]:
-        """Indices of the training cameras chosen for a view (a batch of one), best first."""
-        view = view.to("cpu")
-        chosen = [] if self.points is None else greedy_cover(covisibility(view, self.cameras, self.points), self.count)
-        return chosen or self._nearest_poses(view)
+        """Indices of the photos chosen for a view (a batch of one), best first."""
+        view, chosen = view.to("cpu"), []
+        if self._points is not None:
+            chosen = greedy_cover(covisibility(view, self._cameras, self._points), self.count)
+        return [self.indices[k] for k in chosen or self._nearest_poses(view)]
 
     def select(self, view: Cameras, renderer: Renderer) -> Frames | None:
-        """The chosen photos at the view's size, with the depth that the renderer has at each photo's camera.
+        """The photos of `nearest`, as `shown`; None when ``count`` is 0."""
+        chosen = self.nearest(view)
+        return self.shown(chosen, view, renderer) if chosen else None
+
+    def shown(self, indices: Sequence[int], view: Cameras, renderer: Renderer) -> Frames:
+        """Photos at a view's size, with the depth that the renderer has at each photo's camera, on its device.
 
         Photos of another aspect are cropped around their centre, never squashed. Alpha is 1.
 
         Args:
+            indices: of the photos.
             view: a batch of one.
             renderer: the model in training.
-
-        Returns:
-            Frames on the renderer's device, best photo first; None when ``count`` is 0.
         """
-        chosen = self.nearest(view)
-        if not chosen:
-            return None
-        cameras = cat_cameras([cover_cameras(self.cameras[i], view.width, view.height) for i in chosen])
+        capture, width, height = self.capture, view.width, view.height
+        cameras = cat_cameras([cover_cameras(capture.cameras[i].to("cpu"), width, height) for i in indices])
         depth = renderer.render(cameras).depth
-        rgb = torch.cat([cover_images(self._photo(i), view.width, view.height) for i in chosen]).to(depth.device)
+        rgb = torch.cat([cover_images(self._photo(i), width, height) for i in indices]).to(depth.device)
         return Frames(rgb.clamp(0.0, 1.0), torch.ones_like(depth), depth, cameras.to(depth.device))
 
     def _photo(self, index: int) -> Float[Tensor, "1 3 h w"]:
         """One photo as float in [0, 1], checked against its camera."""
-        photo, camera = self.photos(index), self.cameras[index]
+        photo, camera = self.capture.photo(index), self.capture.cameras[index]
         if tuple(photo.shape) != (3, camera.height, camera.width):
             raise ValueError(
                 f"photo {index} has shape {tuple(photo.shape)}, its camera says {(3, camera.height, camera.width)}"

@@ -65,6 +65,16 @@ def photo_of(camera, bytes_=False):
     return (rgb * 255).round().to(torch.uint8) if bytes_ else rgb
 
 
+class PlaneCapture:
+    """Photos of the plane, and its seed points."""
+
+    def __init__(self, cameras, points=None, bytes_=False):
+        self.cameras, self.points, self.bytes_ = cameras, points, bytes_
+
+    def photo(self, index):
+        return photo_of(self.cameras[index], self.bytes_)
+
+
 class TrueEnhancer(ToyEnhancer):
     """Knows the answer. ``fail_at`` raises on that call (counted from 1)."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from plane_scene import PLANE, PlaneRenderer, look_at, photo_of, plane_points, row_of_cameras
+from plane_scene import PLANE, PlaneCapture, PlaneRenderer, look_at, plane_points, row_of_cameras
 
 from harmonizer_ns.poses import rotation_angle
 from harmonizer_ns.references import ReferenceSelector, cover_cameras, cover_images, covisibility, greedy_cover
@@ -9,7 +9,7 @@ from harmonizer_ns.warp import backward_warp
 
 
 def selector(cameras, points, count=2, bytes_=False):
-    return ReferenceSelector(lambda i: photo_of(cameras[i], bytes_), cameras, points, count)
+    return ReferenceSelector(PlaneCapture(cameras, points, bytes_), count)
 
 
 def test_covisibility_beats_metres_and_radians():
@@ -103,9 +103,22 @@ def test_selection_is_deterministic_and_limited():
     assert selector(cameras, plane_points(), 0).select(view, PlaneRenderer()) is None
 
 
+@pytest.mark.parametrize("points", [plane_points(), None])
+def test_only_the_photos_it_may_choose_from_are_chosen(points):
+    cameras, view = row_of_cameras(9), look_at((0.4, 0.3, 0), (0, 0, 4))
+    capture, best = PlaneCapture(cameras, points), selector(cameras, points, 2).nearest(view)
+    others = [i for i in range(9) if i not in best]
+    chosen = ReferenceSelector(capture, 2, others).nearest(view)
+    assert set(chosen) <= set(others)
+    shown = ReferenceSelector(capture, 2, others).select(view, PlaneRenderer())
+    assert torch.equal(shown.cameras.centers, torch.cat([cameras[i].centers for i in chosen]))
+
+
 def test_a_photo_of_the_wrong_size_is_named():
     cameras = row_of_cameras(1)
-    wrong = ReferenceSelector(lambda i: torch.zeros(32, 48, 3), cameras, None, 1)
+    capture = PlaneCapture(cameras)
+    capture.photo = lambda index: torch.zeros(32, 48, 3)
+    wrong = ReferenceSelector(capture, 1)
     with pytest.raises(ValueError, match=r"photo 0 has shape \(32, 48, 3\)"):
         wrong.select(cameras[0], PlaneRenderer())
 
@@ -113,4 +126,4 @@ def test_a_photo_of_the_wrong_size_is_named():
 def test_settings_are_checked():
     cameras = row_of_cameras(3)
     with pytest.raises(ValueError, match="count -1"):
-        ReferenceSelector(lambda i: torch.zeros(3, 1, 1), cameras, None, -1)
+        selector(cameras, None, -1)

@@ -122,10 +122,10 @@ def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
 
 def _with_photos(folder: Path, renderer: Renderer) -> ViewedScene:
     from harmonizer_ns.captures.capture import load_capture
-    from harmonizer_ns.references import ReferenceSelector
+    from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
 
     capture = load_capture(folder)
-    selector = ReferenceSelector(capture.photo, capture.cameras, capture.points)
+    selector = ReferenceSelector(capture, NUM_REFERENCES)
     return ViewedScene(renderer, capture.cameras[0], lambda view: selector.select(view, renderer))
 
 

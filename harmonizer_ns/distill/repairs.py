@@ -26,30 +26,16 @@ from harmonizer_ns.distill.targets import PoseTransform, choose_targets
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
-from harmonizer_ns.references import ReferenceSelector
+from harmonizer_ns.references import Photographed, ReferenceSelector
 from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
 
 
-class Captured(Protocol):
-    """What repairs ask of a capture; `harmonizer_ns.captures` has one, the nerfstudio plugin makes one."""
-
-    @property
-    def cameras(self) -> list[Cameras]:
-        """Cameras of all photos, batches of one."""
-        ...
+class Captured(Photographed, Protocol):
+    """What repairs ask of a capture."""
 
     @property
     def train(self) -> Sequence[int]:
         """The photos to learn from; without any, the cameras only say where the scene is known."""
-        ...
-
-    @property
-    def points(self) -> Float[Tensor, "p 3"] | None:
-        """Seed points, if there are any."""
-        ...
-
-    def photo(self, index: int) -> Tensor:
-        """A photo, ``3 h w``, in bytes or as float in [0, 1]."""
         ...
 
 
@@ -90,8 +76,8 @@ class Repairs:
     @cached_property
     def references(self) -> ReferenceSelector:
         """Finds real photos for a view: for the enhancer, and for the gate even when the enhancer ignores them."""
-        capture, count = self.capture, self.settings.num_references if self.capture.train else 0
-        return ReferenceSelector(lambda k: capture.photo(capture.train[k]), self.known, capture.points, count)
+        count = self.settings.num_references if self.capture.train else 0
+        return ReferenceSelector(self.capture, count, self.capture.train or None)
 
     @cached_property
     def known(self) -> list[Cameras]:

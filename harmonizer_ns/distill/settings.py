@@ -13,6 +13,7 @@ import tyro
 from harmonizer_ns.distill.gate import GateConfig
 from harmonizer_ns.enhancers.specs import options_of
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.references import NUM_REFERENCES
 
 _EARLIER_NAMES = {"real_odds": "photo_share"}
 
@@ -41,7 +42,7 @@ class DistillSettings:
     step_fraction: float = 0.5
     """How far the cameras move towards their targets in a round, in units of the training cameras' spacing; further
     where a target would not be reached within the first half of the rounds."""
-    num_references: int = 3
+    num_references: int = NUM_REFERENCES
     """Real photos shown to the enhancer for each view."""
     store_capacity: int = 400
     """Pseudo-views kept at most; the oldest and least trusted go first."""

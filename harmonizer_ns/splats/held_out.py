@@ -53,14 +53,14 @@ def fit_sparse(
     return SparseFit(capture, split, reconstructor.fit(photos, capture.points, capture.colors))
 
 
-def select_references(fit: SparseFit, view: Cameras, count: int = 3, exclude: tuple[int, ...] = ()) -> Frames | None:
+def select_references(fit: SparseFit, view: Cameras, count: int, exclude: tuple[int, ...] = ()) -> Frames | None:
     """The frames of `named_references`."""
     found = named_references(fit, view, count, exclude)
     return None if found is None else found[1]
 
 
 def named_references(
-    fit: SparseFit, view: Cameras, count: int = 3, exclude: tuple[int, ...] = ()
+    fit: SparseFit, view: Cameras, count: int, exclude: tuple[int, ...] = ()
 ) -> tuple[list[str], Frames] | None:
     """The fitted photos that show most of what a view shows, best first, with rendered depth; None without any.
 
@@ -76,8 +76,6 @@ def named_references(
     others = [i for i in fit.split.train if i not in exclude]
     if not others or count < 1:
         return None
-    capture = fit.capture
-    cameras = [capture.cameras[i] for i in others]
-    selector = ReferenceSelector(lambda k: capture.photo(others[k]), cameras, capture.points, count)
-    frames = selector.select(view, fit.renderer)
-    return None if frames is None else ([capture.names[others[k]] for k in selector.nearest(view)], frames)
+    selector = ReferenceSelector(fit.capture, count, others)
+    chosen = selector.nearest(view)
+    return [fit.capture.names[i] for i in chosen], selector.shown(chosen, view, fit.renderer)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from plane_scene import PlaneRenderer, TrueEnhancer, look_at, photo_of, plane_points, row_of_cameras
+from plane_scene import PlaneCapture, PlaneRenderer, TrueEnhancer, look_at, plane_points, row_of_cameras
 
 from harmonizer_ns.distill.distiller import Distiller
 from harmonizer_ns.distill.gate import Gate, GateConfig
@@ -23,7 +23,7 @@ def distiller(enhancer=None, targets=TARGETS, renderer=None, pseudo_probability=
     return Distiller(
         ProgressiveSchedule(train, targets, range(10, 101, 10), 100, step_fraction=0.5),
         renderer or PlaneRenderer(damage=0.3),
-        ReferenceSelector(lambda i: photo_of(train[i]), train, plane_points(), count=2),
+        ReferenceSelector(PlaneCapture(train, plane_points()), count=2),
         enhancer or TrueEnhancer(),
         Gate(GateConfig()),
         PseudoViewStore(400),
