@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from harmonizer_ns.cli.parsing import dtype_option
 from harmonizer_ns.cli.parsing import parse as parse_options
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer
@@ -31,5 +32,5 @@ def main(arguments: Sequence[str]) -> None:
     config = parse(arguments)
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    enhancer = load_enhancer(config.enhancer, device)
+    enhancer = load_enhancer(config.enhancer, device, **dtype_option(config.enhancer, config.precision))
     (temporal if config.temporal else held_out).evaluate(config, enhancer, device)

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands read their line: the command's own name in the usage, and examples at the end of its help."""
+"""What commands share: how they read their line, with examples at the end of the help, and what options mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import cleandoc
 from textwrap import indent
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
+
+from harmonizer_ns.devices import DTYPES, Precision
+from harmonizer_ns.enhancers.specs import options_of
 
 Options = TypeVar("Options")
 
@@ -29,3 +32,13 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], exampl
 def with_examples(description: str, examples: str) -> str:
     """A command's description, then its examples."""
     return f"{cleandoc(description)}\n\nexamples:\n{indent(examples.strip(), '  ')}"
+
+
+def dtype_option(enhancer: str, precision: Precision) -> dict[str, Any]:
+    """What ``--precision`` means to `load_enhancer`: nothing for auto, and for enhancers that know one number type.
+
+    Raises:
+        InputError: when there is no such enhancer.
+    """
+    has_dtypes = "dtype" in options_of(enhancer)
+    return {"dtype": DTYPES[precision]} if has_dtypes and precision != "auto" else {}

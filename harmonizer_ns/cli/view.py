@@ -13,9 +13,10 @@ import torch
 import tyro
 from torch import Tensor
 
+from harmonizer_ns.cli.parsing import dtype_option
 from harmonizer_ns.cli.parsing import parse as parse_options
-from harmonizer_ns.devices import Device, choose_device
-from harmonizer_ns.enhancers.specs import SPECS, load_enhancer, options_of
+from harmonizer_ns.devices import Device, Precision, choose_device
+from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Cameras, Renderer
 from harmonizer_ns.viewing.gui import ViewSettings
@@ -36,7 +37,7 @@ class ViewConfig:
     """A nerfstudio run (config.yml; it can run code, like in every ns command), or splats: .ply, .spz, .pt,
     .ckpt."""
     data: Path | None = None
-    """For splats: the capture (transforms.json, images) in the splats' own frame; its photos guide the enhancer."""
+    """For splats: the capture in the splats' own frame, COLMAP's or nerfstudio's; its photos guide the enhancer."""
     enhancer: str = "builtin"
     """Name of an enhancer, or folder of a checkpoint."""
     enhance: bool = True
@@ -49,6 +50,8 @@ class ViewConfig:
     """Longest side of a frame at rest, in pixels."""
     device: Device = "auto"
     """Where to render and enhance; auto takes a GPU when there is one."""
+    precision: Precision = "auto"
+    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
 
 
 def parse(arguments: Sequence[str]) -> ViewConfig:
@@ -72,13 +75,13 @@ def serve(config: ViewConfig) -> SceneViewer:
     Raises:
         InputError: on an unknown enhancer, and a scene or capture that cannot be opened.
     """
-    options_of(config.enhancer)
+    dtype_option(config.enhancer, config.precision)
     device = choose_device(config.device)
     warn_if_reachable(config.host)
     scene = open_scene(config, device)
     viewer = SceneViewer(
         scene.renderer,
-        lambda name: load_enhancer(name, device),
+        lambda name: load_enhancer(name, device, **dtype_option(name, config.precision)),
         tuple(SPECS),
         scene.start,
         photos=scene.photos,

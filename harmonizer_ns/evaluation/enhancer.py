@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.enhancers.base import Enhancer
@@ -29,7 +27,7 @@ def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
     console.print(report.table(results, f"{config.enhancer}, every {config.every}th photo, {config.steps} steps"))
     console.print(report.sentence(report.judge(results)))
     if config.output:
-        report.write_report(config.output / "report.json", results, _protocol(config))
+        report.write_report(config.output / "report.json", results, config.settings())
 
 
 def evaluate_scene(
@@ -48,12 +46,3 @@ def write_images(folder: Path, comparisons: list[Comparison]) -> None:
     for item in comparisons:
         strip = beside([item.render.rgb[0], item.enhanced[0], item.target[0]])
         save_image(folder / f"{item.view:04d}.png", strip)
-
-
-def _protocol(config: EvaluationConfig) -> dict[str, Any]:
-    """The settings as JSON can hold them."""
-    settings = asdict(replace(config, splat=replace(config.splat, steps=config.steps, seed=config.seed)))
-    settings["scenes"] = [str(folder) for folder in config.scenes]
-    settings["output"] = str(config.output)
-    settings["lpips"] = [str(path) for path in config.lpips] if config.lpips else None
-    return settings

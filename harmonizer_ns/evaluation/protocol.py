@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.devices import Device
+from harmonizer_ns.devices import Device, Precision
 from harmonizer_ns.enhancers.base import Context, Enhancer
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.report import SceneResult
 from harmonizer_ns.features import Distance
 from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
@@ -29,8 +30,8 @@ from harmonizer_ns.types import Frames
 class EvaluationConfig:
     """Measure what an enhancer gains.
 
-    For each capture a splat is fitted to every n-th photo; its renders of the other
-    photos' views are enhanced with the nearest fitted photos as references, and both are compared with the photos.
+    For each capture a splat is fitted to every n-th photo; its renders of the other photos' views are enhanced with the
+    nearest fitted photos as references, and both are compared with the photos.
     """
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA [DATA ...]")]
@@ -52,20 +53,40 @@ class EvaluationConfig:
     seed: int = 0
     """Seed of the splat."""
     output: Path | None = None
-    """Folder for report.json and images side by side (render, enhanced, photo); None writes nothing."""
+    """Folder for report.json and images side by side (render, enhanced, photo), or with --temporal for temporal.json;
+    None writes nothing."""
     lpips: tuple[Path, Path] | None = None
     """Weights of LPIPS-squeeze: torchvision's squeezenet1_1 state dict and the linear heads."""
     device: Device = "auto"
-    """Where to fit and enhance."""
+    """Where to fit and enhance; auto takes a GPU when there is one."""
+    precision: Precision = "auto"
+    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
     threads: int = 1
     """Threads of torch on a CPU."""
     splat: SplatConfig = field(default_factory=SplatConfig)
     """The fitter; its steps and seed come from above."""
 
+    def __post_init__(self) -> None:
+        if self.every < 2 or self.views < 1 or self.between < 0:
+            raise InputError(
+                "--every should be at least 2, so that photos are held out, --views at least 1 and --between at least "
+                f"0; got {self.every}, {self.views} and {self.between}"
+            )
+
     def fit(self, capture: Capture) -> SparseFit:
         """A splat of every n-th photo of a capture."""
-        splat = replace(self.splat, steps=self.steps, seed=self.seed)
-        return fit_sparse(capture, every_nth(len(capture), self.every), SplatReconstructor(splat))
+        return fit_sparse(capture, every_nth(len(capture), self.every), SplatReconstructor(self._splat()))
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        settings = asdict(replace(self, splat=self._splat()))
+        settings["scenes"] = [str(folder) for folder in self.scenes]
+        settings["output"] = str(self.output)
+        settings["lpips"] = [str(path) for path in self.lpips] if self.lpips else None
+        return settings
+
+    def _splat(self) -> SplatConfig:
+        return replace(self.splat, steps=self.steps, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ def compare(fit: SparseFit, enhancer: Enhancer, views: Sequence[int]) -> Iterabl
 def summarize(scene: str, comparisons: list[Comparison], distance: Distance | None = None) -> SceneResult:
     """Average the metrics over the views; the first view, which warms caches up, does not count for the speed."""
     if not comparisons:
-        raise ValueError(f"{scene} has no held-out views")
+        raise InputError(f"{scene} has no held-out views")
     rows = [_measure(comparison, distance) for comparison in comparisons]
     means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     timed = comparisons[1:] or comparisons

@@ -7,7 +7,7 @@ through the exact flow of the rendered geometry; PSNR is taken where the path pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.protocol import EvaluationConfig
 from harmonizer_ns.evaluation.report import wide_console
+from harmonizer_ns.files import write_json
 from harmonizer_ns.flow import depth_flow, warp_by_flow
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.poses import interpolate_pose
@@ -51,20 +52,23 @@ class TemporalResult:
 
 
 def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
-    """Fly through all scenes and print the table."""
+    """Fly through all scenes, print the table, and write what was asked for."""
     table = Table(title=f"{config.enhancer}: warp error x 1000 (lower is steadier), PSNR in dB")
     for name in ("scene", "frames", "warp render", "warp enhanced", "no history", "PSNR render", "PSNR enhanced"):
         table.add_column(name, justify="left" if name == "scene" else "right")
-    console = wide_console()
+    console, results = wide_console(), []
     for folder in config.scenes:
         capture = load_capture(folder, config.width).to(device)
         with console.status(f"{capture.name}: fitting and flying"):
-            result = evaluate_scene(capture, enhancer, config)
+            results.append(result := evaluate_scene(capture, enhancer, config))
         errors = (result.warp_render, result.warp_enhanced, result.warp_single)
         cells = [f"{1000 * value:.2f}" for value in errors]
         cells += [f"{value:.2f}" for value in (result.psnr_render, result.psnr_enhanced)]
         table.add_row(result.scene, str(result.frames), *cells)
     console.print(table)
+    if config.output:
+        content = {"protocol": config.settings(), "scenes": [asdict(result) for result in results]}
+        write_json(config.output / "temporal.json", content, indent=2)
 
 
 def evaluate_scene(capture: Capture, enhancer: Enhancer, config: EvaluationConfig) -> TemporalResult:
