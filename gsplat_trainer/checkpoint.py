@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full checkpoints: one safetensors file whose header holds the rest as JSON. Reading one never runs code from it.
+"""A full checkpoint is one safetensors file whose header holds the rest as JSON. Reading it never runs code from it.
 
 The file appears under its name when it is whole, so the last good one survives a full disk.
 """
@@ -24,12 +24,12 @@ _TENSOR = "$tensor"
 
 
 def full_path(folder: Path, step: int, rank: int) -> Path:
-    """Name of the full checkpoint after a step."""
+    """Name the full checkpoint after a step."""
     return folder / f"full_{step:06d}_rank{rank}.safetensors"
 
 
 def gsplat_path(folder: Path, step: int, rank: int) -> Path:
-    """Name of the checkpoint that gsplat's viewers read, as gsplat's trainer gives it."""
+    """Name the checkpoint that gsplat's viewers read, as gsplat's trainer gives it."""
     return folder / f"ckpt_{step}_rank{rank}.pt"
 
 
@@ -80,7 +80,7 @@ def load_full(path: Path) -> dict[str, Any]:
 
 
 def newest_full(place: Path, rank: int) -> Path:
-    """The checkpoint itself, or the newest one of this rank in a folder or in its ``ckpts``.
+    """Find the checkpoint itself, or the newest one of this rank in a folder or in its ``ckpts``.
 
     Raises:
         InputError: when there is none.
@@ -94,7 +94,7 @@ def newest_full(place: Path, rank: int) -> Path:
 
 
 def _lifted(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The same structure with tensors moved out; they are copied, for they may share memory."""
+    """Move the tensors out of a structure; they are copied, for they may share memory."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous().clone()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes on one scene, each holding part of the Gaussians (gsplat's distributed mode).
+"""Several processes work on one scene, each holding part of the Gaussians (gsplat's distributed mode).
 
 Rendering in that mode needs all ranks at once, and a repair is long: the first rank collects the whole scene, repairs
 alone, and then all ranks add the same pseudo-views.
@@ -21,7 +21,7 @@ from harmonizer_ns.splats.model import NAMES
 
 @dataclass(frozen=True)
 class World:
-    """This process among all.
+    """Tells which process this is among all.
 
     Args:
         rank: of this process.
@@ -37,7 +37,7 @@ class World:
         return self.rank == 0
 
     def gather(self, splats: Any) -> dict[str, Tensor] | None:
-        """The whole scene on the first rank, in the order of the ranks; None elsewhere. All ranks must call it."""
+        """Collect the whole scene on the first rank, in the ranks' order; None elsewhere. All ranks must call it."""
         mine = {name: splats[name].detach() for name in NAMES}
         if self.size == 1:
             return mine
@@ -49,7 +49,7 @@ class World:
         return {name: torch.cat([part[name] for part in parts]).to(device) for name in NAMES}
 
     def share(self, value: Any) -> Any:
-        """The first rank's value, on all ranks. All ranks must call it."""
+        """Give the first rank's value to all ranks. All ranks must call it."""
         if self.size == 1:
             return value
         box = [value if self.is_first else None]
@@ -58,7 +58,7 @@ class World:
 
 
 def run_round(world: World, repairs: Repairs, step: int, progress: Progress = iter) -> RoundReport | None:
-    """One round of repairs by the first rank, whose pseudo-views all ranks then hold. All ranks must call it.
+    """Run one round of repairs on the first rank, whose pseudo-views all ranks then hold. All ranks must call it.
 
     Returns:
         The report on the first rank, None elsewhere.

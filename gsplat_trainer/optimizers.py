@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The splats that a run begins with, and the optimizers that change them."""
+"""A run begins with the splats made here, and changes them with these optimizers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harmonizer_ns.splats.model import MIN_POINTS, NAMES, seed_splats
 
 
 def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
-    """Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
+    """Make Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
 
     Raises:
         InputError: when the capture has too few points for ``init_type sfm``.
@@ -37,13 +37,13 @@ def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
 
 
 class VisibleAdam(torch.optim.Adam):
-    """Adam (Kingma and Ba 2015) that touches only the rows marked in ``visible``; None means all."""
+    """Is Adam (Kingma and Ba 2015), but touches only the rows marked in ``visible``; None means all."""
 
     visible: Bool[Tensor, " n"] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of the visible rows; moments of the others rest."""
+        """Update the visible rows; moments of the others rest."""
         for group in self.param_groups:
             (value,) = group["params"]
             if value.grad is None:
@@ -71,7 +71,7 @@ def _adam_rows(value: Tensor, state: dict[str, Tensor], rows: Any, group: dict[s
 def make_optimizers(
     splats: torch.nn.ParameterDict, config: Config, extent: float, world_size: int
 ) -> dict[str, torch.optim.Optimizer]:
-    """One optimizer per tensor, as density control expects; rates follow the square root of the batch."""
+    """Make one optimizer per tensor, as density control expects; rates follow the square root of the batch."""
     batch = config.batch_size * world_size
     options: dict[str, Any] = {
         "eps": 1e-15 / math.sqrt(batch),
@@ -85,22 +85,22 @@ def make_optimizers(
 
 
 def set_means_rate(optimizers: dict[str, torch.optim.Optimizer], start: float, progress: float) -> None:
-    """Exponential decay to a hundredth; a function of the step alone, so that resumed runs agree."""
+    """Decay the positions' step size to a hundredth; it depends on the step alone, so that resumed runs agree."""
     optimizers["means"].param_groups[0]["lr"] = start * 0.01**progress
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Moments of an optimizer with one parameter; its rates follow from the settings."""
+    """Take the moments of an optimizer with one parameter; its rates follow from the settings."""
     (value,) = optimizer.param_groups[0]["params"]
     return dict(optimizer.state[value])
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], device: torch.device) -> None:
-    """Undo `optimizer_state`."""
+    """Put back what `optimizer_state` took."""
     (value,) = optimizer.param_groups[0]["params"]
     optimizer.state[value] = on_device(state, device)
 
 
 def on_device(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The same state with its tensors on a device."""
+    """Move the tensors of a state to a device."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

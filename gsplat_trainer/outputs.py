@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a run leaves in its result folder, under the names that gsplat's trainer gives."""
+"""A run leaves its results in a folder, under the names that gsplat's trainer gives."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Outputs:
         self._lpips = None if config.lpips_net == "none" else LpipsOnDemand(config.lpips_net, self.say)
 
     def say(self, message: str) -> None:
-        """One line on the terminal."""
+        """Print one line on the terminal."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def ply(self, step: int) -> Path:
-        """Where the PLY after a step goes."""
+        """Name the PLY after a step."""
         return self.folder / "ply" / f"point_cloud_{step}.ply"
 
     def write_config(self) -> None:
@@ -75,7 +75,7 @@ class Outputs:
         return SummaryWriter(str(self.folder / "tb"))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Tensorboard entries."""
+        """Add tensorboard entries."""
         if self.enabled:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -96,7 +96,7 @@ class Outputs:
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, scene: Capture, repairs: Repairs, step: int, stage: str, count: int) -> dict[str, float]:
-        """Averages over the held-out photos, raw and enhanced; pictures are photo, render and enhanced side by side.
+        """Average over the held-out photos, raw and enhanced; pictures are photo, render and enhanced side by side.
 
         Returns:
             psnr, ssim and, where it can be had, lpips, each also with ``_enhanced``; seconds per render; the number of

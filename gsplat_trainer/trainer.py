@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: every step learns from photos, some steps from a pseudo-view too.
+"""The training loop stands here: every step learns from photos, some steps from a pseudo-view too.
 
 Kerbl et al. 2023 with gsplat's rates and density control, plus progressive distillation from `harmonizer_ns.distill`.
 Density control listens to photos only: repairs may be wrong about detail, and it would grow Gaussians for that.
@@ -45,7 +45,7 @@ from harmonizer_ns.types import Cameras, Frames
 
 
 class Trainer:
-    """One run; as a `Renderer` it shows the splats as they are now.
+    """Is one run; as a `Renderer` it shows the splats as they are now.
 
     Args:
         config: settings, steps scaled.
@@ -111,7 +111,7 @@ class Trainer:
         return most if self.full_degree_from_start else min(max(self.step, 0) // self.config.sh_degree_interval, most)
 
     def render(self, cameras: Cameras) -> Frames:
-        """Colour, opacity and depth of every camera; of all ranks' Gaussians inside `whole_scene`."""
+        """Draw colour, opacity and depth of every camera; of all ranks' Gaussians inside `whole_scene`."""
         return SplatRenderer(self._gathered or self.splats, self.degree, self._options).render(cameras)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Trainer:
 
     @contextmanager
     def whole_scene(self) -> Iterator[Splats]:
-        """Inside, the first rank holds and renders the Gaussians of all ranks. All ranks must enter it."""
+        """Within this context the first rank holds and renders the Gaussians of all ranks. All ranks must enter it."""
         self._gathered = self.world.gather(self.splats) if self.world.size > 1 else None
         try:
             yield self._gathered or self.splats
@@ -146,7 +146,7 @@ class Trainer:
             self._gathered = None
 
     def _learn(self, step: int) -> dict[str, Tensor]:
-        """One step of optimisation; returns its losses."""
+        """Take one step of optimisation; returns its losses."""
         losses: dict[str, Tensor] = {}
         drawn: list[Rasterized] = []
         if self.scene.train:
@@ -169,7 +169,7 @@ class Trainer:
         return losses
 
     def _next_photos(self) -> list[int]:
-        """Positions in the list of training photos: every photo once, in random order, then again."""
+        """Draw positions in the list of training photos: every photo once, in random order, then again."""
         chosen = []
         while len(chosen) < self.config.batch_size:
             if not self._order:
@@ -253,7 +253,7 @@ class Trainer:
     # --- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs: tensors, lists, numbers."""
+        """Collect everything that an exact resume needs: tensors, lists, numbers."""
         return {
             "step": self.step,
             "world_size": self.world.size,
@@ -301,7 +301,7 @@ class Trainer:
 
 
 def _raster_options(config: Config, distributed: bool) -> RasterOptions:
-    """How a run draws its splats in training."""
+    """Say how a run draws its splats in training."""
     return RasterOptions(
         config.near_plane,
         config.far_plane,

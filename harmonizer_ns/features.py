@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained networks that judge images: VGG16, SqueezeNet 1.1, LPIPS. Weights are real or the load fails.
+"""Pretrained networks judge images: VGG16, SqueezeNet 1.1, LPIPS. Their weights are real or the load fails.
 
 Weights come from a file (``.pth`` with a state dict in torchvision's layout, or ``.safetensors``), or else from
 torchvision's download site into torch's cache. Files are read without running code of theirs.
@@ -35,7 +35,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeatureNetwork(nn.Module):
-    """A frozen image classifier, cut into stages; calling it gives the activations behind each stage.
+    """Is a frozen image classifier, cut into stages; calling it gives the activations behind each stage.
 
     Args:
         layers: the classifier's convolutional part.
@@ -53,7 +53,7 @@ class FeatureNetwork(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
-        """Activations, finest first, of images in [0, 1] (beyond is allowed)."""
+        """Compute activations, finest first, of images in [0, 1] (beyond is allowed)."""
         value, found = (image - self.mean) / self.deviation, []
         for stage in self.stages:
             value = stage(value)
@@ -62,7 +62,7 @@ class FeatureNetwork(nn.Module):
 
 
 def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
-    """A network trained on ImageNet, cut into stages.
+    """Load a network trained on ImageNet, cut into stages.
 
     Args:
         net: ``vgg`` is VGG16 (Simonyan and Zisserman 2015), cut behind five ReLUs; ``squeeze`` is SqueezeNet 1.1
@@ -84,7 +84,7 @@ def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
 
 
 def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None = None) -> nn.Module:
-    """LPIPS v0.1 (Zhang et al. 2018), a module of the lpips package, frozen.
+    """Load LPIPS v0.1 (Zhang et al. 2018), a module of the lpips package, frozen.
 
     Args:
         net: its backbone.
@@ -113,13 +113,13 @@ def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None =
 
 
 def lpips_distance(net: LpipsNet, backbone: Path | None = None, heads: Path | None = None) -> Distance:
-    """`load_lpips` as a function of two images in [0, 1], on their device."""
+    """Load LPIPS as a function of two images in [0, 1], on their device."""
     model = load_lpips(net, backbone, heads)
     return lambda image, target: model.to(image.device)(image, target, normalize=True).flatten()
 
 
 class LpipsOnDemand:
-    """LPIPS as a metric that may be missing: loaded at first use; NaN, said once, where its weights cannot be had.
+    """Is LPIPS loaded at first use, as a metric that may be missing: NaN, said once, without its weights.
 
     Args:
         net: its backbone.
@@ -132,7 +132,7 @@ class LpipsOnDemand:
         self._distance: Distance | None = None
 
     def __call__(self, image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """Distances of images in [0, 1]."""
+        """Measure the distances of images in [0, 1]."""
         if self._distance is None:
             self._distance = self._load()
         return self._distance(image, target)
@@ -150,14 +150,14 @@ def _backbone_weights(net: LpipsNet, path: Path | None) -> dict[str, Tensor]:
 
 
 def default_url(model: str) -> str:
-    """Where torchvision has its best weights of a model."""
+    """Tell where torchvision has its best weights of a model."""
     from torchvision.models import get_model_weights
 
     return get_model_weights(model)["DEFAULT"].url
 
 
 def download(url: str) -> dict[str, Tensor]:
-    """A state dict from torchvision's site, verified by the hash in its name, kept in torch's cache.
+    """Get a state dict from torchvision's site, verified by the hash in its name, kept in torch's cache.
 
     Raises:
         InputError: when it cannot be downloaded; the message says which file to get and how to give it.
@@ -175,7 +175,7 @@ def download(url: str) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a ``.safetensors`` or torch file, on the CPU; no code of the file's is run.
+    """Read a state dict from a ``.safetensors`` or torch file, on the CPU; no code of the file's is run.
 
     Raises:
         InputError: when there is no such file, or it does not hold a plain state dict.

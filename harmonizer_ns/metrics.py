@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image metrics, and the loss of Gaussian splatting.
+"""This module holds the image metrics, and the loss of Gaussian splatting.
 
 All metrics take RGB in [0, 1] and give one value per image; masks are weights in [0, 1].
 """
@@ -20,7 +20,7 @@ MSE_FLOOR = 1e-10
 
 
 class BeforeAfter(NamedTuple):
-    """One metric of the plain render and of the enhanced image."""
+    """Holds one metric of the plain render and of the enhanced image."""
 
     before: Float[Tensor, " n"]
     after: Float[Tensor, " n"]
@@ -29,7 +29,7 @@ class BeforeAfter(NamedTuple):
 def psnr(
     image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"] | None = None
 ) -> Float[Tensor, " n"]:
-    """Peak signal-to-noise ratio in dB: ``-10 log10(sum(m e) / sum(m))``.
+    """Measure the peak signal-to-noise ratio in dB: ``-10 log10(sum(m e) / sum(m))``.
 
     ``e`` is the squared error of a pixel, averaged over the channels, and ``m`` its mask (1 without a mask).
 
@@ -43,7 +43,7 @@ def psnr(
 def good_half_psnr(
     render: Float[Tensor, "n 3 h w"], enhanced: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> BeforeAfter:
-    """PSNR of render and enhanced image over the `better_half` of the render.
+    """Measure the PSNR of render and enhanced image over the `better_half` of the render.
 
     An enhancer that leaves good pixels alone keeps ``after`` at ``before``.
     """
@@ -52,7 +52,7 @@ def good_half_psnr(
 
 
 def better_half(render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n 1 h w"]:
-    """The pixels of a render that are good already: ``e <= median(e)`` with ``e`` their squared errors."""
+    """Mark the pixels of a render that are good already: ``e <= median(e)`` with ``e`` their squared errors."""
     error = squared_error(render, target)
     return error <= error.flatten(1).median(dim=1).values[:, None, None, None]
 
@@ -60,7 +60,7 @@ def better_half(render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w
 def ssim(
     image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"] | None = None
 ) -> Float[Tensor, " n"]:
-    """Mean structural similarity over the pixels whose window lies inside the image, weighted by the mask."""
+    """Average structural similarity over the pixels whose window lies inside the image, weighted by the mask."""
     values = ssim_map(image, target).mean(dim=1, keepdim=True)
     if mask is not None:
         margin = (mask.shape[-1] - values.shape[-1]) // 2
@@ -71,7 +71,7 @@ def ssim(
 def splat_loss(
     image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], ssim_weight: float = 0.2
 ) -> Float[Tensor, ""]:
-    """``(1 - w) L1 + w (1 - SSIM)``, equation 7 of Kerbl et al. 2023; L1 alone for images smaller than the window."""
+    """Weigh ``(1 - w) L1 + w (1 - SSIM)``, equation 7 of Kerbl et al. 2023; images below the window have L1 alone."""
     l1 = F.l1_loss(image, target)
     if ssim_weight == 0 or min(image.shape[-2:]) < SSIM_WINDOW:
         return l1
@@ -79,7 +79,7 @@ def splat_loss(
 
 
 def ssim_map(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h-10 w-10"]:
-    """Structural similarity of each pixel (Wang et al. 2004, equation 13), differentiable.
+    """Compute the structural similarity of each pixel (Wang et al. 2004, equation 13), differentiable.
 
     ``(2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2))`` with moments under an 11x11 Gaussian
     window of sigma 1.5, ``C1 = 0.01^2`` and ``C2 = 0.03^2``. Windows that leave the image are not evaluated.
@@ -101,7 +101,7 @@ def ssim_map(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) 
 
 
 def _gaussian_blur(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h-10 w-10"]:
-    """Separable 11-tap Gaussian of sigma 1.5 without padding."""
+    """Blur with a separable 11-tap Gaussian of sigma 1.5, without padding."""
     offsets = torch.arange(11, device=image.device, dtype=image.dtype) - 5
     taps = torch.exp(-offsets.square() / (2 * 1.5**2))
     taps = taps / taps.sum()
@@ -112,7 +112,7 @@ def _gaussian_blur(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h-10 w
 
 
 def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Squared error of each pixel, averaged over the channels."""
+    """Compute the squared error of each pixel, averaged over the channels."""
     _check(image, target)
     return (image - target).square().mean(dim=1, keepdim=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The global random generators: seeding them, and their states as what checkpoints may hold."""
+"""The global random generators are seeded here, and their states turned into what checkpoints may hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seed_all(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """States of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
+    """Take the states of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     name, keys, position, has_gauss, cached = numpy_state
     state = {
@@ -40,7 +40,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state`.
+    """Put back what `random_state` took.
 
     States that a run did not keep, or of CUDA devices that this machine does not have, are left out. Earlier versions
     kept a list for all CUDA devices.
@@ -61,12 +61,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def python_state(state: Any) -> list[Any]:
-    """State of a `random.Random` as lists and numbers."""
+    """Turn the state of a `random.Random` into lists and numbers."""
     version, internal, gauss = state
     return [version, list(internal), gauss]
 
 
 def from_python_state(state: list[Any]) -> tuple[Any, ...]:
-    """Undo `python_state`."""
+    """Turn what `python_state` gives into a state again."""
     version, internal, gauss = state
     return version, tuple(internal), gauss

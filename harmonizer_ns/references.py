@@ -34,7 +34,7 @@ _TIE = 0.1
 
 
 def covisibility(view: Cameras, photos: list[Cameras], points: Float[Tensor, "p 3"]) -> Float[Tensor, "photos points"]:
-    """How well each photo shows each point that a view sees, in [0, 1].
+    """Score how well each photo shows each point that a view sees, in [0, 1].
 
     0 where the photo does not have the point in its frustum, otherwise ``cos(a)^4 min(s, 1/s)``: ``a`` is the angle at
     the point between the rays to both cameras, ``s`` the ratio of their resolutions there (image heights per
@@ -53,12 +53,12 @@ def covisibility(view: Cameras, photos: list[Cameras], points: Float[Tensor, "p 
 
 
 def _same_size(cameras: list[Cameras]) -> Cameras:
-    """One batch: every camera's intrinsics are brought to a unit image, which changes no frustum."""
+    """Join cameras whose intrinsics are brought to a unit image, which changes no frustum."""
     return cat_cameras([camera.resized(1, 1) for camera in cameras])
 
 
 def _sharpness(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "n p"]:
-    """Relative resolution of points, ``f / z`` with the focal length in image heights."""
+    """Measure the relative resolution of points, ``f / z`` with the focal length in image heights."""
     focal = cameras.intrinsics[:, 1, 1] / cameras.height
     return focal[:, None] / project(points[None], cameras)[1].clamp(min=1e-12)
 
@@ -66,7 +66,7 @@ def _sharpness(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, 
 def _score(
     photos: Cameras, points: Float[Tensor, "p 3"], rays: Float[Tensor, "p 3"], sharpness: Float[Tensor, "1 p"]
 ) -> Float[Tensor, "n p"]:
-    """``covisibility`` for one chunk of photos."""
+    """Score one chunk of photos, as `covisibility`."""
     photo_rays = torch.nn.functional.normalize(points[None] - photos.centers[:, None], dim=-1)
     cosine = (photo_rays * rays).sum(-1).clamp(min=0.0)
     ratio = _sharpness(photos, points) / sharpness
@@ -74,7 +74,7 @@ def _score(
 
 
 def greedy_cover(scores: Float[Tensor, "photos points"], count: int) -> list[int]:
-    """Photos in the order in which each adds most to what the earlier ones show (facility location, greedy).
+    """Order photos so that each adds most to what the earlier ones show (facility location, greedy).
 
     The value of a set is the sum over points of its best score there; greedy reaches (1 - 1/e) of the best set's
     (Nemhauser, Wolsey and Fisher 1978). Photos that show nothing are left out; the lower index wins a tie.
@@ -92,11 +92,11 @@ def greedy_cover(scores: Float[Tensor, "photos points"], count: int) -> list[int
 
 
 class Photographed(Protocol):
-    """What references are chosen from: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
+    """References are chosen from it: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
 
     @property
     def cameras(self) -> list[Cameras]:
-        """Of all photos, batches of one."""
+        """Cameras of all photos, batches of one."""
         ...
 
     @property
@@ -134,19 +134,19 @@ class ReferenceSelector:
         self._spacing = nearest_spacing(self._poses)
 
     def nearest(self, view: Cameras) -> list[int]:
-        """Indices of the photos chosen for a view (a batch of one), best first."""
+        """Choose photos for a view (a batch of one): their indices, best first."""
         view, chosen = view.to("cpu"), []
         if self._points is not None:
             chosen = greedy_cover(covisibility(view, self._cameras, self._points), self.count)
         return [self.indices[k] for k in chosen or self._nearest_poses(view)]
 
     def select(self, view: Cameras, renderer: Renderer) -> Frames | None:
-        """The photos of `nearest`, as `shown`; None when ``count`` is 0."""
+        """Choose photos and show them, see `nearest` and `shown`; None when ``count`` is 0."""
         chosen = self.nearest(view)
         return self.shown(chosen, view, renderer) if chosen else None
 
     def shown(self, indices: Sequence[int], view: Cameras, renderer: Renderer) -> Frames:
-        """Photos at a view's size, with the depth that the renderer has at each photo's camera, on its device.
+        """Bring photos to a view's size, with the depth that the renderer has at each photo's camera, on its device.
 
         Photos of another aspect are cropped around their centre, never squashed. Alpha is 1.
 
@@ -162,7 +162,7 @@ class ReferenceSelector:
         return Frames(rgb.clamp(0.0, 1.0), torch.ones_like(depth), depth, cameras.to(depth.device))
 
     def _photo(self, index: int) -> Float[Tensor, "1 3 h w"]:
-        """One photo as float in [0, 1], checked against its camera."""
+        """Read one photo as float in [0, 1], checked against its camera."""
         photo, camera = self.capture.photo(index), self.capture.cameras[index]
         if tuple(photo.shape) != (3, camera.height, camera.width):
             raise ValueError(
@@ -171,7 +171,7 @@ class ReferenceSelector:
         return (to_float(photo) if photo.dtype == torch.uint8 else photo.float())[None]
 
     def _nearest_poses(self, view: Cameras) -> list[int]:
-        """Training cameras by distance in units of the capture's spacing plus angle in units of 10 degrees."""
+        """Sort cameras by distance in units of the capture's spacing plus angle in units of 10 degrees."""
         distances = (self._poses[:, :3, 3] - view.centers).norm(dim=-1)
         unit = self._spacing[0] or max(distances.max().item(), torch.finfo(distances.dtype).tiny)
         angles = rotation_angle(self._poses[:, :3, :3], view.camera_to_world[:, :3, :3])
@@ -183,13 +183,13 @@ class ReferenceSelector:
 
 
 def _cover_size(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int]:
-    """The smallest size of about the same aspect that covers ``to_width x to_height``."""
+    """Find the smallest size of about the same aspect that covers ``to_width x to_height``."""
     scale = max(to_width / width, to_height / height)
     return max(to_width, round(width * scale)), max(to_height, round(height * scale))
 
 
 def cover_cameras(cameras: Cameras, width: int, height: int) -> Cameras:
-    """The cameras of the same photos after ``cover_images``: scaled, and cropped by a shift of the principal point."""
+    """Change cameras as ``cover_images`` does their photos: scaled, and cropped by a shift of the principal point."""
     scaled = cameras.resized(*_cover_size(cameras.width, cameras.height, width, height))
     intrinsics = scaled.intrinsics.clone()
     intrinsics[:, 0, 2] -= (scaled.width - width) // 2

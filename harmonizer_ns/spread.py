@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fewer of many, evenly spread: views to look at, photos to fit, points to measure from."""
+"""Fewer are taken of many, evenly spread: views to look at, photos to fit, points to measure from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def evenly_spread(items: Sequence[T], most: int, ends: bool = False) -> list[T]:
-    """At most so many of the items, evenly spread over their order.
+    """Take at most so many of the items, evenly spread over their order.
 
     Args:
         items: in order.
@@ -29,5 +29,5 @@ def evenly_spread(items: Sequence[T], most: int, ends: bool = False) -> list[T]:
 
 
 def thin(points: Float[Tensor, "p 3"], most: int) -> Float[Tensor, "q 3"]:
-    """Every n-th point, so that at most ``most`` are left."""
+    """Take every n-th point, so that at most ``most`` are left."""
     return points[:: max(1, -(-len(points) // most))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats in small files that lose a little: PlayCanvas' compressed PLY and Niantic's .spz. The codec is gsply's.
+"""These small files of splats lose a little: PlayCanvas' compressed PLY and Niantic's .spz. The codec is gsply's.
 
 Both keep the frame of the PLY. The .spz format stores no frame; Niantic's own converter does the same, although their
 documentation speaks of y up: a viewer that holds to it shows the scene turned by half a turn about x.
@@ -30,7 +30,7 @@ _MANY = 0.01
 
 
 def require_gsply(purpose: str) -> Any:
-    """The codec.
+    """Import the codec.
 
     Raises:
         InputError: when it is not installed; says how to.
@@ -57,7 +57,7 @@ def write_spz(path: Path, splats: Mapping[str, Tensor]) -> None:
 
 
 def read_compressed_ply(path: Path) -> dict[str, Tensor]:
-    """Splats of a compressed PLY.
+    """Read the splats of a compressed PLY.
 
     Raises:
         InputError: when the file is broken.
@@ -66,7 +66,7 @@ def read_compressed_ply(path: Path) -> dict[str, Tensor]:
 
 
 def read_spz(path: Path) -> dict[str, Tensor]:
-    """Splats of an .spz.
+    """Read the splats of an .spz.
 
     Raises:
         InputError: when the file is broken.
@@ -75,7 +75,7 @@ def read_spz(path: Path) -> dict[str, Tensor]:
 
 
 def fractional_bits(means: Float[Tensor, "n 3"]) -> int:
-    """The finest grid whose 24-bit numbers hold the positions.
+    """Find the finest grid whose 24-bit numbers hold the positions.
 
     A few floaters beyond the usual reach are clamped to it: a grid that held them would be coarser for all others.
     """
@@ -87,7 +87,7 @@ def fractional_bits(means: Float[Tensor, "n 3"]) -> int:
 
 
 def _in_chunks(points: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
-    """An order in which every chunk of consecutive points is compact: halve along the most spread axis, again."""
+    """Order points so that every chunk of consecutive ones is compact: halve along the most spread axis, again."""
 
     def halved(rows: Int[np.ndarray, " m"]) -> list[Int[np.ndarray, " c"]]:
         if len(rows) <= _CHUNK:

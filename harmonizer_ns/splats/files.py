@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats in files: the PLY layout of Kerbl et al., compressed PLY, .spz, gsplat's .pt, splatfacto's .ckpt."""
+"""Splats are read from the PLY layout of Kerbl et al., compressed PLY, .spz, gsplat's .pt and splatfacto's .ckpt.
+
+The first three are written, too.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _SPLATFACTO = {
 
 
 def read_splats(path: Path) -> dict[str, Tensor]:
-    """Splats from a file, by its suffix, on the CPU.
+    """Read splats from a file to the CPU; its suffix says which kind it is.
 
     Raises:
         InputError: when the file is missing, cannot be read, or holds something else; the message says what.
@@ -56,7 +59,7 @@ def _checked(splats: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _finite(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The Gaussians whose numbers all are."""
+    """Keep the Gaussians whose numbers are all finite."""
     finite = torch.stack([torch.isfinite(value[..., None]).flatten(1).all(1) for value in splats.values()]).all(0)
     if not finite.any():
         raise InputError(f"{path} holds no Gaussian with finite values")
@@ -81,7 +84,7 @@ def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "
 
 
 def read_ply(path: Path) -> dict[str, Tensor]:
-    """A PLY of splats, compressed or not; without spherical harmonics its plain colours give a degree of 0."""
+    """Read a PLY of splats, compressed or not; without spherical harmonics its plain colours give a degree of 0."""
     from plyfile import PlyData, PlyParseError
 
     try:
@@ -121,7 +124,7 @@ def _base_color(columns: dict[str, np.ndarray], path: Path) -> Float[Tensor, "n 
 
 
 def _rest(columns: dict[str, np.ndarray], path: Path) -> Tensor:
-    """Stored channel by channel: all coefficients of red, then green, then blue."""
+    """Unpack what is stored channel by channel: all coefficients of red, then green, then blue."""
     names = [name for name in columns if name.startswith("f_rest_")]
     count = len(names)
     if count % 3 or set(names) != {f"f_rest_{i}" for i in range(count)}:
@@ -158,7 +161,7 @@ def _named(names: list[str], values: Tensor) -> dict[str, Tensor]:
 
 
 def read_gsplat(path: Path) -> dict[str, Tensor]:
-    """gsplat's ``{"step", "splats"}``."""
+    """Read the splats of gsplat's ``{"step", "splats"}``."""
     splats = _part(path, "splats")
     found = sorted(splats) if isinstance(splats, dict) else None
     if not isinstance(splats, dict) or not set(NAMES) <= splats.keys():
@@ -170,7 +173,7 @@ def read_gsplat(path: Path) -> dict[str, Tensor]:
 
 
 def read_splatfacto(path: Path) -> dict[str, Tensor]:
-    """nerfstudio's checkpoint of a splatfacto (or harmonize) run."""
+    """Read the splats of nerfstudio's checkpoint of a splatfacto (or harmonize) run."""
     pipeline = _part(path, "pipeline")
     prefix = "_model.gauss_params."
     if not isinstance(pipeline, dict) or not all(prefix + name in pipeline for name in _SPLATFACTO.values()):
@@ -180,6 +183,6 @@ def read_splatfacto(path: Path) -> dict[str, Tensor]:
 
 
 def _part(path: Path, name: str) -> Any:
-    """One entry of a torch checkpoint, or None."""
+    """Read one entry of a torch checkpoint; None where it has no such entry."""
     state = read_torch(path)
     return state.get(name) if isinstance(state, dict) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compact Gaussian-splatting fitter: photos and seed points in, a renderer out.
+"""This compact fitter takes photos and seed points, and gives a renderer of Gaussians.
 
 Implements Kerbl et al. 2023 (L1 + D-SSIM loss, adaptive density control through gsplat's ``DefaultStrategy``) with
 schedules given as fractions of the run, since the fits made here last hundreds of steps, not tens of thousands.
@@ -25,7 +25,7 @@ from harmonizer_ns.types import Frames
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Adam step sizes: those of Kerbl et al. times 2 to 10, chosen on runs of some hundred steps."""
+    """These are Adam's step sizes: those of Kerbl et al. times 2 to 10, chosen on runs of some hundred steps."""
 
     means: float = 1.5e-3
     """In units of the scene's extent; falls exponentially to a hundredth of this."""
@@ -38,7 +38,7 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class SplatConfig:
-    """How a splat is fitted."""
+    """These settings say how a splat is fitted."""
 
     steps: int = 700
     """Optimisation steps, one photo each."""
@@ -122,7 +122,7 @@ class SplatReconstructor:
 def _capped(
     points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], most: int
 ) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q 3"]]:
-    """At most so many of the points, drawn by chance, and their colours."""
+    """Keep at most so many of the points, drawn by chance, and their colours."""
     if len(points) <= most:
         return points, colors
     kept = torch.randperm(len(points))[:most].to(points.device)
@@ -132,7 +132,7 @@ def _capped(
 def _optimize(
     splats: torch.nn.ParameterDict, photos: list[Frames], weights: list[Tensor] | None, config: SplatConfig
 ) -> None:
-    """The optimisation loop of Kerbl et al., in place: density control changes how many Gaussians there are."""
+    """Run the optimisation loop of Kerbl et al. in place: density control changes how many Gaussians there are."""
     scale = camera_extent(torch.cat([photo.cameras.centers for photo in photos]))
     optimizers = _optimizers(splats, config.rates, scale)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], 0.01 ** (1 / config.steps))
@@ -160,7 +160,7 @@ def _optimize(
 
 
 def _optimizers(splats: torch.nn.ParameterDict, rates: LearningRates, scale: float) -> dict[str, torch.optim.Optimizer]:
-    """One Adam per tensor, as gsplat's density control expects."""
+    """Make one Adam per tensor, as gsplat's density control expects."""
     factor = {"means": scale}
     return {
         name: torch.optim.Adam([value], lr=getattr(rates, name) * factor.get(name, 1.0), eps=1e-15, fused=True)
@@ -193,7 +193,7 @@ def _respect_cap(strategy: Any, state: dict[str, Any], count: int, config: Splat
 
 
 def _half(photo: Frames) -> Frames:
-    """The photo at half the resolution."""
+    """Halve the resolution of a photo."""
     cameras = photo.cameras.resized(max(1, photo.cameras.width // 2), max(1, photo.cameras.height // 2))
     rgb, alpha, depth = (
         F.interpolate(image, size=(cameras.height, cameras.width), mode="area")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit a reconstruction to some photos of a capture, to look at it from where the others were taken."""
+"""A reconstruction is fitted to some photos of a capture here, and looked at from where the others were taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harmonizer_ns.types import Cameras, Frames, Reconstructor, Renderer
 
 @dataclass(frozen=True)
 class Split:
-    """Which photos of a capture are fitted and which are kept for comparison (indices in capture order)."""
+    """A split says which photos of a capture are fitted and which are kept for comparison (indices)."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -54,7 +54,7 @@ def fit_sparse(
 
 
 def select_references(fit: SparseFit, view: Cameras, count: int, exclude: tuple[int, ...] = ()) -> Frames | None:
-    """The frames of `named_references`."""
+    """Find the frames of `named_references`."""
     found = named_references(fit, view, count, exclude)
     return None if found is None else found[1]
 
@@ -62,7 +62,7 @@ def select_references(fit: SparseFit, view: Cameras, count: int, exclude: tuple[
 def named_references(
     fit: SparseFit, view: Cameras, count: int, exclude: tuple[int, ...] = ()
 ) -> tuple[list[str], Frames] | None:
-    """The fitted photos that show most of what a view shows, best first, with rendered depth; None without any.
+    """Find the fitted photos that show most of what a view shows, best first, with rendered depth; None without any.
 
     Args:
         fit: where the photos and their depth come from.

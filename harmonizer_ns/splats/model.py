@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussians under gsplat's names, and the ones that training begins with.
+"""Gaussians are held under gsplat's names, and training begins with those made here.
 
 ``means`` n 3, ``scales`` n 3 (log), ``quats`` n 4 (w x y z), ``opacities`` n (logit), ``sh0`` n 1 3, ``shN`` n k 3.
 """
@@ -30,7 +30,7 @@ def seed_splats(
     scale: float = 1.0,
     quats: Float[Tensor, "p 4"] | None = None,
 ) -> dict[str, Tensor]:
-    """One round Gaussian per seed point, as wide as the distance to its three nearest neighbours.
+    """Make one round Gaussian per seed point, as wide as the distance to its three nearest neighbours.
 
     Args:
         points: at least `MIN_POINTS`.
@@ -52,7 +52,7 @@ def seed_splats(
 
 
 def neighbour_distance(points: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
-    """Root mean square distance to the three nearest other points, at least a millionth of the cloud's size."""
+    """Measure the RMS distance to the three nearest other points, at least a millionth of the cloud's size."""
     from scipy.spatial import KDTree
 
     cloud = points.detach().cpu().double().numpy()
@@ -63,26 +63,26 @@ def neighbour_distance(points: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
 
 
 def parameters(splats: Splats, device: torch.device) -> torch.nn.ParameterDict:
-    """The splats as parameters on a device."""
+    """Copy the splats into parameters on a device."""
     values = {name: splats[name].detach().to(device).float().clone() for name in NAMES}
     return torch.nn.ParameterDict({name: torch.nn.Parameter(value) for name, value in values.items()})
 
 
 def degree_of(splats: Splats) -> int:
-    """Degree of the view-dependent colour."""
+    """Tell the degree of the view-dependent colour."""
     return math.isqrt(splats["shN"].shape[1] + 1) - 1
 
 
 def base_harmonics(colors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1 3"]:
-    """``sh0`` of Gaussians that look the same from everywhere."""
+    """Turn colours into the ``sh0`` of Gaussians that look the same from everywhere."""
     return ((colors - 0.5) / SH_C0)[:, None]
 
 
 def base_colors(splats: Splats) -> Float[Tensor, "n 3"]:
-    """Colours without what depends on the view."""
+    """Turn ``sh0`` into colours, without what depends on the view."""
     return 0.5 + SH_C0 * splats["sh0"][:, 0]
 
 
 def chosen(splats: Splats, rows: Tensor) -> dict[str, Tensor]:
-    """Some of the Gaussians, by mask or index."""
+    """Take some of the Gaussians, by mask or index."""
     return {name: splats[name][rows] for name in NAMES}

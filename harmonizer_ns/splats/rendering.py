@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw Gaussians: with gradients for training, as a `Renderer` for everything else."""
+"""Gaussians are drawn here: with gradients for training, as a `Renderer` for everything else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harmonizer_ns.types import EMPTY_ALPHA, Cameras, Frames, cat_frames
 
 @dataclass(frozen=True)
 class RasterOptions:
-    """How Gaussians are rasterized; see `harmonizer_ns.raster`."""
+    """These options say how Gaussians are rasterized; see `harmonizer_ns.raster`."""
 
     near_plane: float = 0.01
     far_plane: float = 1e10
@@ -27,12 +27,12 @@ class RasterOptions:
     distributed: bool = False
 
     def for_viewing(self) -> RasterOptions:
-        """The same image without what only training needs."""
+        """Keep what changes the image, without what only training needs."""
         return replace(self, packed=False, absgrad=False, distributed=False)
 
 
 class Rasterized(NamedTuple):
-    """Unclamped colours over black, opacity, expected depth (None when not asked for) and gsplat's meta."""
+    """Holds unclamped colours over black, opacity, expected depth (None when not asked for) and gsplat's meta."""
 
     rgb: Float[Tensor, "n 3 h w"]
     alpha: Float[Tensor, "n 1 h w"]
@@ -99,7 +99,7 @@ class SplatRenderer:
 
     @torch.no_grad()
     def render(self, cameras: Cameras) -> Frames:
-        """Colour over black, opacity and expected z-depth of every camera, on the splats' device."""
+        """Draw colour over black, opacity and expected z-depth of every camera, on the splats' device."""
         cameras = cameras.to(self.splats["means"].device)
         return cat_frames([self._render_one(camera) for camera in cameras])
 
