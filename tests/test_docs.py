@@ -36,11 +36,10 @@ def anchors(page: Path) -> set[str]:
 
 def commands(text: Path) -> list[list[str]]:
     """The commands of a page's bash blocks, or of a recipe's comment, as words."""
-    found = (
-        blocks(text, "bash") if text.suffix == ".md" else re.findall(r"^# {3,}(.*)$", text.read_text(), re.MULTILINE)
-    )
+    is_page = text.suffix == ".md"
+    found = blocks(text, "bash") if is_page else re.findall(r"^# {3,}(.*)$", text.read_text(), re.MULTILINE)
     lines = re.split(r"\n|&&", "\n".join(found).replace("\\\n", " "))
-    return [shlex.split(line, comments=True) for line in lines if line.strip() and (is_page or "harmonizer" in line)]
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"\s*\w" if is_page else "harmonizer", line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
