@@ -14,6 +14,7 @@ import torch
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.streams.base import Clip, Made, NamedPhotos, Stream
+from harmonizer_ns.synthesis.streams.curation import Reconstructors
 from harmonizer_ns.synthesis.streams.table import STREAMS
 from harmonizer_ns.types import Frames, cat_frames
 
@@ -75,10 +76,16 @@ def make_noise(nothing: None, settings: ToySettings, seed: int) -> Iterator[Made
         yield Made(target * (1 - strength), target, {"strength": strength})
 
 
+def make_named(nothing: None, settings: ToySettings, seed: int, reconstructors: Reconstructors) -> Iterator[Made]:
+    """A frame that tells what captures could be fitted with."""
+    yield Made(torch.zeros(3, 8, 8), torch.ones(3, 8, 8), {"reconstructors": sorted(reconstructors)})
+
+
 TOYS: dict[str, Stream] = {
     "dim": Stream(ToySettings, make_dim, "clip"),
     "flat": Stream(ToySettings, make_flat, "capture"),
     "noise": Stream(ToySettings, make_noise, "nothing"),
+    "named": Stream(ToySettings, make_named, "nothing", reconstructs=True),
 }
 
 if __name__ in ("__main__", "__mp_main__"):  # and in the workers that the script starts

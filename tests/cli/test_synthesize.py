@@ -240,6 +240,16 @@ def test_a_stopped_run_leaves_no_workers_and_no_lock(work, who, number, told):
     assert not list((work / "x").rglob("*.partial"))
 
 
+def test_streams_are_given_splats_and_nerfs_by_workers_too(work):
+    (work / "recipe.yaml").write_text("streams: [{kind: named, count: 2}]")
+    for output, *more in (["x"], ["y", "--workers", "2"]):
+        options = [str(work / "recipe.yaml"), "--output", str(work / output), *more]
+        subprocess.run([sys.executable, toy_streams.__file__, *options], check=True, stdout=subprocess.DEVNULL)
+        pairs = read_pairs(work / output / "pairs.json")
+        sources = [pair.source for pair in pairs.train + pairs.test]
+        assert [source["parameters"] for source in sources] == [{"reconstructors": ["nerf", "splat"]}] * 2
+
+
 def test_a_missing_nerfstudio_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "harmonizer_ns.plugin.reconstruct", None)
     with pytest.raises(InputError, match="pip install harmonizer-ns"):

@@ -222,8 +222,8 @@ def sam(tmp_path_factory) -> str:
 
 def test_sam_gives_a_mask_for_every_frame(tmp_path, cameras, sam, monkeypatch):
     shown = []
-    track = segmenters._track
-    monkeypatch.setattr(segmenters, "_track", lambda *args: (shown.append(args[3:]), track(*args))[1])
+    track = segmenters.track
+    monkeypatch.setattr(segmenters, "track", lambda *args: (shown.append(args[3:]), track(*args))[1])
     box(tmp_path / "boxes.json", {"center": [0, 0, 3], "size": [0.9, 0.9, 0.1]})
     masks = foreground(clip_in(tmp_path, cameras), MaskConfig("sam", sam), 0)
     assert masks.shape == (3, 1, HEIGHT, WIDTH)
@@ -246,7 +246,7 @@ def test_sam_looks_both_ways_from_where_the_object_is_shown(sam):
 
     network.propagate_in_video_iterator = spy
     try:
-        segmenters._track(processor, network, moving_disc()[0], 1, [5.0, 5.0, 20.0, 20.0])
+        segmenters.track(processor, network, moving_disc()[0], 1, [5.0, 5.0, 20.0, 20.0])
     finally:
         del network.propagate_in_video_iterator
     assert set(seen) == {0, 1, 2}

@@ -17,7 +17,7 @@ from harmonizer_ns.synthesis.scenes.layers import LayerRenderer
 from harmonizer_ns.synthesis.scenes.meshes import rotation
 from harmonizer_ns.synthesis.scenes.objects import Material, Part, flat
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
-from harmonizer_ns.synthesis.streams.shadows import ShadowSettings, _compose, make_shadows
+from harmonizer_ns.synthesis.streams.shadows import ShadowSettings, compose, make_shadows
 
 TINY = ShadowSettings(width=48, height=32, frames=2, spp=4, outdoors=0.0, objects=(1, 1))
 LENS = Lens(40, 30, 40.0)
@@ -79,7 +79,7 @@ def test_a_thing_that_touches_no_light_path_changes_nothing():
     pytest.importorskip("mitsuba")
     unseen = Part(meshes.sphere(0.2).moved(0, 0, -5), GREY)
     layers = LayerRenderer(lit_stage(), [unseen]).layers(POSE, LENS, 4, 3)
-    image, target, mask = _compose(layers, 1.0)
+    image, target, mask = compose(layers, 1.0)
     assert torch.equal(image, target)
     assert not mask.any()
     assert target.std() > 0

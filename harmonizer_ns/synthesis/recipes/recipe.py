@@ -151,17 +151,16 @@ def with_folders(recipe: Recipe, scenes: tuple[Path, ...], photos: tuple[Path, .
     """
     empty = [stream for stream in recipe.streams if not (stream.scenes or stream.photos)]
     takers = {kind: [s for s in empty if kind in _KEYS[STREAMS[s.kind].source]] for kind in ("scenes", "photos")}
-    for option, given in (("scenes", scenes), ("photos", photos)):
-        if given and not takers[option]:
-            raise InputError(f"--{option} is of no use: no stream of {recipe.name} lacks {option}")
+    given = {"scenes": scenes, "photos": photos}
+    for kind, folders in given.items():
+        if folders and not takers[kind]:
+            raise InputError(f"--{kind} is of no use: no stream of {recipe.name} lacks {kind}")
     for stream in takers["scenes"]:
         if not (scenes or (photos and stream in takers["photos"])):
             wanted = "--scenes or --photos" if stream in takers["photos"] else "--scenes"
             raise InputError(f"{stream.name} has nothing to work on: name folders in the recipe, or give {wanted}")
-    filled = [_filled(s, scenes if s in takers["scenes"] else (), photos if s in takers["photos"] else ())
-              for s in recipe.streams]  # fmt: skip
+    filled = [
+        dataclasses.replace(stream, **{kind: given[kind] for kind in takers if stream in takers[kind]})
+        for stream in recipe.streams
+    ]
     return dataclasses.replace(recipe, streams=tuple(filled))
-
-
-def _filled(stream: StreamRecipe, scenes: tuple[Path, ...], photos: tuple[Path, ...]) -> StreamRecipe:
-    return dataclasses.replace(stream, scenes=stream.scenes or scenes, photos=stream.photos or photos)

@@ -34,15 +34,9 @@ class Lens:
         intrinsics = torch.tensor(matrix, dtype=dtype).expand(len(poses), -1, -1)
         return Cameras(torch.from_numpy(poses).to(dtype), intrinsics, self.width, self.height)
 
-    @property
-    def horizontal_degrees(self) -> float:
-        """Horizontal field of view."""
-        return float(np.degrees(2 * np.arctan(self.width / (2 * self.focal))))
-
-    @property
-    def vertical_degrees(self) -> float:
-        """Vertical field of view."""
-        return float(np.degrees(2 * np.arctan(self.height / (2 * self.focal))))
+    def degrees(self, pixels: int) -> float:
+        """The field of view over so many pixels in the middle."""
+        return float(np.degrees(2 * np.arctan(pixels / (2 * self.focal))))
 
 
 def look_at(eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> Poses:

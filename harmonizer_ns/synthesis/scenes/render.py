@@ -117,7 +117,7 @@ def make_sensor(mi: Any, lens: Lens, pose: Float[np.ndarray, "4 4"], rfilter: st
     return mi.load_dict(
         {
             "type": "perspective",
-            "fov": lens.horizontal_degrees,
+            "fov": lens.degrees(lens.width),
             "fov_axis": "x",
             "near_clip": NEAR,
             "far_clip": 1000.0,

@@ -13,7 +13,12 @@ from harmonizer_ns.synthesis.scenes.meshes import rotation
 from harmonizer_ns.synthesis.scenes.objects import Material, Part, TextureSource, Thing, place
 from harmonizer_ns.synthesis.scenes.patterns import Texture, color, noise, smoothstep
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
-from harmonizer_ns.synthesis.scenes.textures import TEXTURES
+from harmonizer_ns.synthesis.scenes.textures import TEXTURES, texture_among
+
+_WALLS = {"plaster": 0.3, "bricks": 0.2, "planks": 0.12, "tiles": 0.1, "marble": 0.06, "mottled": 0.08, "stripes": 0.06,
+          "fabric": 0.08}  # fmt: skip
+_FLOORS = {"planks": 0.4, "tiles": 0.15, "terrazzo": 0.12, "checker": 0.1, "mosaic": 0.08, "rug": 0.1, "marble": 0.05}
+_GROUNDS = {"ground": 0.5, "mosaic": 0.16, "bricks": 0.1, "planks": 0.08, "tiles": 0.06, "mottled": 0.1}
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,14 @@ class Extent:
 def room(rng: np.random.Generator, extent: Extent, texture: TextureSource) -> Stage:
     """Build a rectangular room with pictures and shelves on its walls and lamps on its ceiling."""
     (width, depth), height = extent.size, float(rng.uniform(2.4, 3.6))
-    pick = ("plaster", "bricks", "planks", "tiles", "marble", "mottled", "stripes", "fabric")
-    parts = [_tiled(meshes.floor(width, depth), _floor_texture(rng), width, depth, rng.uniform(0.8, 2.0))]
+    parts = [_tiled(meshes.floor(width, depth), texture_among(rng, 512, _FLOORS), width, depth, rng.uniform(0.8, 2.0))]
     ceiling = meshes.floor(width, depth).rotated(rotation("x", 180)).moved(z=height)
     parts.append(Part(ceiling, Material(TEXTURES["plaster"](rng, 256))))
-    paper = Material(TEXTURES[pick[rng.choice(8, p=[0.3, 0.2, 0.12, 0.1, 0.06, 0.08, 0.06, 0.08])]](rng, 512))
+    paper, names = Material(texture_among(rng, 512, _WALLS)), list(_WALLS)
     for side in range(4):
         length = width if side % 2 == 0 else depth
         away = depth / 2 if side % 2 == 0 else width / 2
-        material = paper if rng.random() < 0.7 else Material(TEXTURES[pick[int(rng.integers(8))]](rng, 512))
+        material = paper if rng.random() < 0.7 else Material(TEXTURES[names[int(rng.integers(len(names)))]](rng, 512))
         wall = place(_wall(rng, length, height, material, texture), y=away)
         parts += place(wall, yaw=90 * side)
     x, y = extent.center
@@ -59,8 +63,7 @@ def open_ground(rng: np.random.Generator, extent: Extent, texture: TextureSource
     x, y = np.meshgrid(*[np.linspace(-reach, reach, 96)] * 2)
     away = smoothstep(0.25 * reach, 0.6 * reach, np.hypot(x, y))
     land = meshes.terrain(field * away, 2 * reach, rng.uniform(0.2, 0.8))
-    names = ("ground", "mosaic", "bricks", "planks", "tiles", "mottled")
-    cover = TEXTURES[names[rng.choice(6, p=[0.5, 0.16, 0.1, 0.08, 0.06, 0.1])]](rng, 512)
+    cover = texture_among(rng, 512, _GROUNDS)
     parts = [Part(land.retiled(reach, reach), Material(cover))]
     for i in range(int(rng.integers(9, 16))):
         parts += _backdrop(rng, 24 * i + rng.uniform(-10, 10), rng.uniform(0.3, 0.7) * reach, texture)
@@ -115,11 +118,6 @@ def sky(rng: np.random.Generator, sun: Sun | None = None, rows: int = 128) -> Fl
 def _tiled(mesh: meshes.Mesh, texture: Texture, width: float, depth: float, period: float) -> Part:
     """Tile a surface whose texture repeats every ``period`` metres."""
     return Part(mesh.retiled(width / period, depth / period), Material(texture))
-
-
-def _floor_texture(rng: np.random.Generator) -> Texture:
-    names = ("planks", "tiles", "terrazzo", "checker", "mosaic", "rug", "marble")
-    return TEXTURES[names[rng.choice(7, p=[0.4, 0.15, 0.12, 0.1, 0.08, 0.1, 0.05])]](rng, 512)
 
 
 def _wall(rng: np.random.Generator, length: float, height: float, material: Material, texture: TextureSource) -> Thing:

@@ -276,3 +276,8 @@ def random_texture(
         return photo_crop(rng, photos[int(rng.integers(len(photos)))], size)
     names = [name for name in TEXTURES if name not in ("leafage", "plaster")]
     return TEXTURES[names[int(rng.integers(len(names)))]](rng, size)
+
+
+def texture_among(rng: np.random.Generator, size: int, shares: dict[str, float]) -> Texture:
+    """Draw one of the named textures, each as often as its share says; shares add up to 1."""
+    return TEXTURES[list(shares)[rng.choice(len(shares), p=list(shares.values()))]](rng, size)

@@ -81,7 +81,7 @@ def write_camera_path(path: Path, route: Poses, capture_poses: Poses, lens: Lens
     scale = 1 / np.abs(capture_poses[:, :3, 3] - center).max()
     frames = _opengl(route)
     frames[:, :3, 3] = (frames[:, :3, 3] - center) * scale
-    seconds, aspect, fov = len(route) / fps, lens.width / lens.height, lens.vertical_degrees
+    seconds, aspect, fov = len(route) / fps, lens.width / lens.height, lens.degrees(lens.height)
     keyframes = [
         {"matrix": pose.ravel().tolist(), "fov": fov, "aspect": aspect, "override_transition_enabled": False}
         for pose in frames[:: max(1, len(frames) // 8)]

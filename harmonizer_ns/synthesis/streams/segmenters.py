@@ -47,7 +47,7 @@ def sam_mask(clip: Clip, model: str, boxes: Path, share: tuple[float, float], se
     processor, network = load_model(model, "sam2", "sam3")
     hint = box_mask(clip, boxes, seed) if boxes.is_file() else object_mask(clip.frames, share, seed)
     shown = int(hint.flatten(1).any(dim=1).float().argmax())
-    return _track(processor, network, clip.frames, shown, _rectangle(hint[shown, 0]))
+    return track(processor, network, clip.frames, shown, _rectangle(hint[shown, 0]))
 
 
 def _rectangle(mask: Bool[Tensor, "h w"]) -> list[float]:
@@ -56,7 +56,7 @@ def _rectangle(mask: Bool[Tensor, "h w"]) -> list[float]:
     return [float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)]
 
 
-def _track(
+def track(
     processor: Any, network: Any, frames: Float[Tensor, "n 3 h w"], shown: int, rectangle: list[float]
 ) -> Bool[Tensor, "n 1 h w"]:
     """Follow the object in the rectangle of frame ``shown`` to the end of the clip, then back to its start."""

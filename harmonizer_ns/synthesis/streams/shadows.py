@@ -80,7 +80,7 @@ def make_shadows(source: None, settings: ShadowSettings, seed: int) -> list[Made
     parameters = {**scene.facts, "exposure": round(exposure, 4)}
     made = []
     for pose, layer in zip(scene.poses, layers, strict=True):
-        image, target, mask = _compose(layer, exposure)
+        image, target, mask = compose(layer, exposure)
         depth = torch.from_numpy(renderer.depth(pose, scene.lens))[None, None]
         frames = Frames(image[None], torch.ones_like(depth), depth, scene.lens.cameras(pose[None], torch.float32))
         made.append(Made(image, target, parameters, mask, frames))
@@ -108,7 +108,7 @@ def _tells(preview: LayerRenderer, pose: Float[np.ndarray, "4 4"], lens: Lens) -
     scale = _PREVIEW / lens.width
     small = Lens(_PREVIEW, max(1, round(lens.height * scale)), lens.focal * scale)
     layers = preview.layers(pose, small, 16, 0)
-    image, target, _ = _compose(layers, _exposure([layers]))
+    image, target, _ = compose(layers, _exposure([layers]))
     psnr = -10 * np.log10(max(float((image - target).square().mean()), 1e-10))
     return _VISIBLE[0] < layers.alpha.mean() < _VISIBLE[1] and _PSNR[0] < psnr < _PSNR[1]
 
@@ -119,7 +119,7 @@ def _exposure(layers: list[Layers]) -> float:
     return min(auto_exposure(images), auto_exposure(images, percentile=92, level=0.7))
 
 
-def _compose(
+def compose(
     layers: Layers, exposure: float
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
     """Compose image, target and mask."""
