@@ -13,7 +13,7 @@ from jaxtyping import Float
 from harmonizer_ns.synthesis.scenes import meshes
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, look_at, polar
 from harmonizer_ns.synthesis.scenes.objects import THINGS, Material, Part, Thing, flat, place
-from harmonizer_ns.synthesis.scenes.patterns import Texture, color
+from harmonizer_ns.synthesis.scenes.patterns import color
 from harmonizer_ns.synthesis.scenes.procedural import Disc, Route, design_stage, footprint
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
 from harmonizer_ns.synthesis.scenes.rooms import Sun, sky
@@ -77,10 +77,6 @@ def design_insertion(
     return Insertion(stage, inserted, look_at(route.eyes, route.targets), lens, facts)
 
 
-def _texture(rng: np.random.Generator) -> Texture:
-    return random_texture(rng, 256)
-
-
 def _table(rng: np.random.Generator) -> _Support:
     width, depth, height = rng.uniform(0.9, 1.4), rng.uniform(0.65, 0.9), rng.uniform(0.4, 0.8)
     name = ("wood", "planks", "marble", "plaster", "fabric", "terrazzo")[int(rng.integers(6))]
@@ -97,7 +93,7 @@ def _insert(rng: np.random.Generator, support: _Support, count: int) -> tuple[li
     parts, taken, names = [], [], []
     for _ in range(count):
         name = str(rng.choice(list(THINGS)))
-        thing = [_opaque(part) for part in THINGS[name](rng, lambda: _texture(rng))]
+        thing = [_opaque(part) for part in THINGS[name](rng, lambda: random_texture(rng, 256))]
         thing = place(thing, scale=rng.uniform(0.5, 1.0) * (0.4 if support.furniture else 1.0))
         radius = footprint(thing)
         spot = _spot(rng, support.half, radius, taken)

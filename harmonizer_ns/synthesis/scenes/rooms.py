@@ -11,7 +11,7 @@ from jaxtyping import Float
 from harmonizer_ns.synthesis.scenes import meshes
 from harmonizer_ns.synthesis.scenes.meshes import rotation
 from harmonizer_ns.synthesis.scenes.objects import Material, Part, TextureSource, Thing, place
-from harmonizer_ns.synthesis.scenes.patterns import Texture, color, noise, smoothstep
+from harmonizer_ns.synthesis.scenes.patterns import color, noise, smoothstep
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
 from harmonizer_ns.synthesis.scenes.textures import TEXTURES, texture_among
 
@@ -42,7 +42,8 @@ class Extent:
 def room(rng: np.random.Generator, extent: Extent, texture: TextureSource) -> Stage:
     """Build a rectangular room with pictures and shelves on its walls and lamps on its ceiling."""
     (width, depth), height = extent.size, float(rng.uniform(2.4, 3.6))
-    parts = [_tiled(meshes.floor(width, depth), texture_among(rng, 512, _FLOORS), width, depth, rng.uniform(0.8, 2.0))]
+    boards, period = Material(texture_among(rng, 512, _FLOORS)), rng.uniform(0.8, 2.0)
+    parts = [Part(meshes.floor(width, depth).retiled(width / period, depth / period), boards)]
     ceiling = meshes.floor(width, depth).rotated(rotation("x", 180)).moved(z=height)
     parts.append(Part(ceiling, Material(TEXTURES["plaster"](rng, 256))))
     paper, names = Material(texture_among(rng, 512, _WALLS)), list(_WALLS)
@@ -113,11 +114,6 @@ def sky(rng: np.random.Generator, sun: Sun | None = None, rows: int = 128) -> Fl
     lobe = np.exp((cosine - 1) / sun.width**2)[..., None]
     strength = sun.strength / (2 * np.pi * sun.width**2)
     return (image + strength * lobe * np.array(sun.tint)).astype(np.float32)
-
-
-def _tiled(mesh: meshes.Mesh, texture: Texture, width: float, depth: float, period: float) -> Part:
-    """Tile a surface whose texture repeats every ``period`` metres."""
-    return Part(mesh.retiled(width / period, depth / period), Material(texture))
 
 
 def _wall(rng: np.random.Generator, length: float, height: float, material: Material, texture: TextureSource) -> Thing:

@@ -27,7 +27,7 @@ from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse
 from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.fits import remembering, show_photo
+from harmonizer_ns.synthesis.streams.fits import RememberingRenderer, show_photo
 from harmonizer_ns.synthesis.streams.windows import Views, camera_of, capacity, choose_windows
 from harmonizer_ns.types import Cameras, Frames, Reconstructor
 
@@ -191,7 +191,8 @@ def _fit(
             f"{capture.name} has {len(capture.points)} seed points, a splat starts from at least {MIN_POINTS}: "
             "name a PLY as ply_file_path in transforms.json, or set reconstructor: nerf"
         )
-    return remembering(fit_sparse(capture, split, reconstructors[name](settings, seed), photos))
+    fit = fit_sparse(capture, split, reconstructors[name](settings, seed), photos)
+    return replace(fit, renderer=RememberingRenderer(fit.renderer))
 
 
 def _show(

@@ -14,13 +14,8 @@ from harmonizer_ns.synthesis.streams.base import Made, NamedPhotos
 from harmonizer_ns.types import Cameras, Frames, Renderer, cat_frames
 
 
-def remembering(fit: SparseFit) -> SparseFit:
-    """Let a fit render each camera once: frames of a clip share most of their references."""
-    return SparseFit(fit.capture, fit.split, RememberingRenderer(fit.renderer))
-
-
 class RememberingRenderer:
-    """A renderer that renders a camera once.
+    """A remembering renderer renders a camera once: frames of a clip share most of their references.
 
     Args:
         renderer: of a finished reconstruction.

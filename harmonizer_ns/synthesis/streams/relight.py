@@ -109,7 +109,8 @@ def draw_lamp(settings: RelightSettings, seed: int) -> Lamp:
 
 def lamp_light(lamp: Lamp, cameras: Cameras) -> Float[Tensor, "9 3"]:
     """Turn a lamp into light of unit irradiance where it falls straight, without its exposure and strength."""
-    up, height, side = _up(cameras), math.radians(lamp.height), math.radians(lamp.side)
+    up = F.normalize(-cameras.camera_to_world[:, :3, 1].mean(0), dim=0)  # photos are mostly held level
+    height, side = math.radians(lamp.height), math.radians(lamp.side)
     back = -cameras.camera_to_world[0, :3, 2]
     back = F.normalize(back - (back @ up) * up, dim=0)
     right = torch.linalg.cross(up, back)
@@ -118,11 +119,6 @@ def lamp_light(lamp: Lamp, cameras: Cameras) -> Float[Tensor, "9 3"]:
     return (1 - lamp.ambient) * directional(direction, _tint(lamp.warmth)) + lamp.ambient * ambient(
         _tint(-lamp.warmth / 2)
     )
-
-
-def _up(cameras: Cameras) -> Float[Tensor, " 3"]:
-    """The mean of the cameras' upward axes: photos are mostly held level."""
-    return F.normalize(-cameras.camera_to_world[:, :3, 1].mean(0), dim=0)
 
 
 def _tint(warmth: float) -> Float[Tensor, " 3"]:
