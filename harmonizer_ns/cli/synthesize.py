@@ -21,6 +21,7 @@ from harmonizer_ns.files import remove_leftovers
 if TYPE_CHECKING:
     from harmonizer_ns.synthesis.recipes.items import ItemOutcome
     from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem
+    from harmonizer_ns.synthesis.recipes.recipe import Recipe
     from harmonizer_ns.synthesis.streams.curation import CurationSettings
     from harmonizer_ns.types import Reconstructor
 
@@ -48,7 +49,7 @@ class SynthesizeConfig:
     output: Path
     """Folder that receives everything."""
     scenes: _Folders = ()
-    """Captures for the streams that name none: folders of one scene each, with transforms.json or images alone."""
+    """Scenes for the streams that name none: captures (COLMAP or transforms.json), or folders of images alone."""
     photos: _Folders = ()
     """Folders of single photos, which have nothing to do with each other, for the streams that name none."""
     workers: int = 1
@@ -73,24 +74,30 @@ def main(arguments: Sequence[str]) -> None:
     config = parse(arguments)
     from harmonizer_ns.synthesis.recipes.workers import locked
 
-    output = config.output.resolve()
+    output, recipe = config.output.resolve(), None if config.rebuild else _recipe(config)
     with locked(output):
         for stream in filter(Path.is_dir, output.iterdir()):
             remove_leftovers(stream)
         (output / _LOG).unlink(missing_ok=True)
-        problems = _rebuild(config.rebuild, output) if config.rebuild else _synthesize(config, output)
+        problems = _synthesize(recipe, config, output) if recipe else _rebuild(config.rebuild, output)
     if problems:
         raise InputError("\n  ".join([f"{len(problems)} problems, everything else is done:", *problems]))
 
 
-def _synthesize(config: SynthesizeConfig, output: Path) -> list[str]:
-    from harmonizer_ns.synthesis.recipes.collect import collect
-    from harmonizer_ns.synthesis.recipes.plan import make_plan
+def _recipe(config: SynthesizeConfig) -> Recipe:
+    """Read the recipe and give it the folders of the command line, before anything else is read or written."""
     from harmonizer_ns.synthesis.recipes.recipe import read_recipe, with_folders
 
     if config.recipe is None:
         raise InputError("name a recipe, such as mix, or a pair with --rebuild")
-    plan = make_plan(with_folders(read_recipe(config.recipe), config.scenes, config.photos))
+    return with_folders(read_recipe(config.recipe), config.scenes, config.photos)
+
+
+def _synthesize(recipe: Recipe, config: SynthesizeConfig, output: Path) -> list[str]:
+    from harmonizer_ns.synthesis.recipes.collect import collect
+    from harmonizer_ns.synthesis.recipes.plan import make_plan
+
+    plan = make_plan(recipe)
     for note in plan.notes:
         print(note)
     try:

@@ -240,6 +240,13 @@ def test_a_stopped_run_leaves_no_workers_and_no_lock(work, who, number, told):
     assert not list((work / "x").rglob("*.partial"))
 
 
+def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(work):
+    (work / "recipe.yaml").write_text("streams: [{kind: dimm}]")
+    with pytest.raises(InputError, match="did you mean dim"):
+        run(work, "x")
+    assert not (work / "x").exists()
+
+
 def test_streams_are_given_splats_and_nerfs_by_workers_too(work):
     (work / "recipe.yaml").write_text("streams: [{kind: named, count: 2}]")
     for output, *more in (["x"], ["y", "--workers", "2"]):

@@ -154,7 +154,7 @@ def with_folders(recipe: Recipe, scenes: tuple[Path, ...], photos: tuple[Path, .
     given = {"scenes": scenes, "photos": photos}
     for kind, folders in given.items():
         if folders and not takers[kind]:
-            raise InputError(f"--{kind} is of no use: no stream of {recipe.name} lacks {kind}")
+            raise InputError(f"--{kind} is of no use: no stream of {recipe.name} needs {kind}")
     for stream in takers["scenes"]:
         if not (scenes or (photos and stream in takers["photos"])):
             wanted = "--scenes or --photos" if stream in takers["photos"] else "--scenes"
