@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import written_whole
 from harmonizer_ns.images import to_float, to_uint8
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -136,13 +137,13 @@ class VideoWriter:
         self._path, self._fps, self._joinable = path, fps, joinable
         self._process: subprocess.Popen[bytes] | None = None
         self._size = (0, 0)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as ffmpeg
-        self._partial = _partial(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as parts:
+            self._partial = parts.enter_context(written_whole(path))
             self._partial.touch()
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error}") from error
+            self._errors = parts.enter_context(tempfile.TemporaryFile())
+            parts.callback(self._stop)
+            parts.push(self._finish)
+            self._parts = parts.pop_all()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -166,25 +167,25 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None and self._process is not None:
-                self._finish()
-                os.replace(self._partial, self._path)
-        finally:
-            if self._process is not None and self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            self._partial.unlink(missing_ok=True)
-            self._errors.close()
+        self._parts.__exit__(kind, error, trace)
 
-    def _finish(self) -> None:
-        assert self._process is not None
+    def _finish(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Let ffmpeg end the file, unless an exception has come."""
+        if kind is not None:
+            return
+        if self._process is None:
+            raise InputError(f"{self._path} cannot be written: it has no frames")
         try:
             self._process.communicate()
         except BrokenPipeError:
             self._process.wait()
         if self._process.returncode:
             raise InputError(f"{self._path} cannot be written: {self._complaint()}")
+
+    def _stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         from imageio_ffmpeg import get_ffmpeg_exe
@@ -220,19 +221,14 @@ def join_videos(parts: list[Path], path: Path, sound_from: Path | None = None) -
     listed = "".join(f"file '{name}'\n" for name in names)
     sound = [] if sound_from is None else ["-i", str(sound_from), "-map", "0:v:0", "-map", "1:a?"]
     copied = sound_from is not None and sound_from.suffix.lower() == path.suffix.lower()
-    whole = _partial(path)
-    target = ["-c:v", "copy", "-c:a", "copy" if copied else "aac", "-movflags", "+faststart", "-y", str(whole)]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "parts.txt").write_text(listed, encoding="utf8")
-            source = ["-f", "concat", "-safe", "0", "-i", f"{folder}/parts.txt"]
-            command = [get_ffmpeg_exe(), "-v", "error", *source, *sound, *target]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    with written_whole(path) as whole, tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "parts.txt").write_text(listed, encoding="utf8")
+        source = ["-f", "concat", "-safe", "0", "-i", f"{folder}/parts.txt"]
+        target = ["-c:v", "copy", "-c:a", "copy" if copied else "aac", "-movflags", "+faststart", "-y", str(whole)]
+        command = [get_ffmpeg_exe(), "-v", "error", *source, *sound, *target]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             raise InputError(f"{path} cannot be written: {_last_line(done.stderr)}")
-        os.replace(whole, path)
-    finally:
-        whole.unlink(missing_ok=True)
 
 
 def check_same_size(path: Path, first: Sequence[int], size: Sequence[int]) -> None:
@@ -251,11 +247,6 @@ def check_same_size(path: Path, first: Sequence[int], size: Sequence[int]) -> No
             f"{path}: frames of one video have one size, it begins with {first[0]}x{first[1]} and goes on with "
             f"{size[0]}x{size[1]}"
         )
-
-
-def _partial(path: Path) -> Path:
-    """Where a video is until it is whole."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
 def _last_line(errors: bytes) -> str:

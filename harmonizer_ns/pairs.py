@@ -29,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.images import image_size
-from harmonizer_ns.poses import check_poses
+from harmonizer_ns.poses import check_poses, matrix_from_json
 from harmonizer_ns.types import Cameras
 
 _SHOWN = 20
@@ -197,10 +199,10 @@ def cameras_from_json(entries: list[Any], image: Path, size: tuple[int, int] | N
         InputError: when one of them is no rigid pinhole camera, or the image cannot be read.
     """
     names = ["image", *(f"reference {i}" for i in range(len(entries) - 1))]
-    poses, intrinsics = zip(*map(_camera, entries, names), strict=True)
+    poses, intrinsics = map(torch.stack, zip(*map(_camera, entries, names), strict=True))
     try:
-        check_poses(torch.tensor(poses, dtype=torch.float64), names)
-        return Cameras(torch.tensor(poses), torch.tensor(intrinsics), *(size or image_size(image)))
+        check_poses(poses, names)
+        return Cameras(poses, intrinsics, *(size or image_size(image)))
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
 
@@ -211,26 +213,15 @@ def cameras_as_json(cameras: Cameras) -> list[dict[str, Any]]:
     return [{"camera_to_world": p, "intrinsics": k} for p, k in zip(poses, intrinsics, strict=True)]
 
 
-def _camera(value: Any, name: str) -> tuple[list[list[float]], list[list[float]]]:
-    """Pose and intrinsics, of the right shape."""
+def _camera(value: Any, name: str) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
+    """Pose and intrinsics."""
     if not isinstance(value, dict):
         raise InputError(f'"cameras" has no camera of {name}')
-    pose = _matrix(value.get("camera_to_world"), 4, f"camera_to_world of {name}")
-    intrinsics = _matrix(value.get("intrinsics"), 3, f"intrinsics of {name}")
-    if not (intrinsics[0][0] > 0 and intrinsics[1][1] > 0):
-        raise InputError(f"intrinsics of {name} have focal lengths {intrinsics[0][0]}, {intrinsics[1][1]}")
+    pose = matrix_from_json(value.get("camera_to_world"), (4, 4), f"camera_to_world of {name}").float()
+    intrinsics = matrix_from_json(value.get("intrinsics"), (3, 3), f"intrinsics of {name}").float()
+    if not (intrinsics.isfinite().all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+        raise InputError(f"intrinsics of {name} are {intrinsics.tolist()}: focal lengths must be positive")
     return pose, intrinsics
-
-
-def _matrix(value: Any, size: int, name: str) -> list[list[float]]:
-    rows = value if isinstance(value, list) and len(value) == size else [None]
-    if not all(isinstance(row, list) and len(row) == size and all(map(_is_number, row)) for row in rows):
-        raise InputError(f"{name} should be a {size}x{size} list of numbers, got {value!r}")
-    return [[float(number) for number in row] for row in value]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 def raise_all(problems: list[str], what: str) -> None:

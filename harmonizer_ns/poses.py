@@ -7,6 +7,7 @@ Notation: a pose is ``[R | t]`` with ``R`` in SO(3); a unit quaternion is ``(w, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,18 @@ def flip_axes(camera_to_world: Float[Tensor, "*n r 4"]) -> Float[Tensor, "*n r 4
     This is the only flip of the project: whatever reads or writes OpenGL poses, 3x4 or 4x4, comes here.
     """
     return camera_to_world * camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
+
+
+def matrix_from_json(value: Any, shape: tuple[int, int], what: str) -> Float[Tensor, "r c"]:
+    """A matrix of a JSON file in float64: rows, or all numbers in a row (row-major).
+
+    Raises:
+        InputError: when it holds something else, beginning with ``what`` it is.
+    """
+    try:
+        return torch.tensor(value, dtype=torch.float64).reshape(shape)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{what} should be a {shape[0]}x{shape[1]} list of numbers, got {value!r}") from error
 
 
 def check_poses(camera_to_world: Tensor, names: Sequence[str] | None = None) -> None:

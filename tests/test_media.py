@@ -116,8 +116,11 @@ def test_videos_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match=r"clip\.avi.*\.mp4"):
         VideoWriter(tmp_path / "clip.avi", 25)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"cannot write .*clip\.mp4"):
         VideoWriter(tmp_path / "file" / "clip.mp4", 25)
+    with pytest.raises(InputError, match=r"none\.mp4 cannot be written: it has no frames"):
+        write(tmp_path / "none.mp4", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_images_are_in_natural_order(tmp_path):

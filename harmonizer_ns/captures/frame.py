@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
-from harmonizer_ns.poses import rotation_between
+from harmonizer_ns.poses import matrix_from_json, rotation_between
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,10 @@ def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Sim
     Raises:
         InputError: when the file cannot be read or holds something else.
     """
-    data = read_json(path)
-    try:
-        matrix = torch.eye(4, dtype=torch.float64)
-        matrix[:3] = float(data["scale"]) * torch.tensor(data["transform"], dtype=torch.float64)[:3]
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} is not a dataparser_transforms.json: {error!r}") from error
+    data, matrix = read_json(path), torch.eye(4, dtype=torch.float64)
+    if not isinstance(data.get("scale"), int | float):
+        raise InputError(f"{path} is not a dataparser_transforms.json: it has no scale")
+    matrix[:3] = data["scale"] * matrix_from_json(data.get("transform"), (3, 4), f"{path}: transform")
     if not torch.isfinite(matrix).all() or torch.linalg.det(matrix[:3, :3]) <= 0:
         raise InputError(f"{path}: the transform is not a rotation with a positive scale")
     return Similarity(matrix).after(Similarity(applied.double()).inverse())

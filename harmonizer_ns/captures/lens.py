@@ -23,8 +23,8 @@ class Pinhole:
         intrinsics: in pixels.
         width: in pixels.
         height: in pixels.
-        lookup: for every pixel the place in the original image, centres at +0.5, NaN where it has none; None when
-            the original image has no distortion.
+        lookup: for every pixel the place in or beside the original image, centres at +0.5, NaN where it has none;
+            None when the original image has no distortion.
     """
 
     intrinsics: Float[Tensor, "3 3"]
@@ -70,10 +70,5 @@ def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:
     lookup = lens.img_from_cam(rays).reshape(target.height, target.width, 2)
     # COLMAP's box is exact up to rounding: half a pixel outside still counts as the edge.
     edge = np.clip(lookup, 0.5, [width - 0.5, height - 0.5])
-    lookup = np.where(np.abs(lookup - edge) <= 1.0, edge, np.where(_within(lookup, width, height), lookup, np.nan))
+    lookup = np.where(np.abs(lookup - edge) <= 1.0, edge, lookup)
     return Pinhole(torch.from_numpy(matrix).float(), target.width, target.height, lookup)
-
-
-def _within(places: np.ndarray, width: int, height: int) -> np.ndarray:
-    inside = (places >= 0).all(axis=-1) & (places <= [width, height]).all(axis=-1)
-    return inside[..., None]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,10 +51,8 @@ def find_photos(
     check_photos(sources, sizes)
     if factor == 1:
         return sources
-    return [
-        small or _shrink(source, factor, _target(some))
-        for small, source, some in zip(smaller, sources, places, strict=True)
-    ]
+    found = zip(smaller, sources, places, strict=True)
+    return [small or _shrink(source, factor, some) for small, source, some in found]
 
 
 def check_photos(files: Sequence[Path], sizes: Sequence[Size] | None = None) -> None:
@@ -113,28 +110,20 @@ def find_image(folder: Path, name: str) -> Path | None:
     return next((path for path in others if path.is_file()), None)
 
 
-def _target(places: list[tuple[Path, str]]) -> Path:
-    for folder, name in places:
-        path = (folder / name).with_suffix(".png")
-        if _can_write(path.parent):
-            return path
-    raise InputError(f"cannot write smaller photos to {' nor to '.join(str(folder) for folder, _ in places)}")
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
-def _shrink(source: Path, factor: int, target: Path) -> Path:
+def _shrink(source: Path, factor: int, places: list[tuple[Path, str]]) -> Path:
+    """Write a smaller photo to the first place that can be written."""
     with _opened(source) as image:
         size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
         small = image.convert("RGBA" if "A" in image.getbands() else "RGB").resize(size, Image.Resampling.BICUBIC)
-    with written_whole(target) as partial:
-        small.save(partial, format="PNG")
+    (folder, name), *others = places
+    target = (folder / name).with_suffix(".png")
+    try:
+        with written_whole(target) as partial:
+            small.save(partial, format="PNG")
+    except InputError:
+        if not others:
+            raise
+        return _shrink(source, factor, others)
     return target
 
 

@@ -80,8 +80,8 @@ class PosedViews:
 
     def cameras(self) -> dict[str, Cameras]:
         """By photo, the cameras of those that are pinhole images as they are; photos are not opened."""
-        plain = [(name, view) for name, view in zip(self.names, self.views, strict=True) if view.lens.is_undistorted()]
-        pinholes = (undistorted(view.lens, view.lens.width, view.lens.height, name) for name, view in plain)
         return {
-            name: pinhole.camera(view.camera_to_world) for (name, view), pinhole in zip(plain, pinholes, strict=True)
+            name: undistorted(view.lens, view.lens.width, view.lens.height, name).camera(view.camera_to_world)
+            for name, view in zip(self.names, self.views, strict=True)
+            if view.lens.is_undistorted()
         }

@@ -16,7 +16,7 @@ from harmonizer_ns.captures.posed import PosedViews, View
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
 from harmonizer_ns.media import natural_key
-from harmonizer_ns.poses import check_poses, flip_axes
+from harmonizer_ns.poses import check_poses, flip_axes, matrix_from_json
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 
@@ -70,20 +70,13 @@ def _posed_frames(file: Path) -> tuple[dict[str, Any], Float[Tensor, "n 4 4"]]:
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise InputError(f"{file} is not a nerfstudio transforms.json: frame {number} has no file_path")
     frames.sort(key=lambda frame: natural_key(frame["file_path"]))
-    poses = torch.stack([_pose(frame, f"{file}: {frame['file_path']}") for frame in frames])
-    check_poses(poses, [f"{file}: {frame['file_path']}" for frame in frames])
-    return meta, poses
-
-
-def _pose(frame: dict[str, Any], where: str) -> Float[Tensor, "4 4"]:
-    try:
-        return _numbers(frame.get("transform_matrix")).reshape(4, 4)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: its transform_matrix should be a 4x4 list of numbers") from error
-
-
-def _numbers(value: Any) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    names = [f"{file}: {frame['file_path']}" for frame in frames]
+    poses = [
+        matrix_from_json(frame.get("transform_matrix"), (4, 4), f"{name}: transform_matrix")
+        for name, frame in zip(names, frames, strict=True)
+    ]
+    check_poses(torch.stack(poses), names)
+    return meta, torch.stack(poses)
 
 
 def _lens(frame: dict[str, Any], where: str) -> Any:
@@ -131,11 +124,11 @@ def _seed_points(cloud: Path | None) -> tuple[Tensor, Tensor]:
 
 
 def _applied(meta: dict[str, Any], file: Path) -> Float[Tensor, "4 4"]:
-    applied = torch.eye(4)
-    try:
-        if meta.get("applied_transform") is not None:
-            applied[:3] = _numbers(meta["applied_transform"])[:3]
-        applied[:3] *= float(meta.get("applied_scale", 1.0))
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise InputError(f"{file}: applied_transform should be 3x4 numbers, and applied_scale a number") from error
+    applied, given, scale = torch.eye(4), meta.get("applied_transform"), meta.get("applied_scale", 1.0)
+    if not isinstance(scale, int | float):
+        raise InputError(f"{file}: applied_scale should be a number, got {scale!r}")
+    if given is not None:
+        rows = given[:3] if isinstance(given, list) else given  # some write the last row, too
+        applied[:3] = matrix_from_json(rows, (3, 4), f"{file}: applied_transform")
+    applied[:3] *= scale
     return applied

@@ -15,7 +15,7 @@ from torch import Tensor
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
-from harmonizer_ns.poses import check_poses, flip_axes, rotation_between
+from harmonizer_ns.poses import check_poses, flip_axes, matrix_from_json, rotation_between
 from harmonizer_ns.spread import evenly_spread, thin
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import in_frustum, project
@@ -116,9 +116,7 @@ def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
 
 def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
     numbers = entry.get("camera_to_world") if isinstance(entry, dict) else None
-    if not isinstance(numbers, list) or len(numbers) != 16 or not all(isinstance(x, int | float) for x in numbers):
-        raise InputError(f"{where}: 'camera_to_world' must be a list of 16 numbers")
-    return torch.tensor(numbers, dtype=torch.float32).view(4, 4)
+    return matrix_from_json(numbers, (4, 4), f"{where}: camera_to_world").float()
 
 
 def _focal(entry: dict[str, Any], height: int, where: str) -> float:

@@ -123,7 +123,7 @@ def test_a_bad_pose_is_named(tmp_path, bad, complaint):
         ({"w": None}, "intrinsics must be numbers"),
         ({"frames": []}, "no frames"),
         ({"frames": {}}, "no list of frames"),
-        ({"frames": [{"file_path": "images/a_1.png"}]}, r"a_1\.png: its transform_matrix"),
+        ({"frames": [{"file_path": "images/a_1.png"}]}, r"a_1\.png: transform_matrix"),
         ({"frames": [{"transform_matrix": gl_pose()}]}, "frame 0 has no file_path"),
         ({"train_filenames": ["images/none.png"]}, r"none\.png"),
         ({"camera_model": "LENTICULAR"}, "LENTICULAR"),

@@ -35,7 +35,7 @@ def box_mask(clip: Clip, path: Path, seed: int) -> Bool[Tensor, "n 1 h w"]:
         InputError: without cameras, on a file that is missing or wrong, or when no box is seen.
     """
     if clip.cameras is None:
-        raise InputError(f"boxes need cameras: {clip.files[0]} has no transforms.json beside its images")
+        raise InputError(f"boxes need cameras: {clip.files[0]} belongs to no capture of undistorted photos")
     masks = [project_box(corners, clip.cameras) for corners in read_boxes(path)]
     seen = [mask for mask in masks if mask.any()]
     if not seen:

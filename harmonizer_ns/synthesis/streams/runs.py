@@ -104,9 +104,14 @@ class Run(SparseFit):
         """Find masks of an object that might be used, 0 or 1, best first; auto finds objects with the splat's depth.
 
         Raises:
-            InputError: when given masks are missing, unreadable or empty.
+            InputError: when given masks are missing, unreadable or empty, or drawn on distorted photos.
         """
         clip = self.clip(views)
+        if config.source == "files" and self.capture.is_undistorted:
+            raise InputError(
+                f"masks of {self.capture.name} are drawn on its distorted photos, here they are undistorted: undistort "
+                "the capture first, or take another masks.source"
+            )
         if config.source == "auto":
             yield from find_objects(replace(self.renders(views), rgb=clip.frames), config.share, seed)
         else:
