@@ -97,11 +97,6 @@ class ProgressiveSchedule:
         """Rounds done so far."""
         return self._rounds
 
-    @property
-    def positions(self) -> list[float]:
-        """``u`` of every target after the rounds done so far."""
-        return [approach.position(self._rounds) for approach in self.approaches]
-
     def due(self, step: int) -> bool:
         """Whether a round should run at this training step: one is planned for it, or was missed since the last."""
         done = 0 if self._last_round is None else bisect_right(self.steps, self._last_round)
@@ -120,11 +115,9 @@ class ProgressiveSchedule:
         """``u`` of every target in the next round."""
         return [approach.position(self._rounds + 1) for approach in self.approaches]
 
-    def advance(self, step: int) -> list[Cameras]:
-        """Count a round at this training step and return its cameras, one batch of one for each target."""
-        cameras = self.upcoming()
+    def advance(self, step: int) -> None:
+        """Count a round at this training step."""
         self._rounds, self._last_round = self._rounds + 1, step
-        return cameras
 
     def state_dict(self) -> dict[str, Any]:
         """Position along the way, as plain integers (the way itself follows from the constructor)."""

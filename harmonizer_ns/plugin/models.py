@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model
@@ -21,7 +22,8 @@ from torch import Tensor
 from harmonizer_ns.features import LpipsOnDemand
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer as give_cores_to_the_rasterizer
+from harmonizer_ns.splats.model import from_splatfacto
+from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 """``(camera, outputs) -> rgb`` of shape ``h w 3``."""
@@ -115,54 +117,44 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
 
     def _outputs(self, camera: NerfstudioCameras, chosen: slice | Tensor) -> dict[str, Any]:
         with_depth = self.config.output_depth_during_training or not self.training
-        render, alpha = self._rasterize(camera, chosen, "RGB+ED" if with_depth else "RGB")
-        background = self._get_background_color()
-        rgb = torch.clamp(render[..., :3] + (1 - alpha) * background, 0.0, 1.0)
+        drawn = self._rasterize(camera, chosen, with_depth)
+        alpha, background = _channels_last(drawn.alpha), self._get_background_color()
+        rgb = torch.clamp(_channels_last(drawn.rgb) + (1 - alpha) * background, 0.0, 1.0)
         photo = (camera.metadata or {}).get("cam_idx")
         if self.config.use_bilateral_grid and self.training and photo is not None:
             rgb = self._apply_bilateral_grid(rgb, photo, *self.last_size)
         depth = None
-        if with_depth:
-            depth = render[..., 3:4]
+        if drawn.depth is not None:
+            depth = _channels_last(drawn.depth)
             depth = torch.where(alpha > 0, depth, depth.detach().max()).squeeze(0)
         if not self.training:
             background = background.expand(*self.last_size, 3)
         return {"rgb": rgb.squeeze(0), "depth": depth, "accumulation": alpha.squeeze(0), "background": background}
 
-    def _rasterize(self, camera: NerfstudioCameras, chosen: slice | Tensor, render_mode: str) -> tuple[Tensor, Tensor]:
-        from harmonizer_ns.raster import rasterization  # late: numba is slow to import, and every ns command gets here
-
+    def _rasterize(self, camera: NerfstudioCameras, chosen: slice | Tensor, with_depth: bool) -> Rasterized:
         factor = self._get_downscale_factor()
         camera.rescale_output_resolution(1 / factor)
         view = from_nerfstudio(camera)
         camera.rescale_output_resolution(factor)
         poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         self.last_size = (view.height, view.width)
-        colors = torch.cat((self.features_dc[chosen, None], self.features_rest[chosen]), dim=1)
-        degree: int | None = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+        splats = {name: value[chosen] for name, value in from_splatfacto(self.gauss_params).items()}
+        degree, colors = min(self.step // self.config.sh_degree_interval, self.config.sh_degree), None
         if self.config.sh_degree == 0:
-            colors, degree = torch.sigmoid(colors).squeeze(1), None
-        render, alpha, self.info = rasterization(
-            means=self.means[chosen],
-            quats=self.quats[chosen],
-            scales=torch.exp(self.scales[chosen]),
-            opacities=torch.sigmoid(self.opacities[chosen]).squeeze(-1),
-            colors=colors,
-            viewmats=replace(view, camera_to_world=opencv_poses(poses)).world_to_camera,
-            Ks=view.intrinsics,
-            width=view.width,
-            height=view.height,
-            packed=False,
-            render_mode=render_mode,
-            sh_degree=degree,
-            absgrad=self.strategy.absgrad,
-            rasterize_mode=self.config.rasterize_mode,
-        )
+            degree, colors = None, torch.sigmoid(splats["sh0"][:, 0])
+        options = RasterOptions(antialiased=self.config.rasterize_mode == "antialiased", absgrad=self.strategy.absgrad)
+        view = replace(view, camera_to_world=opencv_poses(poses))
+        drawn = rasterize(splats, view, degree, options, with_depth, colors)
+        self.info = drawn.info
         if self.training:
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
-        return render, alpha
+        return drawn
+
+
+def _channels_last(image: Tensor) -> Float[Tensor, "1 h w c"]:
+    return image.permute(0, 2, 3, 1)
 
 
 @dataclass

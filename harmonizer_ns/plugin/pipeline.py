@@ -32,13 +32,14 @@ from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.checks import check_outputs
 from harmonizer_ns.plugin.dataparser import without_open3d
-from harmonizer_ns.plugin.models import EnhancedModel, give_cores_to_the_rasterizer
+from harmonizer_ns.plugin.models import EnhancedModel
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
 from harmonizer_ns.plugin.report import PICTURE_SIDE, PICTURES, log_round
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
+from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.types import Cameras, Frames
 
 STATE_FORMAT = 1

@@ -19,18 +19,10 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_torch, written_whole
 from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
-from harmonizer_ns.splats.model import NAMES, base_harmonics
+from harmonizer_ns.splats.model import NAMES, SPLATFACTO, base_harmonics, from_splatfacto
 
 SplatFormat = Literal["ply", "ply_compressed", "spz"]
 SUFFIXES: dict[SplatFormat, str] = {"ply": ".ply", "ply_compressed": ".compressed.ply", "spz": ".spz"}
-_SPLATFACTO = {
-    "means": "means",
-    "scales": "scales",
-    "quats": "quats",
-    "opacities": "opacities",
-    "sh0": "features_dc",
-    "shN": "features_rest",
-}
 
 
 def read_splats(path: Path) -> dict[str, Tensor]:
@@ -176,10 +168,9 @@ def read_splatfacto(path: Path) -> dict[str, Tensor]:
     """Read the splats of nerfstudio's checkpoint of a splatfacto (or harmonize) run."""
     pipeline = _part(path, "pipeline")
     prefix = "_model.gauss_params."
-    if not isinstance(pipeline, dict) or not all(prefix + name in pipeline for name in _SPLATFACTO.values()):
+    if not isinstance(pipeline, dict) or not all(prefix + name in pipeline for name in SPLATFACTO.values()):
         raise InputError(f"{path} is not a checkpoint of splatfacto: it has no {prefix}*")
-    splats = {name: pipeline[prefix + theirs].float() for name, theirs in _SPLATFACTO.items()}
-    return splats | {"sh0": splats["sh0"][:, None], "opacities": splats["opacities"].flatten()}
+    return from_splatfacto({name: pipeline[prefix + name].float() for name in SPLATFACTO.values()})
 
 
 def _part(path: Path, name: str) -> Any:

@@ -14,12 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
+SPLATFACTO = {name: name for name in NAMES} | {"sh0": "features_dc", "shN": "features_rest"}
+"""Names of the same parameters in nerfstudio's splatfacto."""
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic, ``1 / (2 sqrt(pi))``."""
 MIN_POINTS = 4
 """Each Gaussian is sized by its three nearest neighbours."""
 
 Splats = Mapping[str, Tensor]
+
+
+def from_splatfacto(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gaussians from parameters with splatfacto's names and shapes (``opacities`` n 1, ``features_dc`` n 3)."""
+    splats = {name: parameters[theirs] for name, theirs in SPLATFACTO.items()}
+    return splats | {"sh0": splats["sh0"][:, None], "opacities": splats["opacities"].flatten()}
 
 
 def seed_splats(
