@@ -94,8 +94,8 @@ def test_missing_target_path(capture, tmp_path):
     assert "--pipeline.camera-path" in message(tiny_config(capture, tmp_path, pipeline__targets="path"))
 
 
-def test_unknown_enhancer(capture, tmp_path):
-    text = message(tiny_config(capture, tmp_path, pipeline__enhancer="sharpener"))
+def test_unknown_enhancer_is_refused_before_data_is_read(tmp_path):
+    text = message(tiny_config(tmp_path / "nowhere", tmp_path, pipeline__enhancer="sharpener"))
     assert "sharpener" in text
     assert "builtin" in text
 

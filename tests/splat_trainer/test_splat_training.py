@@ -160,10 +160,7 @@ def test_masked_pixels_teach_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"photo_share": 0.3}, "photo_share"),
-        ({"targets": "path"}, "camera path"),
         ({"targets": "eval", "test_every": 0}, "held-out"),
-        ({"enhancer": "nobody"}, "nobody"),
         ({"resume": "missing"}, "no full checkpoint"),
     ],
 )
@@ -174,9 +171,22 @@ def test_bad_settings_are_named(colmap, tmp_path, options, match):
         go(tiny(colmap, tmp_path / "o", **options))
 
 
-def test_settings_that_cannot_work_are_refused(tmp_path, capsys):
-    with pytest.raises(InputError, match="batch_size"):
-        check(tiny(tmp_path, tmp_path, batch_size=0))
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"photo_share": 0.3}, "photo_share"),
+        ({"pseudo_loss_weight": 1.1}, "pseudo_loss_weight"),
+        ({"targets": "path"}, "camera path"),
+        ({"enhancer": "nobody"}, "nobody"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_data_is_read(tmp_path, options, match):
+    with pytest.raises(InputError, match=match):
+        check(tiny(tmp_path, tmp_path, **options))
+
+
+def test_lenses_are_no_setting(capsys):
     with pytest.raises(SystemExit):
         main(["default", "--camera_model", "fisheye"])
     assert "fisheye" in capsys.readouterr().err
