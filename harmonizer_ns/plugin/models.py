@@ -141,7 +141,8 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         splats = {name: value[chosen] for name, value in from_splatfacto(self.gauss_params).items()}
         degree, colors = min(self.step // self.config.sh_degree_interval, self.config.sh_degree), None
         if self.config.sh_degree == 0:
-            degree, colors = None, torch.sigmoid(splats["sh0"][:, 0])
+            degree = None
+            colors = torch.sigmoid(torch.cat([splats["sh0"], splats["shN"]], dim=1)).squeeze(1)
         options = RasterOptions(antialiased=self.config.rasterize_mode == "antialiased", absgrad=self.strategy.absgrad)
         view = replace(view, camera_to_world=opencv_poses(poses))
         drawn = rasterize(splats, view, degree, options, with_depth, colors)
