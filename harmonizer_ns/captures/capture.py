@@ -69,15 +69,15 @@ class Capture:
         return len(self.cameras)
 
     def photo(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        """A photo in bytes; read and undistorted once."""
+        """Give a photo in bytes; it is read and undistorted once."""
         return self._photo_and_mask(index)[0]
 
     def mask(self, index: int) -> Bool[Tensor, "1 h w"] | None:
-        """Which of its pixels count; None for all."""
+        """Tell which pixels of a photo count; None for all."""
         return self._photo_and_mask(index)[1]
 
     def frames(self, index: int) -> Frames:
-        """A photo in [0, 1] as a batch of one, where the points are. Alpha is 1, depth is 0 (unknown)."""
+        """Give a photo in [0, 1] as a batch of one, where the points are. Alpha is 1, depth is 0 (unknown)."""
         rgb = to_float(self.photo(index).to(self.points.device))[None]
         alpha = torch.ones_like(rgb[:, :1])
         return Frames(rgb, alpha, torch.zeros_like(alpha), self.cameras[index])
@@ -103,7 +103,7 @@ class Capture:
         return camera_extent(torch.cat([camera.centers for camera in self.cameras]))
 
     def part(self, indices: Sequence[int]) -> Capture:
-        """Some of the photos, with all points; split no longer."""
+        """Take some of the photos, with all points; they are no longer split."""
         return replace(
             self,
             names=tuple(self.names[i] for i in indices),
@@ -116,21 +116,21 @@ class Capture:
         )
 
     def to(self, device: torch.device | str) -> Capture:
-        """The same capture on ``device``; photos follow when they are asked for."""
+        """Move cameras and points to ``device``; photos follow when they are asked for."""
         cameras = [camera.to(device) for camera in self.cameras]
         return replace(self, cameras=cameras, points=self.points.to(device), colors=self.colors.to(device))
 
     def moved(self, way: Similarity) -> Capture:
-        """The same capture in another frame."""
+        """Move cameras and points into another frame."""
         cameras = [replace(camera, camera_to_world=way.poses(camera.camera_to_world)) for camera in self.cameras]
         return replace(self, cameras=cameras, points=way.points(self.points))
 
     def normalization(self) -> Similarity:
-        """The way into gsplat's normalised frame."""
+        """Find the way into gsplat's normalised frame."""
         return gsplat_normalization(torch.cat([camera.camera_to_world for camera in self.cameras]), self.points)
 
     def nerfstudio_frame(self, file: Path) -> Similarity:
-        """The way into the frame of a nerfstudio run."""
+        """Read the way into the frame of a nerfstudio run."""
         return read_dataparser_transforms(file, self.applied)
 
 
@@ -198,7 +198,7 @@ def load_capture(
 
 
 def read_views(folder: Path | str, form: Format = "auto", with_tracks: bool = False) -> PosedViews:
-    """What `load_capture` reads before it opens photos.
+    """Read what `load_capture` reads before it opens photos.
 
     Raises:
         InputError: naming what is wrong with the files that describe the capture.
@@ -218,13 +218,13 @@ def read_views(folder: Path | str, form: Format = "auto", with_tracks: bool = Fa
 
 
 def pose_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that hold poses of photos; none when it is no capture."""
+    """Find the files of a folder that hold poses of photos; none when it is no capture."""
     transforms = folder / "transforms.json"
     return find_reconstruction(folder) or ((transforms,) if transforms.is_file() else ())
 
 
 def _pinholes(views: list[View], files: list[Path]) -> list[Pinhole]:
-    """One undistortion for each lens and size: captures share few among many photos."""
+    """Make one undistortion for each lens and size: captures share few among many photos."""
     made: dict[tuple, Pinhole] = {}
     pinholes = []
     for view, file in zip(views, files, strict=True):
@@ -247,7 +247,7 @@ def _mask_file(view: View, folder: Path | None) -> Path | None:
 
 
 def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None, camera: Cameras) -> Photo:
-    """A photo and its mask, undistorted and then brought to the camera's size."""
+    """Read a photo and its mask, undistort them and bring them to the camera's size."""
     original, size = read_rgb(file), (camera.width, camera.height)
     height, width = original.shape[:2]
     mask = np.full((height, width), 255, np.uint8) if mask_file is None else read_mask(mask_file, (width, height))
@@ -268,7 +268,7 @@ def _resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
 def _split(
     names: list[str], posed: PosedViews, train_list: Path | None, test_list: Path | None, every: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """By lists, else by what the capture says, else every so-manieth photo is held out."""
+    """Split photos by lists, else as the capture says, else every so-manieth is held out."""
     if train_list or test_list:
         train, test = _listed(train_list, names), _listed(test_list, names)
     else:
@@ -293,7 +293,7 @@ def _listed(file: Path | None, names: list[str]) -> tuple[int, ...]:
 
 
 def _positions(listed: tuple[str, ...], names: list[str], where: str) -> tuple[int, ...]:
-    """Full names, or file names alone where these are unique."""
+    """Find photos by their full names, or by file names alone where these are unique."""
     short = [Path(name).name for name in names]
     count = Counter(short)
     position = {name: i for i, name in enumerate(short) if count[name] == 1}

@@ -22,7 +22,7 @@ _PARTS = ("cameras", "images", "points3D")
 
 
 def find_reconstruction(folder: Path) -> tuple[Path, ...]:
-    """The files of the reconstruction in a capture's folder; none when there is none."""
+    """Find the files of the reconstruction in a capture's folder; none when there is none."""
     for place in _PLACES:
         for suffix in ("bin", "txt"):
             files = tuple(folder / place / f"{part}.{suffix}" for part in _PARTS)

@@ -33,11 +33,11 @@ class Pinhole:
     lookup: np.ndarray | None = None
 
     def camera(self, camera_to_world: Float[Tensor, "4 4"]) -> Cameras:
-        """A batch of one that stands at a pose."""
+        """Place the camera at a pose, as a batch of one."""
         return Cameras(camera_to_world[None], self.intrinsics[None], self.width, self.height)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The undistorted image (``h w c`` or ``h w``, bytes); black where the original shows nothing."""
+        """Undistort an image (``h w c`` or ``h w``, bytes); it is black where the original shows nothing."""
         if self.lookup is None:
             return image
         import cv2
@@ -47,7 +47,7 @@ class Pinhole:
 
 
 def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:
-    """The pinhole camera closest to a ``pycolmap.Camera`` whose photos come at another size.
+    """Find the pinhole camera closest to a ``pycolmap.Camera`` whose photos come at another size.
 
     COLMAP chooses the largest image without blank pixels.
 

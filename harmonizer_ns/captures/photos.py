@@ -29,7 +29,7 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  
 def find_photos(
     images: Path, names: Sequence[str], sizes: Sequence[Size], factor: int = 1, spare: Path | None = None
 ) -> list[Path]:
-    """The file of every photo, ``factor`` times smaller than the original.
+    """Find the file of every photo, ``factor`` times smaller than the original.
 
     Smaller photos are looked for in ``images_<factor>`` beside the image folder and below ``spare``, under the same
     name with any image suffix. Those that are missing are made there, in the first of the two that can be written.
@@ -89,7 +89,7 @@ def _problem(file: Path, declared: Size | None) -> str | None:
 
 
 def _places(images: Path, name: str, factor: int, spare: Path | None) -> list[tuple[Path, str]]:
-    """Folders in which a smaller photo may lie, each with its name there.
+    """List folders in which a smaller photo may lie, each with its name there.
 
     ``images`` + ``a.jpg`` is found in ``images_4``; so is ``images/a.jpg`` below the capture's folder.
     """
@@ -102,7 +102,7 @@ def _places(images: Path, name: str, factor: int, spare: Path | None) -> list[tu
 
 
 def find_image(folder: Path, name: str) -> Path | None:
-    """The file ``name`` of a folder, or one that differs from it in its suffix only."""
+    """Find the file ``name`` in a folder, or one that differs from it in its suffix only."""
     exact = folder / name
     if exact.is_file():
         return exact
@@ -129,7 +129,7 @@ def _shrink(source: Path, factor: int, places: list[tuple[Path, str]]) -> Path:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; what goes wrong inside the block is about the file."""
+    """Open an image file; what goes wrong inside the block is about the file."""
     try:
         with Image.open(path) as image:
             yield image
@@ -138,7 +138,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def photo_size(path: Path) -> Size:
-    """Width and height of a photo; only its header is read.
+    """Read width and height of a photo from its header.
 
     Raises:
         InputError: when it is not an image.
@@ -148,7 +148,7 @@ def photo_size(path: Path) -> Size:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A photo as bytes ``h w 3``, as stored; transparent pixels are shown on black.
+    """Read a photo as bytes ``h w 3``, as stored; transparent pixels are shown on black.
 
     Raises:
         InputError: when it cannot be read.
@@ -161,7 +161,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path, size: Size) -> np.ndarray:
-    """A mask as bytes ``h w``, 255 where the photo counts, at the photo's width and height.
+    """Read a mask as bytes ``h w``, 255 where the photo counts, at the photo's width and height.
 
     Raises:
         InputError: when it cannot be read.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a capture say before any photo is opened: posed views, and where the seed points are."""
+"""Posed views are what the files of a capture say before any photo is opened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harmonizer_ns.types import Cameras
 
 @dataclass(frozen=True)
 class View:
-    """One posed photo before it is read.
+    """A view is a posed photo before it is read.
 
     Args:
         name: path below the capture's image folder.
@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True)
 class PosedViews:
-    """A capture as its files describe it.
+    """Posed views describe a capture as its files do.
 
     Args:
         folder: of the capture.
@@ -64,22 +64,22 @@ class PosedViews:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The photo of each view, as a path below the capture's folder."""
+        """Find the photo of each view, as a path below the capture's folder."""
         found = (find_image(self.images, view.name) or self.images / view.name for view in self.views)
         return tuple(self.relative(path) for path in found)
 
     def relative(self, path: Path) -> str:
-        """A path below the capture's folder."""
+        """Name a path from the capture's folder on."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that is read of the capture, as paths below its folder."""
+        """List all that is read of the capture, as paths below its folder."""
         masks = [view.mask for view in self.views if view.mask is not None]
         return (*map(self.relative, self.described_by), *self.names, *map(self.relative, masks))
 
     def cameras(self) -> dict[str, Cameras]:
-        """By photo, the cameras of those that are pinhole images as they are; photos are not opened."""
+        """Give the cameras, by photo, of those that are pinhole images as they are; photos are not opened."""
         return {
             name: undistorted(view.lens, view.lens.width, view.lens.height, name).camera(view.camera_to_world)
             for name, view in zip(self.names, self.views, strict=True)

@@ -57,7 +57,7 @@ def check_transforms(data: Path) -> None:
 
 
 def _posed_frames(file: Path) -> tuple[dict[str, Any], Float[Tensor, "n 4 4"]]:
-    """The file's content, frames in natural order, and their poses with the file's OpenGL axes."""
+    """Read the file's content, frames in natural order, and their poses with the file's OpenGL axes."""
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a folder that holds a transforms.json and its photos")
     meta = read_json(file)
@@ -80,7 +80,7 @@ def _posed_frames(file: Path) -> tuple[dict[str, Any], Float[Tensor, "n 4 4"]]:
 
 
 def _lens(frame: dict[str, Any], where: str) -> Any:
-    """The lens as COLMAP knows it."""
+    """Describe the lens as COLMAP does."""
     import pycolmap
 
     model = frame.get("camera_model", "OPENCV")
@@ -111,7 +111,7 @@ def _mask(folder: Path, frame: dict[str, Any]) -> Path | None:
 
 
 def _point_cloud(file: Path, meta: dict[str, Any]) -> Path | None:
-    """The file of the seed points, or None for a capture without."""
+    """Find the file of the seed points; None for a capture without."""
     declared = meta.get("ply_file_path")
     cloud = file.parent / (declared or "sparse_pc.ply")
     if not cloud.is_file() and declared:
