@@ -38,6 +38,19 @@ def write_tiny_difix(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def unmerged_network(folder: Path) -> torch.nn.Module:
+    """The network of such a folder with its adapters beside the weights, as training has it."""
+    from safetensors.torch import load_file
+
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
+    from harmonizer_ns.enhancers.difix.lora import add_lora
+
+    network = DifixEnhancer.from_pretrained(folder).network
+    add_lora(network.vae, RANK)
+    network.vae.load_state_dict(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+    return network
+
+
 def write_vae(folder: Path) -> None:
     """An autoencoder with skip convolutions; adapters on all layers of the decoder but the normalisations."""
     from diffusers import AutoencoderKL

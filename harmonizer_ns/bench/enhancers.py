@@ -10,8 +10,9 @@ pictures.
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -24,11 +25,11 @@ from torch import Tensor
 from harmonizer_ns.bench.frames import parse_size, sample_frames
 from harmonizer_ns.devices import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
-from harmonizer_ns.enhancers.latent_cache import NothingKept
-from harmonizer_ns.enhancers.reading import read_json
-from harmonizer_ns.enhancers.specs import load_enhancer, options_of
+from harmonizer_ns.enhancers.one_step import OneStepEnhancer
+from harmonizer_ns.enhancers.specs import ARCHITECTURES, load_enhancer, options_of, resolve
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.types import Frames
 
@@ -44,7 +45,7 @@ class EnhancersBench:
     sizes: tuple[str, ...] = ("480x270",)
     """Frame sizes, WIDTHxHEIGHT."""
     precisions: tuple[Precision, ...] = ("fp32",)
-    """Arithmetic; the built-in enhancer always computes in fp32."""
+    """Number types, for enhancers with weights."""
     device: str = "auto"
     """Where to run; auto takes a GPU when there is one."""
     references: int = 1
@@ -152,46 +153,59 @@ def make_enhancer(name: str, device: torch.device, dtype: torch.dtype, bench: En
     """
     options: dict[str, Any] = {"compiled": bench.compile, "tile": bench.tile}
     if not name.endswith(".json"):
-        known = options_of(name)
-        options = {option: value for option, value in {"dtype": dtype, **options}.items() if option in known}
-        return load_enhancer(name, device, **options)
+        return load_enhancer(name, device, **_known({"dtype": dtype, **options}, options_of(name)))
     config = read_json(Path(name))
+    architecture = ARCHITECTURES.get(config.get("architecture", ""))
+    if architecture is None:
+        raise InputError(f"{name} is of the unknown architecture {config.get('architecture')!r}")
     torch.manual_seed(0)
-    if config.get("architecture") == "cosmos":
-        from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
-        from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
+    network, kind = resolve(architecture.network).from_config(config), resolve(architecture.enhancer)
+    return kind(network, **_known({"cut": True, **options}, inspect.signature(kind).parameters)).to(device, dtype)
 
-        return CosmosEnhancer(CosmosNetwork.from_config(config), cut=True, **options).to(device, dtype)
-    if config.get("architecture") == "difix":
-        from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
-        from harmonizer_ns.enhancers.difix.network import DifixNetwork
 
-        return DifixEnhancer(DifixNetwork.from_config(config), **options).to(device, dtype)
-    raise InputError(f"{name} is of the unknown architecture {config.get('architecture')!r}")
+def _known(options: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in known}
+
+
+class Forgetful:
+    """Shows an enhancer copies of its last outputs, so that it encodes them anew, as a released graph does."""
+
+    needs_geometry = False
+
+    def __init__(self, enhancer: OneStepEnhancer) -> None:
+        self._enhancer = enhancer
+        self.max_references, self.max_context = enhancer.max_references, enhancer.max_context
+
+    def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
+        """Repair a batch of frames."""
+        history = tuple(replace(output, rgb=output.rgb.clone()) for output in context.history)
+        return self._enhancer.enhance(frames, replace(context, history=history))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Forgetful:
+        """Move the enhancer; returns itself."""
+        self._enhancer.to(device, dtype)
+        return self
 
 
 def plain_twin(enhancer: Enhancer) -> Enhancer | None:
     """The same weights in the plain graph, nothing kept between frames; None for enhancers that know no other."""
-    from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
-    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+    from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
 
     if isinstance(enhancer, CosmosEnhancer):
-        from harmonizer_ns.enhancers.cosmos.plain import PlainCosmosNetwork
+        from harmonizer_ns.enhancers.cosmos.formats import PlainCosmosNetwork
 
-        twin = CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network))
-        twin._kept = NothingKept()
-        return twin
+        return Forgetful(CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network)))
     if isinstance(enhancer, DifixEnhancer):
         twin = DifixEnhancer(copy.deepcopy(enhancer.network))
-        twin._kept = NothingKept()
         twin.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return twin
+        return Forgetful(twin)
     return None
 
 
 def tiny_twin(enhancer: Enhancer, bench: EnhancersBench) -> Enhancer | None:
     """The same weights with the tiny decoder; None for enhancers that cannot have one."""
-    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
     from harmonizer_ns.enhancers.difix.tiled import read_tiny_decoder
 
     if not isinstance(enhancer, DifixEnhancer) or bench.tiny_decoder is None:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import tyro
 
 from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.enhancers.specs import SPECS
+from harmonizer_ns.files import read_json
 
 EXAMPLES = """
 harmonizer convert diffusion_harmonizer.pkl my-folder
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _convert_difix(config: ConvertConfig) -> None:
-    from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+    from harmonizer_ns.enhancers.difix import DifixEnhancer
 
     DifixEnhancer.from_pkl(config.checkpoint, base=config.base).save(config.output)
     print(f"{config.output}: Difix, adapters merged")
@@ -55,13 +57,10 @@ def _convert_difix(config: ConvertConfig) -> None:
 
 def _convert_cosmos(config: ConvertConfig) -> None:
     from harmonizer_ns.enhancers.checkpoint import save_checkpoint
-    from harmonizer_ns.enhancers.cosmos.formats import LICENCE, RELEASES, convert, read_release
-    from harmonizer_ns.enhancers.reading import read_json
+    from harmonizer_ns.enhancers.cosmos.formats import LICENCE, convert, read_release, release_config
 
-    architecture = (
-        RELEASES[f"nvidia/{config.kind.title()}"].config if config.config is None else read_json(config.config)
-    )
-    checkpoint, report = convert(read_release(config.checkpoint), architecture, config.checkpoint.name)
+    architecture = release_config(SPECS[config.kind]) if config.config is None else read_json(config.config)
+    checkpoint, ignored = convert(read_release(config.checkpoint), architecture, config.checkpoint.name)
     save_checkpoint(config.output, checkpoint)
-    print(f"{config.output}: {len(checkpoint.weights)} tensors, {len(report.ignored)} entries were not needed")
+    print(f"{config.output}: {len(checkpoint.weights)} tensors, {len(ignored)} entries were not needed")
     print(f"Weights released by NVIDIA are under the {LICENCE}.")

@@ -1,32 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our checkpoint folders: ``config.json`` and one safetensors file. Reading one never runs code from it.
+"""Our checkpoint folders, and how weights of others are read: ``config.json`` and one safetensors file.
 
 ``config.json`` holds ``format`` (always ``"harmonizer-enhancer"``), ``version``, ``architecture``, ``kwargs`` of the
 architecture, ``weights`` (name of the weights file, in the same folder), its ``sha256``, and free ``metadata``
-(data, licence, training).
+(data, licence, training). Nothing in any file, ours or others', is ever run; messages name the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import fetch_repository, first_line, read_json, write_json, written_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FORMAT = "harmonizer-enhancer"
 VERSION = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+FILES = (CONFIG, "model*.safetensors")
+"""Names of a folder's files, as patterns."""
 _FIELDS = {"architecture": str, "kwargs": dict, "weights": str, "sha256": str, "metadata": dict}
 
 
@@ -51,14 +62,72 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+class StoredNetwork(nn.Module):
+    """A network that a checkpoint folder can hold. Its constructor takes JSON values."""
+
+    architecture: ClassVar[str]
+    """Its name in checkpoints and configurations."""
+    renamed: ClassVar[dict[str, str]] = {}
+    """Arguments that older checkpoints call by another name, and today's names."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build such a network again."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A network with random weights from the global seed.
+
+        Args:
+            config: the constructor's arguments, and ``"architecture"`` or not.
+
+        Raises:
+            InputError: on another architecture, and on missing, unknown or unfitting arguments.
+        """
+        arguments = {cls.renamed.get(name, name): value for name, value in config.items()}
+        architecture = arguments.pop("architecture", cls.architecture)
+        if architecture != cls.architecture:
+            raise InputError(f"this is the network {cls.architecture!r}, the configuration is for {architecture!r}")
+        try:
+            return cls(**arguments)
+        except InputError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"no {cls.__name__} can be built from this configuration: {error}") from error
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """The network of a checkpoint, which keeps its weights' precision.
+
+        Raises:
+            CheckpointError: on another architecture, bad arguments or weights that do not fit.
+        """
+        from accelerate import init_empty_weights
+
+        try:
+            with init_empty_weights():
+                network = cls.from_config({"architecture": checkpoint.architecture, **checkpoint.kwargs})
+        except InputError as error:
+            raise CheckpointError(str(error)) from error
+        load_weights(network, checkpoint.weights, assign=True)
+        return network.eval()
+
+    def save(self, folder: str | Path, metadata: dict[str, Any]) -> None:
+        """Write a checkpoint folder, see `save_checkpoint`."""
+        save_checkpoint(folder, Checkpoint(self.architecture, self.config, self.state_dict(), metadata))
+
+
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint. Interrupted at any moment, the one that was there before still loads.
 
     New weights get a file name of their own; the configuration, which names them, is then replaced in one step, and
     only afterwards the older weights go. Other files in the folder (a model card) stay.
+
+    Raises:
+        InputError: when the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     data = serialize_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()})
     digest = hashlib.sha256(data).hexdigest()
     name = f"model-{digest[:12]}.safetensors" if (folder / WEIGHTS).exists() else WEIGHTS
@@ -71,9 +140,9 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> None:
         "sha256": digest,
         "metadata": checkpoint.metadata,
     }
-    text = json.dumps(config, indent=2) + "\n"
-    _write_atomically(folder / name, data)
-    _write_atomically(folder / CONFIG, text.encode())
+    with written_whole(folder / name) as partial:
+        partial.write_bytes(data)
+    write_json(folder / CONFIG, config, indent=2)
     for old in {folder / WEIGHTS, *folder.glob("model-*.safetensors")} - {folder / name}:
         old.unlink(missing_ok=True)
 
@@ -88,7 +157,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     path = folder / config["weights"]
-    data = _read_bytes(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint file {path} is missing")
+    data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != config["sha256"]:
         raise CheckpointError(
@@ -102,49 +173,10 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return Checkpoint(config["architecture"], config["kwargs"], weights, config["metadata"])
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor], assign: bool = False) -> None:
-    """Fill a module; every name and shape must fit.
-
-    Args:
-        module: what to fill.
-        weights: its state.
-        assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
-
-    Raises:
-        CheckpointError: naming the missing, unexpected or misshapen entries.
-    """
-    own = module.state_dict()
-    wrong = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "misshapen": sorted(n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape),
-    }
-    if any(wrong.values()):
-        report = "; ".join(f"{kind}: {_shortened(names)}" for kind, names in wrong.items() if names)
-        raise CheckpointError(f"weights do not fit {type(module).__name__}: {report}")
-    module.load_state_dict(weights, strict=True, assign=assign)
-
-
-def _shortened(names: list[str], limit: int = 5) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint file {path} is missing") from error
-
-
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(_read_bytes(path))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path} is not a {FORMAT} configuration (its format is {found!r})")
+    config = read_object(path)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a {FORMAT} configuration (its format is {config.get('format')!r})")
     if config.get("version") != VERSION:
         raise CheckpointError(f"{path} has version {config.get('version')!r}, this release reads {VERSION}")
     for name, kind in _FIELDS.items():
@@ -155,15 +187,122 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def find_folder(folder_or_id: str | Path, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
+    """The folder itself, or that of a Hub repository.
+
+    Args:
+        folder_or_id: a folder, or ``owner/name``.
+        revision: of the repository.
+        files: what of the repository is wanted, as patterns.
+
+    Raises:
+        InputError: when it is neither, or the Hub cannot be reached.
+    """
+    folder = Path(folder_or_id)
+    return folder if folder.is_dir() else fetch_repository(str(folder_or_id), revision, list(files))
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Path = "", assign: bool = False) -> None:
+    """Fill a module; every name and shape must fit.
+
+    Args:
+        module: what to fill.
+        weights: its state.
+        source: where they came from, for messages.
+        assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
+
+    Raises:
+        CheckpointError: with one line for every weight that is missing, unexpected or misshapen.
+    """
+    wrong = differences(module.state_dict(), weights)
+    if wrong:
+        what = f"the weights of {source}" if source else "the weights"
+        raise CheckpointError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
+    module.load_state_dict(weights, strict=True, assign=assign)
+
+
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """One line for every weight in which a network's own weights and those given to it differ by name or shape."""
+    return [
+        *(f"missing: {name}" for name in sorted(own.keys() - given.keys())),
+        *(f"unexpected: {name}" for name in sorted(given.keys() - own.keys())),
+        *(
+            f"misshapen: {name}: {tuple(given[name].shape)}, the network has {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & given.keys())
+            if own[name].shape != given[name].shape
+        ),
+    ]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        CheckpointError: when it is missing or holds something else.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        return read_json(path)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """A file that ``torch.save`` wrote, tensors mapped from the disk; only tensors and plain data are read.
+
+    Raises:
+        CheckpointError: when there is no such file, when it is damaged, and when it holds more than plain data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        with torch.serialization.safe_globals([io.BytesIO]), warnings.catch_warnings():
+            # Transformer Engine keeps its state in BytesIO; whatever torch would warn about, it then refuses.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on to advise loading it without protection
+        what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
+        raise CheckpointError(f"{path} was refused, {what}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
+
+
+def read_states(path: Path, what: str) -> dict[str, Any]:
+    """A pickle of Difix's or Cosmos' training code: ``state_dict_unet``, ``state_dict_vae`` and more.
+
+    Args:
+        path: the file.
+        what: it should be, for the message.
+
+    Raises:
+        CheckpointError: as `read_pickle`, and when it has not these entries.
+    """
+    content, wanted = read_pickle(path), ("state_dict_unet", "state_dict_vae")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in wanted):
+        raise CheckpointError(f"{path} is not {what}: it has no {' and '.join(wanted)}")
+    return content
+
+
+def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Weights as diffusers and transformers keep them: ``name.safetensors`` or ``name.bin``, in one file or several.
+
+    Raises:
+        CheckpointError: when there are none, or a file is damaged or refused.
+    """
+    for suffix in ("safetensors", "bin"):
+        index = folder / f"{name}.{suffix}.index.json"
+        files = sorted(set(read_object(index)["weight_map"].values())) if index.is_file() else [f"{name}.{suffix}"]
+        if index.is_file() or (folder / files[0]).is_file():
+            return {key: value for file in files for key, value in _read_file(folder / Path(file).name).items()}
+    raise CheckpointError(f"{folder} has no weights: neither {name}.safetensors nor {name}.bin")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".bin":
+        return read_pickle(path)
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was computed from images that are shown again and again: previous outputs, reference photos."""
+"""Latents of images that are shown again and again: previous outputs, reference photos."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class KeptLatents:
-    """Latents of images, for as long as somebody keeps the images themselves.
+class LatentCache:
+    """Keeps the latents of images for as long as somebody keeps the images themselves.
 
     An image that was changed in place is encoded again, unless it was made in inference mode, as enhancers' outputs
     are: torch does not count changes there.
@@ -18,9 +18,6 @@ class KeptLatents:
 
     def __init__(self) -> None:
         self._kept = WeakTensorKeyDictionary()
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def of(self, images: Tensor, how: Hashable, encode: Callable[[], Tensor]) -> Tensor:
         """The latents of images.
@@ -39,11 +36,3 @@ class KeptLatents:
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
-
-
-class NothingKept(KeptLatents):
-    """Encodes everything anew, to compare with."""
-
-    def of(self, images: Tensor, how: Hashable, encode: Callable[[], Tensor]) -> Tensor:
-        """The latents of images."""
-        return encode()

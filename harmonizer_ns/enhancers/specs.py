@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which enhancers there are: one table, read late."""
+"""Which enhancers there are: the table of names, the table of architectures, and `load_enhancer`, which reads both."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,75 +18,104 @@ from harmonizer_ns.errors import InputError
 
 
 @dataclass(frozen=True)
-class EnhancerSpec:
-    """Where an enhancer lives.
+class Architecture:
+    """A kind of network, by the name that configurations and checkpoints have for it.
 
     Args:
-        target: ``"module:Class"``, or ``"module:Class.factory"``; called with ``repository`` where there is one, and
-            with ``device=`` where it takes that.
-        install: the command that installs what it needs.
-        licence: licence of its weights.
-        description: one line for ``--help``.
-        repository: where on the Hugging Face Hub its weights are downloaded from; empty: they are part of the project.
+        enhancer: ``"module:Class"``; its ``from_pretrained`` loads folders and repositories, its instances have a
+            ``network`` and ``save(folder)``.
+        network: ``"module:Class"`` with ``from_config``.
+        to_train: options of ``from_pretrained`` for networks that are to be trained.
     """
 
-    target: str
-    install: str
+    enhancer: str
+    network: str
+    to_train: Mapping[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "choice-smooth": Architecture(
+        "harmonizer_ns.enhancers.builtin:BuiltinEnhancer", "harmonizer_ns.enhancers.builtin:ChoiceNetwork"
+    ),
+    "cosmos": Architecture(
+        "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
+        "harmonizer_ns.enhancers.cosmos:CosmosNetwork",
+        {"cut": False},  # what it learns would not reach a copy with cuts
+    ),
+    "difix": Architecture("harmonizer_ns.enhancers.difix:DifixEnhancer", "harmonizer_ns.enhancers.difix:DifixNetwork"),
+}
+
+
+@dataclass(frozen=True)
+class EnhancerSpec:
+    """An enhancer with weights of its own.
+
+    Args:
+        architecture: of `ARCHITECTURES`; empty for the one that leaves frames alone.
+        licence: of its weights.
+        description: one line for ``--help``.
+        repository: where on the Hugging Face Hub its weights are; empty: they are part of the project.
+        file: the checkpoint among the repository's files; empty: the repository is a folder that the enhancer reads.
+        max_references: photos that it was trained with.
+        max_context: previous outputs that it was trained with.
+        install: the command that installs what it needs.
+    """
+
+    architecture: str
     licence: str
     description: str
     repository: str = ""
+    file: str = ""
+    max_references: int = 0
+    max_context: int = 0
+    install: str = "pip install harmonizer-ns"
 
 
 SPECS: dict[str, EnhancerSpec] = {
-    "none": EnhancerSpec(
-        "harmonizer_ns.enhancers.identity:IdentityEnhancer",
-        "pip install harmonizer-ns",
-        "Apache-2.0",
-        "leaves every frame as it is",
-    ),
+    "none": EnhancerSpec("", "Apache-2.0", "leaves every frame as it is"),
     "builtin": EnhancerSpec(
-        "harmonizer_ns.enhancers.builtin.enhancer:BuiltinEnhancer.from_pretrained",
-        "pip install harmonizer-ns",
+        "choice-smooth",
         "Apache-2.0",
         "chooses per pixel between the render and warped photos; small, runs on a CPU",
+        max_references=3,
+        max_context=1,
     ),
     "difix": EnhancerSpec(
-        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer.from_pretrained",
-        "pip install harmonizer-ns",
+        "difix",
         "NVIDIA License, non-commercial use only",
         "Difix: one step of SD-Turbo on single frames; wants a GPU",
         "nvidia/difix",
     ),
     "difix-ref": EnhancerSpec(
-        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer.from_pretrained",
-        "pip install harmonizer-ns",
+        "difix",
         "NVIDIA License, non-commercial use only",
         "Difix that also looks at a reference photo",
         "nvidia/difix_ref",
+        max_references=1,
     ),
     "fixer": EnhancerSpec(
-        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer.from_pretrained",
-        "pip install harmonizer-ns",
+        "cosmos",
         "NVIDIA Open Model License",
         "Fixer: one step of Cosmos 0.6B on single frames; wants a GPU",
         "nvidia/Fixer",
+        "pretrained_fixer.pkl",
     ),
     "harmonizer": EnhancerSpec(
-        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer.from_pretrained",
-        "pip install harmonizer-ns",
+        "cosmos",
         "NVIDIA Open Model License",
         "Harmonizer: as Fixer, and sees its own last four outputs",
         "nvidia/Harmonizer",
+        "diffusion_harmonizer.pkl",
+        max_context=4,
     ),
 }
+HUB_INDEX = "model_index.json"
+"""Names the parts of a folder in diffusers' layout."""
 
-ARCHITECTURES: dict[str, str] = {
-    "choice-smooth": "harmonizer_ns.enhancers.builtin.enhancer:BuiltinEnhancer",
-    "cosmos": "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer",
-    "difix": "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer",
-}
-"""What loads a checkpoint folder, by the architecture that its ``config.json`` names."""
-_HUB_INDEX = "model_index.json"
+
+def spec_of(repository: str) -> EnhancerSpec | None:
+    """The enhancer in the table whose weights are in that repository."""
+    return next((spec for spec in SPECS.values() if spec.repository and spec.repository == repository), None)
 
 
 def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu", **options: Any) -> Enhancer:
@@ -102,7 +132,7 @@ def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu", 
         ImportError: when a package that it needs is missing; the message holds the install line.
         CheckpointError: when the folder or file is not a good checkpoint.
     """
-    factory, source = _find(name_or_path)
+    factory, source = _find(name_or_path, options.get("revision"))
     known = inspect.signature(factory).parameters
     strange = sorted(options.keys() - known.keys())
     if strange:
@@ -115,49 +145,63 @@ def options_of(name_or_path: str | Path) -> frozenset[str]:
     return frozenset(inspect.signature(_find(name_or_path)[0]).parameters)
 
 
-def _find(name_or_path: str | Path) -> tuple[Callable[..., Enhancer], tuple[str | Path, ...]]:
+def resolve(target: str) -> Any:
+    """What ``"module:name"`` names; the module is imported."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _find(
+    name_or_path: str | Path, revision: str | None = None
+) -> tuple[Callable[..., Enhancer], tuple[str | Path, ...]]:
     """What loads it, and from where."""
     name, path = str(name_or_path), Path(name_or_path)
-    if name in SPECS:
-        return _of_spec(SPECS[name])
-    if path.is_dir():
-        return _resolve(ARCHITECTURES[_architecture(path)]).from_pretrained, (path,)
+    spec = SPECS.get(name) or spec_of(name)
+    if spec is not None:
+        return _factory(spec), (spec.repository,) if spec.repository else ()
     if path.is_file():
-        return _of_file(path)
-    if "/" in name:
-        return _of_repository(name)
-    raise InputError(
-        f"unknown enhancer {name!r}: known names are {', '.join(SPECS)}; or give the folder of a checkpoint"
-    )
+        return _loader(_architecture_of_file(path)), (path,)
+    if path.is_dir() or "/" in name:
+        return _loader(_architecture_of_folder(name_or_path, revision)), (name_or_path,)
+    near = get_close_matches(name, SPECS, n=1)
+    advice = f"did you mean {near[0]}? Known" if near else "known"
+    raise InputError(f"unknown enhancer {name!r}: {advice} names are {', '.join(SPECS)}; or give a checkpoint's folder")
 
 
-def _of_spec(spec: EnhancerSpec) -> tuple[Callable[..., Enhancer], tuple[str, ...]]:
+def _factory(spec: EnhancerSpec) -> Callable[..., Enhancer]:
+    if not spec.architecture:
+        from harmonizer_ns.enhancers.identity import IdentityEnhancer
+
+        return IdentityEnhancer
     try:
-        factory = _resolve(spec.target)
+        return _loader(spec.architecture)
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}; install it with: {spec.install}") from error
-    return factory, (spec.repository,) if spec.repository else ()
 
 
-def _architecture(folder: Path) -> str:
-    """The architecture of a folder: ours say it, those in the Hub's layout are Difix's."""
-    if (folder / _HUB_INDEX).is_file():
+def _loader(architecture: str) -> Callable[..., Enhancer]:
+    return resolve(ARCHITECTURES[architecture].enhancer).from_pretrained
+
+
+def _architecture_of_folder(folder_or_id: str | Path, revision: str | None) -> str:
+    """The architecture of a folder, here or on the Hub: ours say it, those in the Hub's layout are Difix's."""
+    from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError, find_folder, read_object
+
+    folder = find_folder(folder_or_id, revision, [CONFIG, HUB_INDEX])
+    if (folder / HUB_INDEX).is_file():
         return "difix"
-    from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError
-    from harmonizer_ns.enhancers.reading import read_json
-
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {_HUB_INDEX}")
-    name = read_json(folder / CONFIG).get("architecture")
+        raise CheckpointError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {HUB_INDEX}")
+    name = read_object(folder / CONFIG).get("architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"{folder / CONFIG} is of no known architecture: it says {name!r}, known are {known}")
     return name
 
 
-def _of_file(path: Path) -> tuple[Callable[..., Enhancer], tuple[Path]]:
+def _architecture_of_file(path: Path) -> str:
     """Only Cosmos releases are whole enhancers in one file."""
-    from harmonizer_ns.enhancers.reading import read_pickle
+    from harmonizer_ns.enhancers.checkpoint import read_pickle
 
     content = read_pickle(path)
     if isinstance(content, dict) and "rank_vae" in content:
@@ -165,20 +209,4 @@ def _of_file(path: Path) -> tuple[Callable[..., Enhancer], tuple[Path]]:
             f"{path} is a checkpoint of Difix without its frozen parts: make a folder of it with "
             f"harmonizer convert {path} FOLDER --kind difix, and give that folder"
         )
-    return _resolve(ARCHITECTURES["cosmos"]).from_pretrained, (path,)
-
-
-def _of_repository(repository: str) -> tuple[Callable[..., Enhancer], tuple[str, ...]]:
-    """Whatever is not in the table is taken for a folder in Difix's layout."""
-    listed = next((spec for spec in SPECS.values() if spec.repository == repository), None)
-    if listed is not None:
-        return _of_spec(listed)
-    return _resolve(ARCHITECTURES["difix"]).from_pretrained, (repository,)
-
-
-def _resolve(target: str) -> Any:
-    module, _, attributes = target.partition(":")
-    found: Any = import_module(module)
-    for attribute in attributes.split("."):
-        found = getattr(found, attribute)
-    return found
+    return "cosmos"

@@ -4,82 +4,49 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from harmonizer_ns.enhancers.checkpoint import load_weights
+from harmonizer_ns.enhancers.checkpoint import Checkpoint, load_weights, save_checkpoint
+from harmonizer_ns.enhancers.one_step import OneStepNetwork
+from harmonizer_ns.enhancers.specs import ARCHITECTURES, resolve
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
-from harmonizer_ns.training.config import Family, OneStepConfig
+from harmonizer_ns.training.config import OneStepConfig
 from harmonizer_ns.training.lora import VAE_DECODER, make_trainable, merged_state
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FamilySpec:
-    """Names of a kind of diffusion network.
-
-    Args:
-        enhancer: ``"module:Class"`` with ``from_pretrained(folder_or_id)``, ``network``, and ``save(folder)``.
-        network: ``"module:Class"`` with ``from_config(config)``.
-        backbone: the submodule that denoises.
-        options: for ``from_pretrained``.
-    """
-
-    enhancer: str
-    network: str
-    backbone: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-FAMILIES: dict[Family, FamilySpec] = {
-    "difix": FamilySpec(
-        "harmonizer_ns.enhancers.difix.enhancer:DifixEnhancer",
-        "harmonizer_ns.enhancers.difix.network:DifixNetwork",
-        "unet",
-    ),
-    "cosmos": FamilySpec(
-        "harmonizer_ns.enhancers.cosmos.enhancer:CosmosEnhancer",
-        "harmonizer_ns.enhancers.cosmos.network:CosmosNetwork",
-        "transformer",
-        {"cut": False},  # what it learns would not reach a copy with cuts
-    ),
-}
 
 SKIP, TEMPORAL = "skip_conv", ".temporal."
 """In the names of layers that pass the encoder's activations on to the decoder, and that look at previous outputs."""
 _VAE_ADAPTER, _BACKBONE_ADAPTER = "vae_skip", "backbone"  # the former is Difix's name
 
 
-def load_network(config: OneStepConfig) -> nn.Module:
+def load_network(config: OneStepConfig) -> OneStepNetwork:
     """The network that a run starts from, on the CPU in float32.
 
     Raises:
         InputError: when there is no such model, or it is of another kind.
     """
-    spec = FAMILIES[config.family]
+    spec = ARCHITECTURES[config.family]
     source = Path(config.model)
     torch.manual_seed(config.seed)  # of new weights, also those beside loaded ones
     if source.suffix == ".json":
         logger.warning("%s is an architecture: training begins with random weights", source)
-        network = _resolve(spec.network).from_config(read_json(source))
+        network = resolve(spec.network).from_config(read_json(source))
     else:
-        load = _resolve(spec.enhancer).from_pretrained
-        network = load(config.model, device="cpu", dtype=torch.float32, **spec.options).network
-    return _with_context(network, spec, config.temporal.context)
+        load = resolve(spec.enhancer).from_pretrained
+        network = load(config.model, device="cpu", dtype=torch.float32, **spec.to_train).network
+    return _with_context(network, config.temporal.context)
 
 
-def make_ready(network: nn.Module, config: OneStepConfig) -> nn.Module:
+def make_ready(network: OneStepNetwork, config: OneStepConfig) -> OneStepNetwork:
     """Let the parts of a network learn that the configuration names, as it says; returns the network."""
-    backbone = FAMILIES[config.family].backbone
     network.requires_grad_(False)
-    make_trainable(getattr(network, backbone), config.backbone, _BACKBONE_ADAPTER)
+    make_trainable(getattr(network, network.backbone), config.backbone, _BACKBONE_ADAPTER)
     make_trainable(network.vae, config.vae, _VAE_ADAPTER, scope="decoder")  # type: ignore[arg-type]
     learning = [SKIP] if config.vae.mode != "frozen" else []
     learning += [TEMPORAL] if config.backbone.mode != "frozen" else []
@@ -90,7 +57,7 @@ def make_ready(network: nn.Module, config: OneStepConfig) -> nn.Module:
     for name in ("skip_dropout", "timestep"):
         _set(network, name, getattr(config, name))
     if config.optimizer.gradient_checkpointing:
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
+        network.enable_gradient_checkpointing()
     return network
 
 
@@ -110,15 +77,9 @@ def _set(network: nn.Module, name: str, value: float | None) -> None:
         raise InputError(f"--{name.replace('_', '-')} {value}: a {type(network).__name__} has no such option")
 
 
-def export(family: Family, network: nn.Module, folder: Path, metadata: dict[str, Any]) -> None:
+def export(network: OneStepNetwork, folder: Path, metadata: dict[str, Any]) -> None:
     """Write an enhancer folder with all adapters merged into the weights; the network stays as it is."""
-    from accelerate import init_empty_weights
-
-    spec = FAMILIES[family]
-    with init_empty_weights():
-        plain = _resolve(spec.network).from_config(network.config)
-    load_weights(plain, {name: value.detach() for name, value in merged_state(network).items()}, assign=True)
-    _resolve(spec.enhancer)(plain, metadata).save(folder)
+    save_checkpoint(folder, Checkpoint(network.architecture, network.config, merged_state(network), metadata))
 
 
 def export_difix(network: Any, path: Path) -> None:
@@ -157,19 +118,10 @@ def check_difix_export(config: OneStepConfig) -> None:
         )
 
 
-def _with_context(network: Any, spec: FamilySpec, context: int) -> nn.Module:
+def _with_context(network: OneStepNetwork, context: int) -> OneStepNetwork:
     """The same weights in a network that looks at so many previous outputs; 0 leaves it as it is."""
     if context in (0, network.max_context):
         return network
     if network.max_context:
         raise InputError(f"the model looks at {network.max_context} previous outputs, give --temporal.context that")
-    if hasattr(network, "with_context"):
-        return network.with_context(context)
-    wider = _resolve(spec.network).from_config({**network.config, "max_context": context})
-    load_weights(wider, network.state_dict())
-    return wider
-
-
-def _resolve(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+    return network.with_context(context)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.config import Family, TemporalConfig
 from harmonizer_ns.training.context import Images, roll_out
@@ -33,7 +34,7 @@ class OneStepTrainee:
     def __init__(
         self,
         family: Family,
-        network: nn.Module,
+        network: OneStepNetwork,
         criterion: Criterion,
         temporal: TemporalConfig,
         difix_checkpoint: bool = False,
@@ -71,7 +72,7 @@ class OneStepTrainee:
 
     def export(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write an enhancer folder, adapters merged into the weights, and a file for Difix's own code if asked for."""
-        export(self.family, self.network, folder, metadata)
+        export(self.network, folder, metadata)
         if self.difix_checkpoint:
             export_difix(self.network, folder.parent / f"model_{metadata['training']['steps']}.pkl")
 

@@ -4,7 +4,7 @@ import json
 import pytest
 import tiny_cosmos
 import torch
-from tiny_difix import write_tiny_difix
+from tiny_difix import unmerged_network, write_tiny_difix
 
 from harmonizer_ns.cli import convert, enhancers
 from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
@@ -40,7 +40,7 @@ def test_a_release_becomes_a_folder(tmp_path, capsys):
 
 def test_a_checkpoint_of_difix_becomes_a_folder(tmp_path):
     base = write_tiny_difix(tmp_path / "base")
-    unmerged = DifixEnhancer.from_pretrained(base, merge=False)
+    unmerged = DifixEnhancer(unmerged_network(base))
     write_checkpoint(unmerged.network, tmp_path / "model_1.pkl")
     names = str(tmp_path / "model_1.pkl"), str(tmp_path / "folder")
     convert.main([*names, "--kind", "difix", "--base", str(base)])

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harmonizer_ns.enhancers import checkpoint as checkpoint_module
-from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
 from harmonizer_ns.enhancers.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -17,6 +16,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from harmonizer_ns.errors import InputError
 
 
 def _checkpoint(value: float = 1.0) -> Checkpoint:
@@ -62,8 +62,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint_whole(folder, monkeypatch
             raise OSError("disk full")
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint_module.os, "replace", failing_replace)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.replace", failing_replace)
+    with pytest.raises(InputError, match="disk full"):
         save_checkpoint(folder, _checkpoint(2.0))
     assert load_checkpoint(folder).weights["a"].unique().item() == 1.0
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]

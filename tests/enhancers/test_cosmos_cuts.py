@@ -7,8 +7,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
 
 from harmonizer_ns.enhancers.cosmos.cuts import FixedTransformer, FrameConvolution, cut_network, cut_upsampling
+from harmonizer_ns.enhancers.cosmos.formats import PlainCosmosNetwork
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
-from harmonizer_ns.enhancers.cosmos.plain import PlainCosmosNetwork
 
 
 def assert_agree(cut, uncut):

@@ -8,9 +8,9 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer, build_network
-from harmonizer_ns.enhancers.cosmos.formats import RELEASES, convert, read_release, upstream_names
-from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, CosmosNetwork
+from harmonizer_ns.enhancers.cosmos.formats import convert, read_release, release_config, upstream_names
+from harmonizer_ns.enhancers.specs import SPECS
 
 KNOWN_NAMES = """
 transformer.patch_embed.proj.weight transformer.x_embedder.proj.1.weight
@@ -71,18 +71,18 @@ def network():
 
 def test_names_of_the_released_networks():
     with torch.device("meta"):
-        names = upstream_names(CosmosNetwork.from_config(RELEASES["nvidia/Harmonizer"].config))
+        names = upstream_names(CosmosNetwork.from_config(release_config(SPECS["harmonizer"])))
     assert len(set(names.values())) == len(names)
     for pair in KNOWN_NAMES.strip().splitlines():
         ours, upstream = pair.split()
         assert names[ours] == upstream
 
 
-@pytest.mark.parametrize("name", ["Fixer", "Harmonizer"])
+@pytest.mark.parametrize("name", ["fixer", "harmonizer"])
 def test_configurations_are_those_of_the_releases(name):
     with torch.device("meta"):
-        ours = CosmosNetwork.from_config(tiny_cosmos.config(name.lower()))
-        released = CosmosNetwork.from_config(RELEASES[f"nvidia/{name}"].config)
+        ours = CosmosNetwork.from_config(tiny_cosmos.config(name))
+        released = CosmosNetwork.from_config(release_config(SPECS[name]))
     assert ours.config == released.config
 
 
@@ -90,12 +90,12 @@ def test_configurations_are_those_of_the_releases(name):
 @pytest.mark.parametrize("prefix", ["net.", "dit.", "module.net."])
 def test_round_trip(network, tmp_path, prefix):
     torch.save(release(network, prefix), tmp_path / "release.pkl")
-    checkpoint, report = convert(read_release(tmp_path / "release.pkl"), network.config, "here")
+    checkpoint, ignored = convert(read_release(tmp_path / "release.pkl"), network.config, "here")
     save_checkpoint(tmp_path / "folder", checkpoint)
-    again = build_network(load_checkpoint(tmp_path / "folder"))
+    again = CosmosNetwork.from_checkpoint(load_checkpoint(tmp_path / "folder"))
     image, context = tiny_cosmos.images(1, 3, 32, 32), tiny_cosmos.images(1, 4, 3, 32, 32, seed=1)
     assert torch.equal(again(image, context=context), network(image, context=context))
-    assert len(report.ignored) == len(list(network.transformer.parameters())) + 3
+    assert len(ignored) == len(list(network.transformer.parameters())) + 3
     assert checkpoint.metadata["licence"] == "NVIDIA Open Model License"
 
 

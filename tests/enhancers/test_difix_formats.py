@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_difix import unmerged_network
 
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
@@ -61,15 +62,15 @@ def same(first: DifixEnhancer, second: DifixEnhancer, plane_frames, atol: float 
 
 
 def test_merged_and_unmerged_adapters_agree(tiny_difix, plane_frames):
-    merged, unmerged = (DifixEnhancer.from_pretrained(tiny_difix, merge=merge) for merge in (True, False))
+    merged, unmerged = DifixEnhancer.from_pretrained(tiny_difix), DifixEnhancer(unmerged_network(tiny_difix))
     assert not any("lora" in name for name in merged.network.state_dict())
     assert sum("lora_A" in name for name in unmerged.network.state_dict()) == 34  # of the small architecture
-    assert all(parameter.requires_grad for parameter in unmerged.network.parameters())
+    assert all(parameter.requires_grad for parameter in merged.network.parameters())
     same(merged, unmerged, plane_frames)
 
 
 def test_adapters_matter(tiny_difix, plane_frames):
-    unmerged = DifixEnhancer.from_pretrained(tiny_difix, merge=False)
+    unmerged = DifixEnhancer(unmerged_network(tiny_difix))
     frames = plane_frames(1)
     before = unmerged.enhance(frames).rgb
     for name, parameter in unmerged.network.named_parameters():
@@ -78,39 +79,28 @@ def test_adapters_matter(tiny_difix, plane_frames):
     assert (unmerged.enhance(frames).rgb - before).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("base", ["difix", "sd-turbo"])
-def test_pickles_and_folders_agree(tiny_difix, tmp_path, plane_frames, base, merge):
+def test_pickles_and_folders_agree(tiny_difix, tmp_path, plane_frames, base):
     folder = tiny_difix if base == "difix" else base_of(tiny_difix, tmp_path / "base")
     pkl = write_pkl(tiny_difix, tmp_path / "model_2001.pkl")
-    loaded = DifixEnhancer.from_pkl(pkl, base=folder, merge=merge)
+    loaded = DifixEnhancer.from_pkl(pkl, base=folder)
     same(loaded, DifixEnhancer.from_pretrained(tiny_difix), plane_frames)
 
 
 def test_what_is_written_as_a_pickle_is_read_again(tiny_difix, tmp_path, plane_frames):
-    unmerged = DifixEnhancer.from_pretrained(tiny_difix, merge=False)
+    unmerged = DifixEnhancer(unmerged_network(tiny_difix))
     write_checkpoint(unmerged.network, tmp_path / "model_1.pkl")
     content = torch.load(tmp_path / "model_1.pkl", weights_only=True)
     assert content["rank_vae"] == 4
     assert len(content["vae_lora_target_modules"]) == 34
     again = DifixEnhancer.from_pkl(tmp_path / "model_1.pkl", base=base_of(tiny_difix, tmp_path / "base"))
     same(again, unmerged, plane_frames)
-    with pytest.raises(InputError, match="merge=False"):
+    with pytest.raises(InputError, match="needs the vae's adapters"):
         write_checkpoint(again.network, tmp_path / "model_2.pkl")
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_the_hub_layout_is_written_and_read(tiny_difix, tmp_path, plane_frames, merge):
-    enhancer = DifixEnhancer.from_pretrained(tiny_difix, merge=merge)
-    enhancer.save_hub_layout(tmp_path / "again", base=tiny_difix)
-    again = DifixEnhancer.from_pretrained(tmp_path / "again", merge=False)
-    assert again.network.state_dict().keys() == enhancer.network.state_dict().keys()
-    same(again, enhancer, plane_frames)
-
-
-@pytest.mark.parametrize("merge", [True, False])
-def test_our_own_folders_need_no_text_encoder(tiny_difix, tmp_path, plane_frames, merge):
-    enhancer = DifixEnhancer.from_pretrained(tiny_difix, merge=merge, max_references=2)
+def test_our_own_folders_need_no_text_encoder(tiny_difix, tmp_path, plane_frames):
+    enhancer = DifixEnhancer.from_pretrained(tiny_difix, max_references=2)
     enhancer.save(tmp_path / "own")
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["config.json", "model.safetensors"]
     again = DifixEnhancer.from_pretrained(tmp_path / "own")
@@ -254,13 +244,14 @@ def test_half_an_adapter_is_refused(own, name, message):
 def test_a_pickle_without_a_weight_is_refused(tiny_difix, tmp_path):
     pkl = write_pkl(tiny_difix, tmp_path / "model_1.pkl")
     content = torch.load(pkl, weights_only=True)
-    del content["state_dict_vae"]["decoder.skip_conv_3.base_layer.weight"]
     del content["state_dict_unet"]["conv_in.weight"]
     torch.save(content, pkl)
-    with pytest.raises(CheckpointError) as caught:
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix, merge=False)
-    assert "missing: unet.conv_in.weight" in str(caught.value)
-    assert "missing: vae.decoder.skip_conv_3.base_layer.weight" in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"missing: unet\.conv_in\.weight"):
+        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+    del content["state_dict_vae"]["decoder.skip_conv_3.base_layer.weight"]
+    torch.save(content, pkl)
+    with pytest.raises(CheckpointError, match=r"incomplete, it has no decoder\.skip_conv_3\.weight"):
+        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
     torch.save({"model": {}}, pkl)
     with pytest.raises(CheckpointError, match="is not a checkpoint of Difix"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)

@@ -8,6 +8,7 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint
 from harmonizer_ns.enhancers.difix.attention import Layout
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.difix.formats import write_checkpoint
 from harmonizer_ns.enhancers.difix.temporal import TemporalAttention
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
@@ -125,9 +126,9 @@ def test_previous_outputs_of_another_size_are_made_to_fit(trained, plane_frames)
     assert repaired.rgb.shape == frames.rgb.shape
 
 
-def test_difix_files_have_no_place_for_it(trained, tiny_difix, tmp_path):
+def test_difix_files_have_no_place_for_it(trained, tmp_path):
     with pytest.raises(InputError, match="no place for temporal layers"):
-        DifixEnhancer(trained).save_hub_layout(tmp_path / "hub", base=tiny_difix)
+        write_checkpoint(trained, tmp_path / "model.pkl")
 
 
 def test_a_single_frame_network_has_no_place_for_temporal_layers(trained):

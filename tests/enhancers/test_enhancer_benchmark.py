@@ -8,8 +8,7 @@ from harmonizer_ns.bench.enhancers import EnhancersBench, Measurement, run
 from harmonizer_ns.bench.frames import sample_frames
 from harmonizer_ns.cli import bench
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
-from harmonizer_ns.enhancers.difix.network import DifixNetwork
+from harmonizer_ns.enhancers.difix import DifixEnhancer, DifixNetwork
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
 

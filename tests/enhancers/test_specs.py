@@ -4,12 +4,11 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers import specs
-from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
-from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
+from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, ChoiceNetwork
 from harmonizer_ns.enhancers.checkpoint import CheckpointError
-from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
-from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
-from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, load_enhancer, options_of
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
+from harmonizer_ns.enhancers.difix import DifixEnhancer
+from harmonizer_ns.enhancers.specs import SPECS, Architecture, EnhancerSpec, load_enhancer, options_of
 from harmonizer_ns.errors import InputError
 
 
@@ -25,31 +24,51 @@ def test_a_checkpoint_folder_loads(tmp_path):
     assert enhancer.metadata == {"note": "mine"}
 
 
-def test_every_spec_tells_its_licence_and_how_to_install_it():
-    for name, spec in SPECS.items():
-        assert spec.licence, name
-        assert spec.install.startswith("pip install"), name
+@pytest.mark.parametrize(("name", "meant"), [("bultin", "builtin"), ("difx", "difix"), ("Harmonizer", "harmonizer")])
+def test_a_misspelt_name_is_answered_with_the_one_that_was_meant(name, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant}"):
+        options_of(name)
+
+
+@pytest.mark.parametrize(("name", "spec"), [(name, spec) for name, spec in SPECS.items() if not spec.repository])
+def test_the_table_says_what_enhancers_look_at(name, spec):
+    enhancer = load_enhancer(name)
+    assert (enhancer.max_references, enhancer.max_context) == (spec.max_references, spec.max_context)
 
 
 def test_a_missing_package_is_answered_with_the_install_line(monkeypatch):
-    spec = EnhancerSpec("no_such_package_here.module:Class", "pip install no-such-package", "MIT", "")
-    monkeypatch.setitem(specs.SPECS, "broken", spec)
+    monkeypatch.setitem(specs.ARCHITECTURES, "alien", Architecture("no_such_package_here.module:Class", ""))
+    monkeypatch.setitem(SPECS, "broken", EnhancerSpec("alien", "MIT", "", install="pip install no-such-package"))
     with pytest.raises(ImportError, match="pip install no-such-package"):
         load_enhancer("broken")
 
 
-def test_names_of_the_hub_load_from_there(monkeypatch, tiny_difix):
+@pytest.fixture
+def hub(monkeypatch, tiny_difix, tmp_path):
+    """What is asked of the Hub, which has Difix under three names and a built-in network."""
+    BuiltinEnhancer(ChoiceNetwork()).save(tmp_path / "mine")
+    folders = dict.fromkeys(("nvidia/difix", "nvidia/difix_ref", "somebody/else"), tiny_difix)
+    folders["me/mine"] = tmp_path / "mine"
     asked = []
 
     def fetch(repository, revision, patterns):
-        asked.append(repository)
-        return tiny_difix
+        asked.append((repository, revision))
+        return folders[repository]
 
-    monkeypatch.setattr("harmonizer_ns.enhancers.difix.formats.fetch_repository", fetch)
+    monkeypatch.setattr("harmonizer_ns.enhancers.checkpoint.fetch_repository", fetch)
+    return asked
+
+
+def test_names_of_the_hub_load_from_there(hub):
     for name in ("difix", "difix-ref", "nvidia/difix_ref", "somebody/else"):
         assert isinstance(load_enhancer(name), DifixEnhancer)
-    assert asked == ["nvidia/difix", "nvidia/difix_ref", "nvidia/difix_ref", "somebody/else"]
+    assert {name for name, _ in hub} == {"nvidia/difix", "nvidia/difix_ref", "somebody/else"}
     assert (load_enhancer("difix").max_references, load_enhancer("difix-ref").max_references) == (0, 1)
+
+
+def test_our_own_folders_load_from_the_hub_in_the_revision_that_is_asked_for(hub):
+    assert isinstance(load_enhancer("me/mine", revision="v2"), BuiltinEnhancer)
+    assert hub[-1] == ("me/mine", "v2")
 
 
 def test_a_folder_tells_which_enhancer_it_holds(tiny_difix, tmp_path):

@@ -27,6 +27,7 @@ def view(number=0, level=0.0):
 
 class Flickering(ToyEnhancer):
     """Adds a constant, and noise that is new in every frame."""
+
     def __init__(self, constant=0.1, noise=0.05):
         self.constant, self.noise, self.random = constant, noise, torch.Generator().manual_seed(1)
 

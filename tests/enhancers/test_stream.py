@@ -12,6 +12,7 @@ from harmonizer_ns.types import Cameras, Frames
 
 class Recorder(ToyEnhancer):
     """Brightens by a tenth and notes what it was shown."""
+
     def __init__(self):
         self.seen = []
         self.fails = False

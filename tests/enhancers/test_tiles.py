@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from harmonizer_ns.enhancers.difix.tiled import ThriftyDifix
+from harmonizer_ns.enhancers.difix.tiled import TiledDifix
 from harmonizer_ns.enhancers.tiles import blend, cover
 
 
@@ -43,8 +43,8 @@ class Local:
 def test_tiles_put_together_are_the_whole():
     """Exactly so for an autoencoder that looks at nothing beyond a latent's pixel."""
     image, photos, previous = torch.rand(2, 3, 200, 136), torch.rand(2, 2, 3, 25, 17), torch.rand(2, 1, 3, 25, 17)
-    whole = ThriftyDifix(Local())  # type: ignore[arg-type]
-    tiled = ThriftyDifix(Local(), side=64)  # type: ignore[arg-type]
+    whole = TiledDifix(Local())  # type: ignore[arg-type]
+    tiled = TiledDifix(Local(), side=64)  # type: ignore[arg-type]
     torch.testing.assert_close(tiled.repair(image, photos, previous), whole.repair(image, photos, previous))
     torch.testing.assert_close(tiled.repair(image), whole.repair(image))
     torch.testing.assert_close(tiled.latents(image), whole.latents(image))

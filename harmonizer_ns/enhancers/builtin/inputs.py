@@ -6,20 +6,28 @@ A *candidate* is an image that could stand in for the render: a warped reference
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject
+from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.images import Padding
+from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.warp import REFERENCE_TOLERANCE, backproject, backward_warp
 
 CUES = 2
 """Number of scalar cues of each candidate: ray angle and resolution ratio, see `ray_cues`."""
 
 CUE_STRIDE = 4
 """Cues are known at the top-left pixel of each cell of this size."""
+
+_IMAGES = ("render", "alpha", "inverse_depth", "warps", "valid")
+
+Candidate = tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Float[Tensor, "2 h/4 w/4"]]
+"""Colours warped into the view, validity, cues."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,17 @@ class BuiltinInputs:
     cues: Float[Tensor, "n k 2 h/4 w/4"]
     is_previous: Float[Tensor, "n k"]
 
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> BuiltinInputs:
+        """The same inputs on ``device``, in another precision if one is given."""
+        return BuiltinInputs(*(getattr(self, field.name).to(device, dtype) for field in fields(self)))
+
+    def padded(self, padding: Padding) -> BuiltinInputs:
+        """Every image with its last row and column repeated; what is added is believed as little as its neighbour."""
+        images = {name: padding.apply(getattr(self, name)) for name in _IMAGES}
+        height, width = (side // CUE_STRIDE for side in images["render"].shape[-2:])
+        cues = Padding(width - self.cues.shape[-1], height - self.cues.shape[-2]).apply(self.cues)
+        return replace(self, cues=cues, **images)
+
     def __post_init__(self) -> None:
         n, _, h, w = self.render.shape
         k = self.warps.shape[1]
@@ -61,6 +80,57 @@ class BuiltinInputs:
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"BuiltinInputs.{name} has shape {tuple(getattr(self, name).shape)}, not {shape}")
+
+
+def gather_inputs(frames: Frames, context: Context, max_references: int) -> BuiltinInputs:
+    """Warp whatever the context offers into the frames' views; frames with fewer candidates are filled up.
+
+    Raises:
+        ValueError: when the context holds another number of references or previous outputs than there are frames.
+    """
+    photos = context.photos(frames)
+    seen = [_reference_candidates(frames[i], photos[i], max_references) for i in range(len(frames))]
+    count = max([len(candidates) for candidates in seen], default=0)
+    filled = [candidates + [_nothing(frames)] * (count - len(candidates)) for candidates in seen]
+    previous = [one for output in context.outputs(frames, 1) for one in _previous_candidates(frames, output)]
+    filled = [candidates + previous[i : i + 1] for i, candidates in enumerate(filled)]
+    if not (count or previous):
+        filled = [[_nothing(frames)] for _ in filled]
+    warps, valid, cues = (torch.stack([torch.stack(part) for part in parts]) for parts in _transposed(filled))
+    kinds = torch.zeros(warps.shape[:2], device=warps.device)
+    kinds[:, count:] = float(bool(previous))
+    inverse_depth = relative_inverse_depth(frames.depth)
+    return BuiltinInputs(frames.rgb, frames.alpha, inverse_depth, warps, valid, cues, kinds)
+
+
+def _transposed(candidates: list[list[Candidate]]) -> Any:
+    """From frame -> candidate -> part to part -> frame -> candidate."""
+    return [[[candidate[part] for candidate in frame] for frame in candidates] for part in range(3)]
+
+
+def _reference_candidates(frame: Frames, references: Frames | None, limit: int) -> list[Candidate]:
+    if references is None or not len(references) or not limit:
+        return []
+    references = references[slice(0, limit)].to(frame.rgb.device)
+    count = len(references)
+    cameras, depth = frame.cameras[[0] * count], frame.depth.expand(count, -1, -1, -1)
+    warped = backward_warp(references, depth, cameras, REFERENCE_TOLERANCE)
+    cues = ray_cues(depth, cameras, references.cameras.resized(cameras.width, cameras.height))
+    return list(zip(warped.rgb, warped.valid, cues, strict=True))
+
+
+def _previous_candidates(frames: Frames, previous: Frames) -> list[Candidate]:
+    warped = backward_warp(previous.to(frames.rgb.device), frames.depth, frames.cameras)
+    return list(zip(warped.rgb, warped.valid, _no_cues(frames), strict=True))
+
+
+def _no_cues(frames: Frames) -> Float[Tensor, "n 2 h/4 w/4"]:
+    return torch.zeros_like(frames.depth[..., ::CUE_STRIDE, ::CUE_STRIDE]).expand(-1, CUES, -1, -1)
+
+
+def _nothing(frames: Frames) -> Candidate:
+    empty = torch.zeros_like(frames.depth[0])
+    return empty.expand(3, -1, -1), empty, _no_cues(frames)[0]
 
 
 def relative_inverse_depth(depth: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.builtin.inputs import CUES, BuiltinInputs
+from harmonizer_ns.enhancers.checkpoint import StoredNetwork
 
 MULTIPLE = 16
 """Image sides must be multiples of this (four halvings)."""
@@ -111,7 +112,7 @@ def _twice(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2h 2w"]:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-class ChoiceNetwork(nn.Module):
+class ChoiceNetwork(StoredNetwork):
     """See the module's docstring.
 
     Args:
@@ -123,6 +124,9 @@ class ChoiceNetwork(nn.Module):
             how much may change before good pixels suffer.
         bias_when_learned: the same where the output is learned from, calibrated for the loss of who learns.
     """
+
+    architecture = "choice-smooth"
+    renamed = {"eagerness": "bias_when_shown", "boldness": "bias_when_learned"}  # noqa: RUF012
 
     def __init__(
         self,

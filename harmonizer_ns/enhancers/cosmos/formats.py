@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Released Cosmos enhancers: reading their checkpoints, and writing them as our folders.
+"""Released Cosmos enhancers become our checkpoints, and run in their own graph to compare with.
 
 A release is one pickle with ``state_dict_unet`` (Cosmos' own names below ``net.`` or ``dit.``, a moving average below
 ``net_ema.``), ``state_dict_vae`` (the names of Wan 2.1's autoencoder), optimizer and discriminator. Only tensors are
@@ -9,18 +9,29 @@ read from it: nothing in the file can run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.checkpoint import Checkpoint, CheckpointError
-from harmonizer_ns.enhancers.cosmos.network import ARCHITECTURE, CosmosNetwork
-from harmonizer_ns.enhancers.reading import read_pickle
+from harmonizer_ns.enhancers.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    differences,
+    find_folder,
+    load_checkpoint,
+    read_states,
+)
+from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
+from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, spec_of
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import fetch_repository
 
-LICENCE = "NVIDIA Open Model License"
+LICENCE = SPECS["harmonizer"].licence
+TEXT_TOKENS = 512
+"""Of the empty text that a release attends to."""
 
 TRANSFORMER: dict[str, Any] = {
     "in_channels": 16,
@@ -40,28 +51,10 @@ TRANSFORMER: dict[str, Any] = {
 """Cosmos 2.0's text-to-image transformer of 0.6 billion parameters."""
 
 
-@dataclass(frozen=True)
-class Release:
-    """A released enhancer on the Hub.
+def release_config(release: EnhancerSpec) -> dict[str, Any]:
+    """A release's network, for `CosmosNetwork.from_config`; the autoencoder is diffusers' default, Wan 2.1's."""
+    return {"max_context": release.max_context, "transformer": TRANSFORMER, "vae": {}}
 
-    Args:
-        file: name of the checkpoint file, in whatever folder of the repository.
-        max_context: previous outputs that it looks at.
-    """
-
-    file: str
-    max_context: int
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """For `CosmosNetwork.from_config`; the autoencoder is diffusers' default, Wan 2.1's."""
-        return {"max_context": self.max_context, "transformer": TRANSFORMER, "vae": {}}
-
-
-RELEASES: dict[str, Release] = {
-    "nvidia/Fixer": Release("pretrained_fixer.pkl", max_context=0),
-    "nvidia/Harmonizer": Release("diffusion_harmonizer.pkl", max_context=4),
-}
 
 _TRANSFORMER_NAMES = (
     (r"^time_embed\.t_embedder\.", "t_embedder.1."),
@@ -128,69 +121,31 @@ def _flat_index(found: re.Match[str], per_level: int) -> int:
     return level * per_level + (index if kind == "resnets" else per_level - 1)
 
 
-@dataclass
-class KeyReport:
-    """What became of every name in a release.
-
-    Args:
-        missing: names that the network needs and the release has not.
-        unexpected: weights of the release that the network has no place for.
-        misshapen: ``name: shape in the release, shape in the network``.
-        ignored: moving averages, counters and buffers; they are not needed.
-    """
-
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-
-    @property
-    def fits(self) -> bool:
-        """Whether every weight has found its place."""
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        wrong = (("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen))
-        return "\n".join(f"{kind}: {name}" for kind, names in wrong for name in names)
-
-
-def convert(content: dict[str, Any], config: dict[str, Any], source: str) -> tuple[Checkpoint, KeyReport]:
-    """Turn the content of a release into our checkpoint; tensors keep their precision.
-
-    Args:
-        content: what `read_release` gives.
-        config: the network's, as for `CosmosNetwork.from_config`.
-        source: where the release came from, for the metadata.
+def read_any(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """One of our folders, here or on the Hub, or a release: its file, or its repository.
 
     Raises:
-        CheckpointError: naming every weight that is missing, unexpected or misshapen.
+        CheckpointError: on a folder or file that is not such a network.
+        InputError: when the Hub cannot be reached or has no such repository.
     """
-    with torch.device("meta"):
-        network = CosmosNetwork.from_config(config)
-    found, ignored = _release_weights(content)
-    names = upstream_names(network)
-    weights, report = {}, KeyReport(ignored=ignored)
-    for name, tensor in network.state_dict().items():
-        upstream = names[name]
-        if upstream not in found:
-            report.missing.append(upstream)
-        elif found[upstream].shape != tensor.shape:
-            report.misshapen.append(f"{upstream}: {tuple(found[upstream].shape)}, {tuple(tensor.shape)}")
-        else:
-            weights[name] = found[upstream]
-    report.unexpected = sorted(found.keys() - set(names.values()))
-    if not report.fits:
-        raise CheckpointError(f"{source} does not fit the network.{_advice(report)}\n{report}")
-    kwargs = {name: value for name, value in network.config.items() if name != "architecture"}
-    return Checkpoint(ARCHITECTURE, kwargs, weights, {"licence": LICENCE, "source": source}), report
+    release = spec_of(str(source))
+    if Path(source).is_file():
+        path = Path(source)
+        release = next((spec for spec in SPECS.values() if spec.file == path.name), SPECS["harmonizer"])
+    elif release is not None:
+        path = _download(release, revision)
+    else:
+        return load_checkpoint(find_folder(source, revision))
+    return convert(read_release(path), release_config(release), str(source))[0]
 
 
-def _advice(report: KeyReport) -> str:
-    if any(".skip_conv_" in name for name in report.unexpected):
-        return " Its autoencoder has skip connections, which this one has not."
-    if any(name == "vae.encoder.conv1.weight" for name in report.missing):
-        return " It was not made with Wan 2.1's autoencoder (newer Fixer checkpoints use a TorchScript one)."
-    return ""
+def _download(release: EnhancerSpec, revision: str | None) -> Path:
+    """The release's checkpoint file, from the Hub or from its cache."""
+    folder = fetch_repository(release.repository, revision, [release.file, f"**/{release.file}"])
+    found = next(folder.rglob(release.file), None)
+    if found is None:
+        raise InputError(f"{release.repository} on the Hugging Face Hub has no file {release.file}")
+    return found
 
 
 def read_release(path: Path) -> dict[str, Any]:
@@ -199,11 +154,41 @@ def read_release(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: when there is no such file, when it is damaged, and when it holds more than plain data.
     """
-    content = read_pickle(path)
-    wanted = ("state_dict_unet", "state_dict_vae")
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in wanted):
-        raise CheckpointError(f"{path} is not a Cosmos enhancer: it has no {' and '.join(wanted)}")
-    return content
+    return read_states(path, "a Cosmos enhancer")
+
+
+def convert(content: dict[str, Any], config: dict[str, Any], source: str) -> tuple[Checkpoint, list[str]]:
+    """Turn the content of a release into our checkpoint; tensors keep their precision.
+
+    Args:
+        content: what `read_release` gives.
+        config: the network's, as for `CosmosNetwork.from_config`.
+        source: where the release came from, for the metadata.
+
+    Returns:
+        The checkpoint, and the names of what was not needed: moving averages, counters and buffers.
+
+    Raises:
+        CheckpointError: naming every weight that is missing, unexpected or misshapen.
+    """
+    with torch.device("meta"):
+        network = CosmosNetwork.from_config(config)
+    found, ignored = _release_weights(content)
+    names = upstream_names(network)
+    wrong = differences({names[name]: tensor for name, tensor in network.state_dict().items()}, found)
+    if wrong:
+        raise CheckpointError("\n".join([f"{source} does not fit the network.{_advice(wrong)}", *wrong]))
+    weights = {name: found[upstream] for name, upstream in names.items()}
+    metadata = {"licence": LICENCE, "source": source}
+    return Checkpoint(network.architecture, network.config, weights, metadata), ignored
+
+
+def _advice(wrong: list[str]) -> str:
+    if any(line.startswith("unexpected") and ".skip_conv_" in line for line in wrong):
+        return " Its autoencoder has skip connections, which this one has not."
+    if "missing: vae.encoder.conv1.weight" in wrong:
+        return " It was not made with Wan 2.1's autoencoder (newer Fixer checkpoints use a TorchScript one)."
+    return ""
 
 
 def _release_weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
@@ -229,3 +214,30 @@ def _prefix(state: dict[str, Any], landmark: str) -> str:
         if (name == landmark or name.endswith("." + landmark)) and not _MOVING_AVERAGE.search(name):
             return name.removesuffix(landmark)
     return ""
+
+
+class PlainCosmosNetwork(CosmosNetwork):
+    """The graph of the release: it attends to all tokens of the empty text, and decodes the context's latents too."""
+
+    @classmethod
+    def of(cls, network: CosmosNetwork) -> PlainCosmosNetwork:
+        """A network of its own with the same weights."""
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        return cls.from_checkpoint(Checkpoint(network.architecture, network.config, weights))
+
+    def denoise(self, latents: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b c t hl wl"]:
+        """The one step, at every frame."""
+        batch, scaled = latents.shape[0], (1 - self.time) * latents
+        velocity = self.transformer(
+            scaled,
+            timestep=torch.full((batch,), self.time, device=latents.device),
+            encoder_hidden_states=latents.new_zeros(batch, TEXT_TOKENS, self.transformer.config["text_embed_dim"]),
+            padding_mask=latents.new_zeros(1, 1, *latents.shape[-2:]),
+            return_dict=False,
+        )[0]
+        return scaled - self.time * velocity
+
+    def decode(self, latent: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b 3 h w"]:
+        """Decode everything, return the first image."""
+        mean, std = self._statistics(latent)
+        return self.vae.decode(latent * std[..., None] + mean[..., None], return_dict=False)[0][:, :, 0]

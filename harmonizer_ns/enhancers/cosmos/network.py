@@ -11,26 +11,24 @@ at the current frame's place. The text is all zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
+from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.errors import InputError
 
-ARCHITECTURE = "cosmos"
 FRAMES_PER_LATENT = 4
 """Images that the autoencoder joins in one latent frame, all but the first image, which has one of its own."""
 ATTENTION_NORM_EPS = 1e-6
 """As Cosmos was trained; diffusers builds the normalisations of queries and keys with 1e-5."""
 
 
-class CosmosNetwork(nn.Module):
+class CosmosNetwork(OneStepNetwork):
     """Repairs an image given the network's own previous outputs.
 
     How it sees them is a property of its weights:
@@ -55,6 +53,8 @@ class CosmosNetwork(nn.Module):
         InputError: on numbers that do not fit together.
     """
 
+    architecture = "cosmos"
+    backbone = "transformer"
     max_references = 0
     latents_mean: Float[Tensor, "c 1 1"]
     latents_std: Float[Tensor, "c 1 1"]
@@ -83,32 +83,11 @@ class CosmosNetwork(nn.Module):
         self.max_context = max_context
         self.sigma = sigma
         self.cached_context = cached_context
-        self.gradient_checkpointing = False
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> CosmosNetwork:
-        """A network with random weights from the global seed.
-
-        Args:
-            config: the constructor's arguments; ``"architecture"``, when there, should be ``"cosmos"``.
-
-        Raises:
-            InputError: on another architecture, and on missing, unknown or unfitting arguments.
-        """
-        arguments = dict(config)
-        architecture = arguments.pop("architecture", ARCHITECTURE)
-        if architecture != ARCHITECTURE:
-            raise InputError(f"this is the network {ARCHITECTURE!r}, the configuration is for {architecture!r}")
-        try:
-            return cls(**arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Cosmos network can be built from this configuration: {error}") from error
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `from_config` takes to build such a network again; JSON values."""
+        """The arguments that build such a network again, JSON values."""
         return {
-            "architecture": ARCHITECTURE,
             "max_context": self.max_context,
             "sigma": self.sigma,
             "cached_context": self.cached_context,
@@ -131,11 +110,6 @@ class CosmosNetwork(nn.Module):
     def time(self) -> float:
         """Flow time ``t = sigma / (1 + sigma)`` of the one step."""
         return self.sigma / (1 + self.sigma)
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in training."""
-        self.transformer.enable_gradient_checkpointing()
-        self.gradient_checkpointing = True
 
     def forward(
         self,
@@ -198,24 +172,16 @@ class CosmosNetwork(nn.Module):
         mean, std = self._statistics(latent)
         features = decoder.conv_in(self.vae.post_quant_conv((latent * std + mean)[:, :, None]))
         for block in (decoder.mid_block, *decoder.up_blocks):
-            features = self._checkpointed(block, features)
+            features = self.checkpointed(block, features)
         return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(features)))[:, :, 0]
 
     def _check(self, image: Tensor, references: Tensor | None, context: Tensor | None) -> None:
         if references is not None and references.shape[1]:
             raise ValueError(f"Cosmos networks use no reference photos, got {references.shape[1]}")
-        if context is not None and context.shape[1] > self.max_context:
-            raise ValueError(f"this network looks at {self.max_context} previous outputs, got {context.shape[1]}")
+        self.check_images(image, context)
         height, width = image.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(f"the sides of a {width}x{height} image are not multiples of {self.multiple}")
         if max(height, width) > self.max_side:
             raise ValueError(f"a {width}x{height} image is too large: a side may have {self.max_side} pixels")
-
-    def _checkpointed(self, block: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, features, use_reentrant=False)
-        return block(features)
 
     def _normalised(self, moments: Float[Tensor, "b 2c t hl wl"]) -> Float[Tensor, "b c t hl wl"]:
         mode = moments.chunk(2, dim=1)[0]

@@ -10,27 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
-from harmonizer_ns.enhancers.difix.formats import find_folder, write_folder
-from harmonizer_ns.enhancers.difix.loading import load_network
-from harmonizer_ns.enhancers.difix.lora import merged
-from harmonizer_ns.enhancers.difix.network import ARCHITECTURE, PROMPT, DifixNetwork
-from harmonizer_ns.enhancers.difix.tiled import ThriftyDifix, check_tiny_decoder, read_tiny_decoder
+from harmonizer_ns.enhancers.base import Context
+from harmonizer_ns.enhancers.difix.formats import read_network
+from harmonizer_ns.enhancers.difix.network import PROMPT, DifixNetwork
+from harmonizer_ns.enhancers.difix.tiled import TiledDifix, check_tiny_decoder, read_tiny_decoder
 from harmonizer_ns.enhancers.images import repair_image
-from harmonizer_ns.enhancers.latent_cache import KeptLatents
-from harmonizer_ns.enhancers.precision import (
-    check_tile,
-    compile_mode,
-    default_dtype,
-    finished,
-    fully_trusted,
-    in_size_of,
-    prepared,
-    say_licence,
-)
+from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding, resize
 from harmonizer_ns.types import Frames
@@ -39,11 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class DifixEnhancer:
-    """Repairs frames with a Difix network in one step.
-
-    It makes no estimate of its own how right it is: the confidence is 1 everywhere, and whoever uses the result decides
-    with a gate of their own. Reference photos and previous outputs that are shown again are not encoded again.
+class DifixEnhancer(OneStepEnhancer):
+    """Repairs frames with a Difix network, with the first photos of each and its own last outputs if it is temporal.
 
     Args:
         network: used as it is, on the device where it is.
@@ -53,9 +37,12 @@ class DifixEnhancer:
         tiny_decoder: a diffusers ``AutoencoderTiny`` for Stable Diffusion that decodes instead of the autoencoder: it
             is faster, but without the skip connections fine detail is lost.
         compiled: compile the network, for every image size anew; with CUDA graphs on a GPU.
+
+    Raises:
+        InputError: on an empty batch, a tile that is too small, and a decoder for other latents.
     """
 
-    needs_geometry = False
+    network: DifixNetwork
 
     def __init__(
         self,
@@ -69,16 +56,12 @@ class DifixEnhancer:
     ) -> None:
         if batch < 1:
             raise InputError(f"a batch has at least 1 frame, not {batch}")
-        check_tile(tile)
         check_tiny_decoder(tiny_decoder, network)
-        self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.metadata = metadata or {}
+        super().__init__(network, metadata, tile=tile, compiled=compiled)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch, self.tiny_decoder = batch, tiny_decoder
-        self._own_precision = True
-        runs = ThriftyDifix(network, tile, tiny_decoder) if tile or tiny_decoder else network
-        ready: Any = partial(torch.compile, mode=compile_mode(), dynamic=False) if compiled else _as_it_is
-        self._encode, self._repair, self._compiled = ready(runs.latents), ready(runs.repair), compiled
-        self._kept = KeptLatents()
+        runs = TiledDifix(network, tile, tiny_decoder) if tile or tiny_decoder else network
+        self._latents_of, self._repair = self._ready(runs.latents), self._ready(runs.repair)
 
     @classmethod
     def from_pretrained(
@@ -91,7 +74,6 @@ class DifixEnhancer:
         dtype: torch.dtype | None = None,
         max_references: int | None = None,
         prompt: str = PROMPT,
-        merge: bool = True,
         tiny_decoder: str | Path | None = None,
         batch: int = 4,
         tile: int = 0,
@@ -108,7 +90,6 @@ class DifixEnhancer:
             max_references: reference photos to look at; by default as many as the network was trained with, 1 when
                 that is not known.
             prompt: what the network is told (our own folders have its embedding already).
-            merge: fold the autoencoder's adapters into its weights (in our own folders they are).
             tiny_decoder: folder or Hub repository of an ``AutoencoderTiny``, for example ``"madebyollin/taesd"``.
             batch: see the class.
             tile: see the class.
@@ -119,100 +100,45 @@ class DifixEnhancer:
                 than plain data in it.
             InputError: when the Hub cannot be reached or has no such repository.
         """
-        network, metadata = load_network(folder_or_id, revision, checkpoint, prompt, merge)
+        network, metadata = read_network(folder_or_id, revision, checkpoint, prompt)
         if max_references is not None:
             network.max_references = max_references
-        say_licence(folder_or_id, metadata)
         tiny = None if tiny_decoder is None else read_tiny_decoder(tiny_decoder)
         enhancer = cls(network, metadata, batch=batch, tile=tile, tiny_decoder=tiny, compiled=compiled)
-        enhancer._own_precision = False
-        return enhancer.to(device, dtype)
+        return enhancer._loaded(folder_or_id, device, dtype)
 
     @classmethod
     def from_pkl(cls, path: str | Path, base: str | Path, **arguments: Any) -> DifixEnhancer:
         """Load a ``model_*.pkl``; what it lacks comes from ``base``, SD-Turbo or Difix. See `from_pretrained`."""
         return cls.from_pretrained(base, checkpoint=path, **arguments)
 
-    @property
-    def max_references(self) -> int:
-        """Photos that it looks at, the first ones of each frame."""
-        return self.network.max_references
-
-    @property
-    def max_context(self) -> int:
-        """Previous outputs that it looks at, when there are so many."""
-        return self.network.max_context
-
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder that `from_pretrained` reads: all that it takes, adapters merged."""
-        config = self.network.config
-        kwargs = {name: value for name, value in config.items() if name != "architecture"}
-        state = merged(self.network.state_dict())
-        save_checkpoint(folder, Checkpoint(ARCHITECTURE, kwargs, state, self.metadata))
-
-    def save_hub_layout(self, folder: str | Path, base: str | Path) -> None:
-        """Write a folder in the released models' layout.
-
-        Args:
-            folder: where to.
-            base: a folder in that layout or a Hub id: text encoder, tokenizer and scheduler come from there.
-
-        Raises:
-            InputError: when the network is temporal.
-        """
-        write_folder(self.network, Path(folder), find_folder(base))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> DifixEnhancer:
-        """Move what runs; returns itself.
-
-        Args:
-            device: where to.
-            dtype: precision to run in from now on. By default that of the network that the class was given, or the
-                device's own after `from_pretrained` without any.
-        """
-        self._own_precision = self._own_precision or dtype is not None
-        if not self._own_precision:
-            dtype = default_dtype(device)
-        self.network.to(device, dtype)
-        if self.tiny_decoder is not None:
-            torch.nn.Module.to(self.tiny_decoder, device, dtype)  # diffusers' own warns about nothing
-        self._kept.clear()
-        return self
-
-    @torch.inference_mode()
-    def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
-        """Repair a batch of frames of any size.
-
-        Frames are padded, never stretched. Photos and previous outputs of another size are made to fit.
-
-        Raises:
-            ValueError: when the context holds another number of references or previous outputs than there are frames.
-        """
-        padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, self.network.multiple)
-        images = prepared(frames.rgb, padding, self.network.prompt_embedding)
-        if self._compiled:
-            torch.compiler.cudagraph_mark_step_begin()
-        photos = self._photo_latents(frames, context.photos(frames), images)
-        previous = [
-            self._output_latents(frames, output, padding, images)
-            for output in context.outputs(frames, self.max_context)
-        ]
-        history = torch.stack(previous, dim=1) if previous else None
-        repaired = torch.empty_like(frames.rgb, dtype=torch.float32)
-        for chosen in _batches([0 if found is None else len(found) for found in photos], self.batch):
-            if self._compiled:
-                torch.compiler.cudagraph_mark_step_begin()
-            shown = [found for i in chosen if (found := photos[i]) is not None]
-            references = torch.stack(shown) if shown else None
-            output = self._repair(images[chosen], references, None if history is None else history[chosen])
-            repaired[chosen] = finished(output, padding, repaired)
-        return fully_trusted(repaired)
-
     def __call__(
         self, image: Image | list[Image], ref_image: Image | list[Image | None] | None = None
     ) -> Image | list[Image]:
         """Repair PIL images: `repair_image`."""
         return repair_image(self, image, ref_image)
+
+    def _running(self) -> list[nn.Module]:
+        return [self.network] if self.tiny_decoder is None else [self.network, self.tiny_decoder]
+
+    def _encode(self, images: Float[Tensor, "n 3 hp wp"]) -> Float[Tensor, "n c hl wl"]:
+        return self._latents_of(images)
+
+    def _repaired(
+        self, images: Float[Tensor, "n 3 hp wp"], padding: Padding, frames: Frames, context: Context
+    ) -> Float[Tensor, "n 3 hp wp"]:
+        """Frames with equally many photos go through together, at most ``batch`` of them."""
+        photos = self._photo_latents(frames, context.photos(frames), images)
+        outputs = context.outputs(frames, self.max_context)
+        previous = [self._output_latents(frames, output, padding) for output in outputs]
+        history = torch.stack(previous, dim=1) if previous else None
+        repaired = torch.empty_like(images)
+        for chosen in _batches([0 if found is None else len(found) for found in photos], self.batch):
+            self._begin_step()
+            shown = [found for i in chosen if (found := photos[i]) is not None]
+            references = torch.stack(shown) if shown else None
+            repaired[chosen] = self._repair(images[chosen], references, None if history is None else history[chosen])
+        return repaired
 
     def _photo_latents(
         self, frames: Frames, references: Sequence[Frames | None], padded: Float[Tensor, "n 3 hp wp"]
@@ -221,19 +147,12 @@ class DifixEnhancer:
         size, count = (frames.cameras.height, frames.cameras.width), self.max_references
 
         def encode(photos: Frames) -> Float[Tensor, "r c hl wl"]:
-            return self._encode(prepared(*fit(photos.rgb[:count], *size, padded), padded))
+            return self._encode(self._prepared(*fit(photos.rgb[:count], *size, padded)))
 
         return [
-            None if not count or not found else self._kept.of(found.rgb, (size, count), partial(encode, found))
+            None if not count or not found else self._latents.of(found.rgb, (size, count), partial(encode, found))
             for found in references
         ]
-
-    def _output_latents(
-        self, frames: Frames, output: Frames, padding: Padding, padded: Float[Tensor, "n 3 hp wp"]
-    ) -> Float[Tensor, "n c hl wl"]:
-        """Latents of a previous output of each frame."""
-        rgb = in_size_of(frames, output)
-        return self._kept.of(output.rgb, rgb.shape, lambda: self._encode(prepared(rgb, padding, padded)))
 
 
 def fit(
@@ -250,10 +169,6 @@ def fit(
     scale = min(height / photos.shape[-2], width / photos.shape[-1])
     resized = resize(photos, *(max(1, round(scale * side)) for side in photos.shape[-2:]))
     return resized, Padding(padded.shape[-1] - resized.shape[-1], padded.shape[-2] - resized.shape[-2])
-
-
-def _as_it_is(step: Any) -> Any:
-    return step
 
 
 def _batches(kinds: list[int], most: int) -> list[list[int]]:

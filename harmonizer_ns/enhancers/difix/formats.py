@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,29 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.checkpoint import CheckpointError
-from harmonizer_ns.enhancers.difix.lora import add_lora, merged, rank_of
+from harmonizer_ns.enhancers.checkpoint import (
+    CONFIG,
+    FILES,
+    CheckpointError,
+    find_folder,
+    load_checkpoint,
+    load_weights,
+    read_object,
+    read_states,
+    read_weights,
+)
+from harmonizer_ns.enhancers.difix.lora import merged, rank_of
 from harmonizer_ns.enhancers.difix.network import PROMPT, SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.reading import read_json, read_pickle, read_weights
+from harmonizer_ns.enhancers.specs import HUB_INDEX, SPECS, spec_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository, first_line
+from harmonizer_ns.files import first_line
 
 logger = logging.getLogger(__name__)
 
-INDEX = "model_index.json"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 WEIGHTS = "diffusion_pytorch_model"
 _FILES = [
-    INDEX,
+    HUB_INDEX,
     "scheduler/scheduler_config.json",
     "tokenizer/*.json",
     "tokenizer/*.txt",
@@ -48,19 +56,28 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 """What the VAE's attention was called in older diffusers, and is called now."""
 
 
-def find_folder(folder_or_id: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or that of a Hub repository.
+def read_network(
+    folder_or_id: str | Path, revision: str | None, checkpoint: str | Path | None, prompt: str
+) -> tuple[DifixNetwork, dict[str, Any]]:
+    """A network and what is known about its weights; arguments and errors as `DifixEnhancer.from_pretrained`."""
+    folder = find_folder(folder_or_id, revision, [*FILES, *_FILES])
+    if checkpoint is not None:
+        return read_checkpoint(Path(checkpoint), folder, prompt), _origin(checkpoint)
+    if (folder / CONFIG).is_file():
+        own = load_checkpoint(folder)
+        return DifixNetwork.from_checkpoint(own), own.metadata
+    release = spec_of(str(folder_or_id))
+    trained_with = 1 if release is None else release.max_references
+    return read_folder(folder, prompt, max_references=trained_with), _origin(folder_or_id)
 
-    Raises:
-        InputError: when it is neither, or the Hub cannot be reached.
-    """
-    if Path(folder_or_id).is_dir():
-        return Path(folder_or_id)
-    return fetch_repository(str(folder_or_id), revision, _FILES)
+
+def _origin(source: str | Path) -> dict[str, Any]:
+    licence = f"that of their origin (nvidia/difix and nvidia/difix_ref: {SPECS['difix'].licence})"
+    return {"licence": licence, "source": str(source)}
 
 
-def read_folder(folder: Path, prompt: str = PROMPT, merge: bool = True, **changes: Any) -> DifixNetwork:
-    """The network of a folder in the Hub's layout.
+def read_folder(folder: Path, prompt: str = PROMPT, **changes: Any) -> DifixNetwork:
+    """The network of a folder in the Hub's layout, adapters folded into its weights.
 
     Plain Stable Diffusion folders, whose autoencoder has no skip convolutions, are read too, with a warning: they are
     what training begins with.
@@ -68,7 +85,6 @@ def read_folder(folder: Path, prompt: str = PROMPT, merge: bool = True, **change
     Args:
         folder: has the files.
         prompt: the text that the network is told.
-        merge: fold the adapters into the weights; otherwise they stay trainable beside these.
         changes: arguments of `DifixNetwork` other than the folder's.
 
     Raises:
@@ -78,24 +94,21 @@ def read_folder(folder: Path, prompt: str = PROMPT, merge: bool = True, **change
     config = _read_config(folder)
     weights = {part: read_weights(folder / part, WEIGHTS) for part in ("unet", "vae")}
     embedding = embed_prompt(folder, prompt)
-    return build({**config, "prompt_tokens": embedding.shape[1], **changes}, weights, embedding, merge, str(folder))
+    return build({**config, "prompt_tokens": embedding.shape[1], **changes}, weights, embedding, str(folder))
 
 
-def read_checkpoint(path: Path, base: Path, prompt: str = PROMPT, merge: bool = True) -> DifixNetwork:
+def read_checkpoint(path: Path, base: Path, prompt: str = PROMPT) -> DifixNetwork:
     """The network of a ``model_*.pkl``; what the file does not have comes from a folder, of SD-Turbo or of Difix.
 
     Raises:
         CheckpointError: as `read_folder`; also when the file holds more than tensors and plain data (nothing in it is
             run).
     """
-    content = read_pickle(path)
-    entries = ("state_dict_unet", "state_dict_vae")
-    if not isinstance(content, dict) or not all(isinstance(content.get(entry), dict) for entry in entries):
-        raise CheckpointError(f"{path} is not a checkpoint of Difix: it has no {' and '.join(entries)}")
+    content = read_states(path, "a checkpoint of Difix")
     config, embedding = _read_config(base), embed_prompt(base, prompt)
     learned = content["state_dict_vae"]
     weights = {"unet": content["state_dict_unet"], "vae": _with_base(learned, read_weights(base / "vae", WEIGHTS))}
-    return build({**config, "prompt_tokens": embedding.shape[1]}, weights, embedding, merge, str(path))
+    return build({**config, "prompt_tokens": embedding.shape[1]}, weights, embedding, str(path))
 
 
 def _with_base(learned: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,71 +127,44 @@ def _with_base(learned: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str,
 
 
 def build(
-    config: dict[str, Any], weights: dict[str, dict[str, Tensor]], embedding: Tensor, merge: bool, source: str
+    config: dict[str, Any], weights: dict[str, dict[str, Tensor]], embedding: Tensor, source: str
 ) -> DifixNetwork:
-    """A network filled with weights; their precision stays.
+    """A network filled with weights; their precision stays, adapters are folded into them.
 
     Args:
         config: for `DifixNetwork.from_config`.
         weights: of ``unet`` and ``vae``, in the release's names.
         embedding: of the prompt.
-        merge: see `read_folder`.
         source: for messages.
 
     Raises:
         CheckpointError: listing every weight that is missing, unexpected or misshapen.
     """
-    with torch.device("meta"):
-        network = _network(config, source)
-        rank = None if merge else rank_of(weights["vae"])
-        if rank is not None:
-            add_lora(network.vae, rank)
-    vae = _completed(_current_names(weights["vae"]), network, source)
-    parts = {"unet": weights["unet"], "vae": _merged(vae, source) if merge else vae}
-    state = {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
-    state["prompt_embedding"] = embedding
-    check_names(network.state_dict(), state, source)
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(True)
-
-
-def check_names(own: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
-    """Compare a network's weights with those of a file.
-
-    Raises:
-        CheckpointError: with one line for every weight that is missing, unexpected or misshapen.
-    """
-    lines = [f"missing: {name}" for name in sorted(own.keys() - given.keys())]
-    lines += [f"unexpected: {name}" for name in sorted(given.keys() - own.keys())]
-    lines += [
-        f"misshapen: {name}: {tuple(given[name].shape)}, the network has {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & given.keys())
-        if own[name].shape != given[name].shape
-    ]
-    if lines:
-        raise CheckpointError("\n".join([f"the weights of {source} do not fit the network", *lines]))
-
-
-def _network(config: dict[str, Any], source: str) -> DifixNetwork:
     try:
-        return DifixNetwork.from_config(config)
+        with torch.device("meta"):
+            network = DifixNetwork.from_config(config)
     except InputError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    vae = _merged(_completed(_current_names(weights["vae"]), network, source), source)
+    parts = {"unet": weights["unet"], "vae": vae}
+    state = {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
+    load_weights(network, {**state, "prompt_embedding": embedding}, source, assign=True)
+    return network.eval().requires_grad_(True)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """The network's arguments, from the folder's own configurations."""
-    missing = [name for name in (INDEX, *PARTS) if not (folder / name).exists()]
+    missing = [name for name in (HUB_INDEX, *PARTS) if not (folder / name).exists()]
     if missing:
         raise CheckpointError(f"{folder} is not a Difix folder: it has no {', '.join(missing)}")
     models = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    index = read_json(folder / INDEX)
+    index = read_object(folder / HUB_INDEX)
     for part, model in models.items():
         entry = index.get(part)  # library and class; a class of the repository's own is judged by its weights
         if not isinstance(entry, list) or (entry[:1] == ["diffusers"] and entry[1:] != [model.__name__]):
             raise CheckpointError(f"{folder} is a folder of another model: its {part} is {entry}, not {model.__name__}")
-    config = {part: own_arguments(model, read_json(folder / part / "config.json")) for part, model in models.items()}
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    config = {part: own_arguments(model, read_object(folder / part / "config.json")) for part, model in models.items()}
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json")
     return {**config, "scheduler": {name: scheduler[name] for name in SCHEDULE if name in scheduler}}
 
 
@@ -234,7 +220,7 @@ def _read_text_encoder(folder: Path) -> Any:
     from accelerate import init_empty_weights
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config, weights = read_json(folder / "config.json"), read_weights(folder, "model")
+    config, weights = read_object(folder / "config.json"), read_weights(folder, "model")
     try:
         with init_empty_weights():
             encoder = CLIPTextModel(CLIPTextConfig(**config))
@@ -243,8 +229,7 @@ def _read_text_encoder(folder: Path) -> Any:
     names = {_plain(name): name for name in encoder.state_dict()}
     state = {names.get(_plain(name), name): tensor.float() for name, tensor in weights.items()}
     state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # a mere 0, 1, 2, ...
-    check_names(encoder.state_dict(), state, str(folder))
-    encoder.load_state_dict(state, assign=True)
+    load_weights(encoder, state, folder, assign=True)
     return encoder.eval()
 
 
@@ -253,37 +238,18 @@ def _plain(name: str) -> str:
     return name.removeprefix("text_model.")
 
 
-def write_folder(network: DifixNetwork, folder: Path, base: Path) -> None:
-    """Write a folder in the Hub's layout; adapters stay unmerged when the network has them.
-
-    Args:
-        network: a single-frame network.
-        folder: where to.
-        base: a folder in the same layout: its text encoder, tokenizer and scheduler are copied.
-
-    Raises:
-        InputError: when the network is temporal, which this layout has no place for.
-    """
-    _check_single_frame(network, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    network.unet.save_pretrained(folder / "unet")
-    network.vae.save_pretrained(folder / "vae")
-    for part in ("scheduler", "text_encoder", "tokenizer"):
-        shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
-    shutil.copy(base / INDEX, folder / INDEX)
-
-
 def write_checkpoint(network: DifixNetwork, path: Path) -> None:
     """Write a ``model_*.pkl`` for Difix's own training code: tensors and plain data, without an optimizer.
 
     Raises:
-        InputError: when the network is temporal or its adapters are merged already.
+        InputError: when the network is temporal or its vae has no adapters.
     """
-    _check_single_frame(network, path)
+    if network.max_context:
+        raise InputError(f"{path}: Difix's files have no place for temporal layers; save an enhancer folder instead")
     vae = network.vae.state_dict()
     rank = rank_of(vae)
     if rank is None:
-        raise InputError(f"{path}: such a file needs the vae's adapters; load the network with merge=False")
+        raise InputError(f"{path}: such a file needs the vae's adapters beside its weights, this network has none")
     content = {
         "vae_lora_target_modules": [name.partition(".lora_A.")[0] for name in vae if ".lora_A." in name],
         "rank_vae": rank,
@@ -291,8 +257,3 @@ def write_checkpoint(network: DifixNetwork, path: Path) -> None:
         "state_dict_vae": {name: tensor for name, tensor in vae.items() if ".lora_" in name or "skip_conv" in name},
     }
     torch.save(content, path)
-
-
-def _check_single_frame(network: DifixNetwork, path: Path) -> None:
-    if network.max_context:
-        raise InputError(f"{path}: Difix's files have no place for temporal layers; save an enhancer folder instead")

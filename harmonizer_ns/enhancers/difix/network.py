@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +21,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from harmonizer_ns.enhancers.difix.attention import Layout, install
 from harmonizer_ns.enhancers.difix.temporal import add_temporal_layers
+from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.errors import InputError
 
-ARCHITECTURE = "difix"
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 """Its noise schedule."""
 PROMPT = "remove degradation"
@@ -41,7 +39,7 @@ Skips = list[Float[Tensor, "b c h w"]]
 """Inputs of the encoder's down blocks, the finest first."""
 
 
-class DifixNetwork(nn.Module):
+class DifixNetwork(OneStepNetwork):
     """Repairs an image, with reference photos and the network's own previous outputs when it knows how to use these.
 
     Args:
@@ -57,6 +55,8 @@ class DifixNetwork(nn.Module):
         InputError: on numbers that do not fit together.
     """
 
+    architecture = "difix"
+    backbone = "unet"
     prompt_embedding: Float[Tensor, "1 m d"]
 
     def __init__(
@@ -86,34 +86,11 @@ class DifixNetwork(nn.Module):
         self.register_buffer("prompt_embedding", torch.randn(1, prompt_tokens, width))
         self.skip_dropout = 0.0
         """Share of an image's skip connections that are cut in training."""
-        self.gradient_checkpointing = False
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> DifixNetwork:
-        """A network with random weights from the global seed.
-
-        Args:
-            config: the constructor's arguments; ``"architecture"``, when there, should be ``"difix"``.
-
-        Raises:
-            InputError: on another architecture, and on missing, unknown or unfitting arguments.
-        """
-        arguments = dict(config)
-        architecture = arguments.pop("architecture", ARCHITECTURE)
-        if architecture != ARCHITECTURE:
-            raise InputError(f"this is the network {ARCHITECTURE!r}, the configuration is for {architecture!r}")
-        try:
-            return cls(**arguments)
-        except InputError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Difix network can be built from this configuration: {error}") from error
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `from_config` takes to build such a network again; JSON values."""
+        """The arguments that build such a network again, JSON values."""
         return {
-            "architecture": ARCHITECTURE,
             "timestep": self.timestep,
             "max_references": self.max_references,
             "max_context": self.max_context,
@@ -122,14 +99,6 @@ class DifixNetwork(nn.Module):
             "unet": own_arguments(UNet2DConditionModel, self.unet.config),
             "vae": own_arguments(AutoencoderKL, self.vae.config),
         }
-
-    def with_context(self, max_context: int) -> DifixNetwork:
-        """A copy that looks at so many previous outputs. New temporal layers change nothing until they are trained."""
-        wider = DifixNetwork.from_config({**self.config, "max_context": max_context})
-        left_out = wider.load_state_dict(self.state_dict(), strict=False)
-        if left_out.unexpected_keys:
-            raise ValueError(f"a network without context has no place for {left_out.unexpected_keys[0]}")
-        return wider.to(self.prompt_embedding.device, self.prompt_embedding.dtype)
 
     @property
     def multiple(self) -> int:
@@ -140,11 +109,6 @@ class DifixNetwork(nn.Module):
     def alpha(self) -> float:
         """``alphas_cumprod`` at the timestep: the share of signal in the input's variance."""
         return self.alphas[self.timestep]
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in training."""
-        self.unet.enable_gradient_checkpointing()
-        self.gradient_checkpointing = True
 
     def forward(
         self,
@@ -162,7 +126,7 @@ class DifixNetwork(nn.Module):
         Raises:
             ValueError: on too much context, or a size that does not fit.
         """
-        self._check_images(image, context)
+        self.check_images(image, context)
         return self.repair(image, self.encode_all(references), self.encode_all(context))
 
     def repair(
@@ -185,8 +149,8 @@ class DifixNetwork(nn.Module):
         features = encoder.conv_in(image)
         for block in encoder.down_blocks:
             skips.append(features)
-            features = self._checkpointed(block, features)
-        features = self._checkpointed(encoder.mid_block, features)
+            features = self.checkpointed(block, features)
+        features = self.checkpointed(encoder.mid_block, features)
         moments = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(features)))
         if self.vae.quant_conv is not None:
             moments = self.vae.quant_conv(moments)
@@ -222,10 +186,10 @@ class DifixNetwork(nn.Module):
         decoder, latent = self.vae.decoder, latent / self.vae.config["scaling_factor"]
         if self.vae.post_quant_conv is not None:
             latent = self.vae.post_quant_conv(latent)
-        features = self._checkpointed(decoder.mid_block, decoder.conv_in(latent))
+        features = self.checkpointed(decoder.mid_block, decoder.conv_in(latent))
         for i, (block, skip) in enumerate(zip(decoder.up_blocks, reversed(skips), strict=True), start=1):
             features = features + self._cut(getattr(decoder, f"skip_conv_{i}")(skip))
-            features = self._checkpointed(block, features)
+            features = self.checkpointed(block, features)
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(features)))
 
     def _cut(self, skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -233,11 +197,6 @@ class DifixNetwork(nn.Module):
         if not (self.training and self.skip_dropout):
             return skip
         return skip * (torch.rand(skip.shape[0], 1, 1, 1, device=skip.device) >= self.skip_dropout)
-
-    def _checkpointed(self, block: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, features, use_reentrant=False)
-        return block(features)
 
     def _check_arguments(self) -> None:
         if not 0 <= self.timestep < len(self.alphas):
@@ -248,13 +207,6 @@ class DifixNetwork(nn.Module):
             raise InputError(
                 f"there cannot be {self.max_references} references and {self.max_context} frames of context"
             )
-
-    def _check_images(self, image: Tensor, context: Tensor | None) -> None:
-        height, width = image.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(f"the sides of a {width}x{height} image are not multiples of {self.multiple}")
-        if context is not None and context.shape[1] > self.max_context:
-            raise ValueError(f"this network looks at {self.max_context} previous outputs, got {context.shape[1]}")
 
 
 def add_skip_convolutions(vae: AutoencoderKL) -> None:

@@ -9,16 +9,21 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError, load_weights
+from harmonizer_ns.enhancers.checkpoint import (
+    CONFIG,
+    CheckpointError,
+    find_folder,
+    load_weights,
+    read_object,
+    read_weights,
+)
 from harmonizer_ns.enhancers.difix.formats import WEIGHTS
 from harmonizer_ns.enhancers.difix.network import DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.reading import read_json, read_weights
 from harmonizer_ns.enhancers.tiles import Window, blend, scaled
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository
 
 
-class ThriftyDifix:
+class TiledDifix:
     """Runs a network as its own forward pass does, but the autoencoder in tiles, or with a smaller decoder.
 
     Args:
@@ -70,15 +75,13 @@ def read_tiny_decoder(folder_or_id: str | Path) -> Any:
     """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-    folder = Path(folder_or_id)
-    if not folder.is_dir():
-        folder = fetch_repository(str(folder_or_id), None, [CONFIG, f"{WEIGHTS}.safetensors"])
-    config = read_json(folder / CONFIG)
+    folder = find_folder(folder_or_id, files=[CONFIG, f"{WEIGHTS}.safetensors"])
+    config = read_object(folder / CONFIG)
     name = config.get("_class_name")
     if name != AutoencoderTiny.__name__:
         raise CheckpointError(f"{folder} is a folder of another model: {name}, not AutoencoderTiny")
     tiny = AutoencoderTiny(**own_arguments(AutoencoderTiny, config))
-    load_weights(tiny, read_weights(folder, WEIGHTS))
+    load_weights(tiny, read_weights(folder, WEIGHTS), folder)
     return tiny.eval()
 
 

@@ -44,7 +44,7 @@ def initial_network(config: BuiltinConfig) -> tuple[ChoiceNetwork, list[dict[str
     if config.model == "new":
         return ChoiceNetwork(), []
     if Path(config.model).suffix == ".json":
-        return ChoiceNetwork(**read_json(Path(config.model))), []
+        return ChoiceNetwork.from_config(read_json(Path(config.model))), []
     enhancer = BuiltinEnhancer.from_pretrained(None if config.model == "builtin" else config.model)
     enhancer.network.bias_when_shown = enhancer.network.bias_when_learned = 0.0
     return enhancer.network, enhancer.metadata.get("stages", [])
