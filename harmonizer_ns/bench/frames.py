@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.footage.files import load
-from harmonizer_ns.images import resize
+from harmonizer_ns.images import load_image, resize
 from harmonizer_ns.media import image_files
 from harmonizer_ns.types import Cameras, Frames
 
@@ -28,7 +27,7 @@ def sample_frames(folder: Path | None, height: int, width: int) -> Frames:
     """
     if folder is None:
         return random_frames(2, height, width)
-    images = [_covering(load(path)[None], height, width) for path in image_files(folder)[:IMAGES]]
+    images = [_covering(load_image(path)[None], height, width) for path in image_files(folder)[:IMAGES]]
     return replace(random_frames(len(images), height, width), rgb=torch.cat(images))
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-from unittest import mock
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harmonizer_ns.raster.api import rasterization_cpu
@@ -77,10 +76,8 @@ def render(scene: Scene) -> tuple[Tensor, Tensor, dict[str, Any]]:
     return rasterization_cpu(**scene.parameters, **scene.camera, sh_degree=DEGREE, packed=False)
 
 
-def contributing_pairs(
-    meta: dict[str, Any], width: int, height: int
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """Gaussian, pixel and camera of every contribution, sorted by pixel, front to back.
+def contributing_pairs(meta: dict[str, Any], width: int, height: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+    """Gaussian and pixel of every contribution, sorted by pixel, front to back.
 
     gsplat lists them with a CUDA kernel, so its torch reference cannot do without something like this on a CPU.
     """
@@ -93,31 +90,35 @@ def contributing_pairs(
         ys, xs = torch.meshgrid(
             torch.arange(top, min(top + 16, height)), torch.arange(left, min(left + 16, width)), indexing="ij"
         )
-        x, y = xs.reshape(-1, 1), ys.reshape(-1, 1)
-        dx, dy = means2d[ids, 0] - x - 0.5, means2d[ids, 1] - y - 0.5
-        sigma = 0.5 * (conics[ids, 0] * dx**2 + conics[ids, 2] * dy**2) + conics[ids, 1] * dx * dy
-        alpha = (opacities[ids] * torch.exp(-sigma)).clamp(max=0.999)
+        seen = (ys * width + xs).reshape(-1, 1)
+        alpha = _opacity(means2d[ids], conics[ids], opacities[ids], seen, width)
         alpha = torch.where(alpha >= 1 / 255, alpha, 0)
         pixel, which = torch.where((alpha > 0) & (torch.cumprod(1 - alpha, dim=1) > 1e-4))
         gaussians.append(ids[which])
-        pixels.append((y * width + x)[pixel, 0])
+        pixels.append(seen[pixel, 0])
     pixel = torch.cat(pixels)
     order = torch.argsort(pixel, stable=True)
-    return torch.cat(gaussians)[order], pixel[order], torch.zeros_like(pixel)
+    return torch.cat(gaussians)[order], pixel[order]
 
 
-def _weights_from_alpha(alphas: Tensor, ray_indices: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
-    """nerfacc's ``render_weight_from_alpha`` without its CUDA scan: sums of logarithms per ray."""
-    logs = torch.log1p(-alphas)
-    before = torch.cumsum(logs.double(), dim=0) - logs
-    counts = torch.bincount(ray_indices, minlength=n_rays)
-    first = (counts.cumsum(0) - counts)[ray_indices]
-    light = torch.exp(before - before[first]).float()
-    return alphas * light, light
+def _opacity(
+    means2d: Float[Tensor, "*m 2"],
+    conics: Float[Tensor, "*m 3"],
+    opacities: Float[Tensor, "*m"],
+    pixels: Int[Tensor, "*p"],
+    width: int,
+) -> Float[Tensor, "*mp"]:
+    """``min(o exp(-sigma), 0.999)`` of Gaussians at the centres of pixels, which count row by row."""
+    dx, dy = pixels % width + 0.5 - means2d[..., 0], pixels // width + 0.5 - means2d[..., 1]
+    sigma = 0.5 * (conics[..., 0] * dx**2 + conics[..., 2] * dy**2) + conics[..., 1] * dx * dy
+    return (opacities * torch.exp(-sigma)).clamp(max=0.999)
 
 
-def render_reference(scene: Scene, pairs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Image and alpha by gsplat's torch functions (projection, harmonics, `accumulate`)."""
+def render_reference(scene: Scene, pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Image and alpha by gsplat's torch functions, projection and harmonics, composited as its ``accumulate`` does.
+
+    That one takes weights from a CUDA scan of nerfacc; here they are sums of logarithms per pixel.
+    """
     from gsplat.cuda import _torch_impl as gsplat_torch
 
     p, camera = scene.parameters, scene.camera
@@ -129,8 +130,21 @@ def render_reference(scene: Scene, pairs: tuple[Tensor, Tensor, Tensor]) -> tupl
     )
     directions = p["means"] - torch.inverse(camera["viewmats"])[0, :3, 3]
     colors = (gsplat_torch._spherical_harmonics(DEGREE, directions, p["colors"]) + 0.5).clamp(min=0)
-    with mock.patch("nerfacc.render_weight_from_alpha", _weights_from_alpha):
-        return gsplat_torch.accumulate(means2d, conics, p["opacities"][None], colors[None], *pairs, *size)
+    gaussian, pixel = pairs
+    alphas = _opacity(means2d[0, gaussian], conics[0, gaussian], p["opacities"][gaussian], pixel, size[0])
+    weights = alphas * _light(alphas, pixel, size[0] * size[1])
+    seen = torch.cat([colors[gaussian], torch.ones_like(weights)[:, None]], dim=1) * weights[:, None]
+    picture = seen.new_zeros(size[0] * size[1], 4).index_add(0, pixel, seen).view(1, size[1], size[0], 4)
+    return picture[..., :3], picture[..., 3:]
+
+
+def _light(alphas: Float[Tensor, " m"], pixel: Int[Tensor, " m"], count: int) -> Float[Tensor, " m"]:
+    """What is left of the light before each contribution, ``prod (1 - alpha)`` over those in front of it."""
+    logs = torch.log1p(-alphas)
+    before = torch.cumsum(logs.double(), dim=0) - logs
+    counts = torch.bincount(pixel, minlength=count)
+    first = (counts.cumsum(0) - counts)[pixel]
+    return torch.exp(before - before[first]).float()
 
 
 def time_rendering(render: Callable[[], tuple[Any, ...]], repeats: int) -> Timing:

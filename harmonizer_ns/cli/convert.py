@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from harmonizer_ns.cli.parsing import parse as parse_options
-from harmonizer_ns.enhancers.specs import SPECS
+from harmonizer_ns.enhancers.table import SPECS
 from harmonizer_ns.files import read_json
 
 EXAMPLES = """

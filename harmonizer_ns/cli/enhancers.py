@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonizer_ns.cli.parsing import parse as parse_options
-from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec
+from harmonizer_ns.enhancers.table import SPECS, EnhancerSpec
 
 EXAMPLES = """
 harmonizer enhancers

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import written_whole
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item, References
 from harmonizer_ns.footage.video_parts import VideoParts
-from harmonizer_ns.images import load_image, save_image
+from harmonizer_ns.images import beside, load_image, save_image
 from harmonizer_ns.media import check_video_output, image_files, media_kind, read_video
 from harmonizer_ns.types import Frames, as_frames
 
@@ -132,7 +133,7 @@ def open_footage(source: Path) -> Footage:
         items = (Item(i, f"{i:06d}.png", partial(_identity, frame)) for i, frame in enumerate(decoded))
         return Footage(items, info.frames, info.fps, source)
     paths = image_files(source) if source.is_dir() else [source]
-    return Footage([Item(i, path.name, partial(load, path)) for i, path in enumerate(paths)], len(paths))
+    return Footage([Item(i, path.name, partial(load_image, path)) for i, path in enumerate(paths)], len(paths))
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,11 @@ class ImageFolder:
         Raises:
             InputError: when it cannot be written.
         """
-        path = self.path / item.file
-        partial_path = path.with_name(f".partial-{path.name}")
-        try:
+        with written_whole(self.path / item.file) as partial_path:
             save_image(partial_path, picture)
-            partial_path.replace(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be written: {error}") from error
 
     def _read(self, path: Path) -> Float[Tensor, "3 h w"]:
-        picture = load(path)
+        picture = load_image(path)
         return picture[..., picture.shape[-1] // 2 :] if self.side_by_side else picture
 
 
@@ -203,7 +199,7 @@ def find_references(paths: tuple[Path, ...]) -> References:
     if len(paths) == 1 and paths[0].is_dir():
         files = image_files(paths[0])
         return partial(_one_of, files, {file.stem: file for file in files})
-    photos = [load(path) for path in paths]
+    photos = [load_image(path) for path in paths]
     sizes = {f"{photo.shape[-1]}x{photo.shape[-2]}" for photo in photos}
     if len(sizes) > 1:
         raise InputError(f"reference photos should have one size, these have {', '.join(sorted(sizes))}")
@@ -213,15 +209,7 @@ def find_references(paths: tuple[Path, ...]) -> References:
 
 def _one_of(files: list[Path], by_name: dict[str, Path], number: int, name: str) -> Frames | None:
     path = by_name.get(name) or (files[number] if number < len(files) else None)
-    return as_frames(load(path)) if path else None
-
-
-def load(path: Path) -> Float[Tensor, "3 h w"]:
-    """An image file; whatever is wrong with it is an InputError."""
-    try:
-        return load_image(path)
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from error
+    return as_frames(load_image(path)) if path else None
 
 
 def _stamp(source: Path) -> str:
@@ -241,7 +229,7 @@ def _drain(
 ) -> int:
     done = 0
     for item, before, after in frames.run(items):
-        write(item, torch.cat([before, after.to(before.device)], dim=-1) if side_by_side else after)
+        write(item, beside([before, after]) if side_by_side else after)
         done += 1
         progress(item.number + 1, total)
     return done

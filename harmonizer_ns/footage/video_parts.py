@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.footage.sequence import Item
 from harmonizer_ns.media import VideoWriter, check_same_size, join_videos, read_video
 
@@ -119,13 +119,11 @@ class VideoParts:
         self._state["parts"].append(part)
         self._state.update(next=self._numbers[-1] + 1, failures=list(self._failures))
         self._numbers = []
-        partial_state = self._folder / f"{_STATE}.partial"
-        partial_state.write_text(json.dumps(self._state))
-        partial_state.replace(self._folder / _STATE)
+        write_json(self._folder / _STATE, self._state)
 
     def _stored(self) -> dict[str, Any] | None:
         file = self._folder / _STATE
-        return json.loads(file.read_text()) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
 
     def _written(self, number: int) -> Float[Tensor, "3 h w"]:
         part = next(part for part in self._state["parts"] if number in part["numbers"])

@@ -10,7 +10,7 @@ import torch
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, CosmosNetwork
 from harmonizer_ns.enhancers.cosmos.formats import convert, read_release, release_config, upstream_names
-from harmonizer_ns.enhancers.specs import SPECS
+from harmonizer_ns.enhancers.table import SPECS
 
 KNOWN_NAMES = """
 transformer.patch_embed.proj.weight transformer.x_embedder.proj.1.weight

@@ -25,7 +25,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     read_states,
 )
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
-from harmonizer_ns.enhancers.specs import SPECS, EnhancerSpec, spec_of
+from harmonizer_ns.enhancers.table import SPECS, EnhancerSpec, spec_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import fetch_repository
 

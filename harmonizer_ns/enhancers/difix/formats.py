@@ -34,7 +34,7 @@ from harmonizer_ns.enhancers.checkpoint import (
 )
 from harmonizer_ns.enhancers.difix.lora import merged, rank_of
 from harmonizer_ns.enhancers.difix.network import PROMPT, SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.specs import HUB_INDEX, SPECS, spec_of
+from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, spec_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import first_line
 
