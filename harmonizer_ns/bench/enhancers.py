@@ -25,7 +25,6 @@ from torch import Tensor
 from harmonizer_ns.bench.frames import parse_size, sample_frames
 from harmonizer_ns.devices import DTYPES, Precision, choose_device
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
-from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.enhancers.specs import ARCHITECTURES, load_enhancer, options_of, resolve
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
@@ -167,39 +166,19 @@ def _known(options: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-class Forgetful:
-    """Shows an enhancer copies of its last outputs, so that it encodes them anew, as a released graph does."""
-
-    needs_geometry = False
-
-    def __init__(self, enhancer: OneStepEnhancer) -> None:
-        self._enhancer = enhancer
-        self.max_references, self.max_context = enhancer.max_references, enhancer.max_context
-
-    def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
-        """Repair a batch of frames."""
-        history = tuple(replace(output, rgb=output.rgb.clone()) for output in context.history)
-        return self._enhancer.enhance(frames, replace(context, history=history))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Forgetful:
-        """Move the enhancer; returns itself."""
-        self._enhancer.to(device, dtype)
-        return self
-
-
 def plain_twin(enhancer: Enhancer) -> Enhancer | None:
-    """The same weights in the plain graph, nothing kept between frames; None for enhancers that know no other."""
+    """The same weights in the plain graph; None for enhancers that know no other."""
     from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
     from harmonizer_ns.enhancers.difix import DifixEnhancer
 
     if isinstance(enhancer, CosmosEnhancer):
         from harmonizer_ns.enhancers.cosmos.formats import PlainCosmosNetwork
 
-        return Forgetful(CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network)))
+        return CosmosEnhancer(PlainCosmosNetwork.of(enhancer.network))
     if isinstance(enhancer, DifixEnhancer):
         twin = DifixEnhancer(copy.deepcopy(enhancer.network))
         twin.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return Forgetful(twin)
+        return twin
     return None
 
 

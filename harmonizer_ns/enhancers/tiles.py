@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Autoencoders tile by tile: large frames on small cards.
+"""Autoencoders work tile by tile: large frames on small cards.
 
 Tiles overlap and are blended linearly. Normalisation and attention then see a tile instead of the whole frame, so the
 result is close to the whole frame's, not the same; a frame that fits in one tile gives exactly the same.
@@ -15,6 +15,28 @@ from torch import Tensor
 
 Window = tuple[slice, slice]
 """Rows and columns."""
+Step = Callable[..., Float[Tensor, "*batch ho wo"]]
+"""Makes one image of one or several that show the same."""
+
+
+def in_tiles(step: Step, side: int | None, scales: tuple[int, ...] = (1,), scale: int = 1) -> Step:
+    """The step that works on tiles and puts its results together.
+
+    Args:
+        step: works on whole images.
+        side: most pixels that a window may be high or wide; None: no limit.
+        scales: pixels of each input for a pixel of a window.
+        scale: the same of the output.
+    """
+
+    def tiled(*images: Float[Tensor, "*batch hi wi"]) -> Float[Tensor, "*batch ho wo"]:
+        def piece(window: Window) -> Float[Tensor, "*batch th tw"]:
+            return step(*(image[(..., *scaled(window, of))] for image, of in zip(images, scales, strict=True)))
+
+        height, width = (length // scales[0] for length in images[0].shape[-2:])
+        return blend(piece, height, width, side, scale)
+
+    return tiled
 
 
 def blend(

@@ -10,7 +10,7 @@ import torch
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
-from harmonizer_ns.enhancers.cosmos.tiles import tile_autoencoder
+from harmonizer_ns.enhancers.cosmos.enhancer import tile_autoencoder
 from harmonizer_ns.errors import InputError
 
 

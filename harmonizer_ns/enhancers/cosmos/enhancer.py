@@ -14,8 +14,8 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.cosmos.cuts import cut_network
 from harmonizer_ns.enhancers.cosmos.formats import read_any
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
-from harmonizer_ns.enhancers.cosmos.tiles import tile_autoencoder
 from harmonizer_ns.enhancers.one_step import OneStepEnhancer
+from harmonizer_ns.enhancers.tiles import in_tiles
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
@@ -115,6 +115,15 @@ class CosmosEnhancer(OneStepEnhancer):
                 f"frames of {width}x{height} are too large for this enhancer: a side may have {self.network.max_side} "
                 "pixels; render or resize them smaller"
             )
+
+
+def tile_autoencoder(network: CosmosNetwork, tile: int) -> None:
+    """Let this one network encode and decode in tiles of so many pixels; the transformer always sees the whole."""
+    scale = network.multiple // network.transformer.config["patch_size"][1]
+    side = tile // scale
+    network.encode = in_tiles(network.encode, side, (scale,))
+    network.encode_jointly = in_tiles(network.encode_jointly, side, (scale, scale))
+    network.decode = in_tiles(network.decode, side, (1,), scale)
 
 
 def _channels_last(network: CosmosNetwork) -> CosmosNetwork:

@@ -19,7 +19,7 @@ from harmonizer_ns.enhancers.checkpoint import (
 )
 from harmonizer_ns.enhancers.difix.formats import WEIGHTS
 from harmonizer_ns.enhancers.difix.network import DifixNetwork, own_arguments
-from harmonizer_ns.enhancers.tiles import Window, blend, scaled
+from harmonizer_ns.enhancers.tiles import in_tiles
 from harmonizer_ns.errors import InputError
 
 
@@ -33,8 +33,9 @@ class TiledDifix:
     """
 
     def __init__(self, network: DifixNetwork, side: int = 0, tiny_decoder: Any = None) -> None:
-        self.network, self.tiny_decoder = network, tiny_decoder
-        self.side = side // network.multiple or None
+        scale, self.network, self.tiny_decoder = network.multiple, network, tiny_decoder
+        self.latents = in_tiles(network.latents, side // scale or None, (scale,))
+        self._decode = in_tiles(self._decoded, side // scale or None, (1, scale), scale)
 
     def repair(
         self,
@@ -43,27 +44,13 @@ class TiledDifix:
         context: Float[Tensor, "b k c hl wl"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Repair images in [-1, 1], given the latents of references and context; the result is not clamped."""
-        return self._decoded(self.network.denoise(self.latents(image), references, context), image)
-
-    def latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
-        """Scaled latents of images in [-1, 1]."""
-        scale = self.network.multiple
-
-        def tile(window: Window) -> Tensor:
-            return self.network.latents(images[(..., *scaled(window, scale))])
-
-        return blend(tile, images.shape[-2] // scale, images.shape[-1] // scale, self.side)
+        return self._decode(self.network.denoise(self.latents(image), references, context), image)
 
     def _decoded(self, latent: Float[Tensor, "b c hl wl"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """The encoder runs once more on each tile: keeping what it passes on would fill the memory that tiles save."""
-
-        def tile(window: Window) -> Tensor:
-            if self.tiny_decoder is not None:
-                return self.tiny_decoder.decode(latent[(..., *window)], return_dict=False)[0]
-            skips = self.network.encode(image[(..., *scaled(window, self.network.multiple))])[1]
-            return self.network.decode(latent[(..., *window)], skips)
-
-        return blend(tile, latent.shape[-2], latent.shape[-1], self.side, self.network.multiple)
+        if self.tiny_decoder is not None:
+            return self.tiny_decoder.decode(latent, return_dict=False)[0]
+        return self.network.decode(latent, self.network.encode(image)[1])
 
 
 def read_tiny_decoder(folder_or_id: str | Path) -> Any:
