@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,13 +60,17 @@ def enhance_path(
     check_paths(source, target)
     if fps is not None and not fps > 0:
         raise InputError(f"a video needs a positive number of frames per second, not {fps}")
-    if media_kind(target) != "video":
-        done = _to_images(open_footage(source), target, frames, side_by_side, overwrite, progress)
-    elif target.exists() and not overwrite:
-        done = 0
+    if media_kind(target) == "video" and target.exists() and not overwrite:
+        return 0
+    footage = open_footage(source)
+    if media_kind(target) == "video":
+        rate = fps or footage.fps
+        settings = {"source": _stamp(source), "repair": repair, "fps": rate, "side_by_side": side_by_side}
+        output = VideoParts(target, rate, settings, frames.failures, footage.sound)
     else:
-        settings = {"source": _stamp(source), "repair": repair}
-        done = _to_video(open_footage(source), target, frames, side_by_side, fps, settings, progress)
+        output = ImageFiles(target, overwrite)
+    with output:
+        done = _write_all(footage, frames, output, side_by_side, progress)
     failures = list(dict.fromkeys(frames.failures))  # those of an interrupted run may come twice
     if failures:
         count = "1 frame was" if len(failures) == 1 else f"{len(failures)} frames were"
@@ -75,34 +78,27 @@ def enhance_path(
     return done
 
 
-def _to_images(
-    footage: Footage, target: Path, frames: FrameEnhancer, side_by_side: bool, overwrite: bool, progress: Progress
+def _write_all(
+    footage: Footage, frames: FrameEnhancer, output: VideoParts | ImageFiles, side_by_side: bool, progress: Progress
 ) -> int:
-    folder = ImageFolder(target if media_kind(target) == "folder" else target.parent, side_by_side)
-    items = footage.items
-    if media_kind(target) == "image":
-        items = (replace(item, file=target.name) for item in items)
-    if not overwrite:
-        items = map(folder.mark, items)
-    return _drain(items, footage.total, frames, folder.write, side_by_side, progress)
-
-
-def _to_video(
-    footage: Footage,
-    target: Path,
-    frames: FrameEnhancer,
-    side_by_side: bool,
-    fps: float | None,
-    settings: dict[str, Any],
-    progress: Progress,
-) -> int:
-    fps = fps or footage.fps
-    settings = {**settings, "fps": fps, "side_by_side": side_by_side}
-    with VideoParts(target, fps, settings, frames.failures, side_by_side) as video:
-        items = video.remaining(footage.items)
-        done = _drain(items, footage.total, frames, video.write, side_by_side, progress)
-        video.join(footage.sound)
+    """Repair and write what is not there yet; the number of these frames."""
+    items = output.marked(footage.items)
+    if side_by_side:
+        items = map(_right_half, items)
+    done = 0
+    for item, before, after in frames.run(items):
+        output.write(item, beside([before, after]) if side_by_side else after)
+        done += 1
+        progress(item.number + 1, footage.total)
     return done
+
+
+def _right_half(item: Item) -> Item:
+    """The repaired frame stands at the right of what was written."""
+    written = item.repaired
+    if written is None:
+        return item
+    return replace(item, repaired=lambda: written().chunk(2, dim=-1)[1])
 
 
 @dataclass(frozen=True)
@@ -130,28 +126,36 @@ def open_footage(source: Path) -> Footage:
     """
     if media_kind(source) == "video":
         info, decoded = read_video(source)
-        items = (Item(i, f"{i:06d}.png", partial(_identity, frame)) for i, frame in enumerate(decoded))
+        items = (Item(i, f"{i:06d}.png", lambda frame=frame: frame) for i, frame in enumerate(decoded))
         return Footage(items, info.frames, info.fps, source)
     paths = image_files(source) if source.is_dir() else [source]
     return Footage([Item(i, path.name, partial(load_image, path)) for i, path in enumerate(paths)], len(paths))
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Where repaired images go.
+class ImageFiles:
+    """Repaired images, in a folder under the frames' own names, or one in a file.
 
     Args:
-        path: the folder.
-        side_by_side: whether the input stands at the left in the files.
+        target: the folder or file.
+        overwrite: do again what is there already.
     """
 
-    path: Path
-    side_by_side: bool
+    def __init__(self, target: Path, overwrite: bool) -> None:
+        self._target, self._overwrite = target, overwrite
+        self._is_folder = media_kind(target) == "folder"
 
-    def mark(self, item: Item) -> Item:
-        """The item, with what is there already."""
-        path = self.path / item.file
-        return replace(item, repaired=partial(self._read, path)) if path.is_file() else item
+    def __enter__(self) -> ImageFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Every image is whole as soon as it is there."""
+
+    def marked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The frames; those that are there already are marked."""
+        for item in items:
+            path = self._path(item)
+            there = path.is_file() and not self._overwrite
+            yield replace(item, repaired=partial(load_image, path)) if there else item
 
     def write(self, item: Item, picture: Float[Tensor, "3 h w"]) -> None:
         """Write a picture; under its name there is never a part of one.
@@ -159,12 +163,11 @@ class ImageFolder:
         Raises:
             InputError: when it cannot be written.
         """
-        with written_whole(self.path / item.file) as partial_path:
+        with written_whole(self._path(item)) as partial_path:
             save_image(partial_path, picture)
 
-    def _read(self, path: Path) -> Float[Tensor, "3 h w"]:
-        picture = load_image(path)
-        return picture[..., picture.shape[-1] // 2 :] if self.side_by_side else picture
+    def _path(self, item: Item) -> Path:
+        return self._target / item.file if self._is_folder else self._target
 
 
 def check_paths(source: Path, target: Path) -> None:
@@ -217,23 +220,3 @@ def _stamp(source: Path) -> str:
     files = image_files(source) if source.is_dir() else [source]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def _drain(
-    items: Iterable[Item],
-    total: int,
-    frames: FrameEnhancer,
-    write: Callable[[Item, Tensor], None],
-    side_by_side: bool,
-    progress: Progress,
-) -> int:
-    done = 0
-    for item, before, after in frames.run(items):
-        write(item, beside([before, after]) if side_by_side else after)
-        done += 1
-        progress(item.number + 1, total)
-    return done
-
-
-def _identity(frame: Tensor) -> Tensor:
-    return frame

@@ -34,7 +34,7 @@ class VideoParts:
         fps: frames per second.
         settings: JSON values; parts of a run with other settings are thrown away.
         failures: what was wrong with frames that were left out; those of the interrupted run are added.
-        side_by_side: whether the repaired frame is the right half of what is written.
+        sound_from: a file whose sound the video gets.
         clock: tells seconds.
     """
 
@@ -44,11 +44,11 @@ class VideoParts:
         fps: float,
         settings: dict[str, Any],
         failures: list[str],
-        side_by_side: bool = False,
+        sound_from: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target, self._fps, self._failures = target, fps, failures
-        self._side_by_side, self._clock = side_by_side, clock
+        self._sound_from, self._clock = sound_from, clock
         self._folder = target.with_name(f".{target.name}.parts")
         self._state: dict[str, Any] = {"settings": settings, "next": 0, "parts": [], "failures": [], "size": None}
         self._writer: VideoWriter | None = None
@@ -68,7 +68,7 @@ class VideoParts:
             raise InputError(f"{self._target} cannot be written: {error}") from error
         return self
 
-    def remaining(self, items: Iterable[Item]) -> Iterator[Item]:
+    def marked(self, items: Iterable[Item]) -> Iterator[Item]:
         """The frames; those that are written already are marked, those that were left out are gone."""
         written = {number for part in self._state["parts"] for number in part["numbers"]}
         for item in items:
@@ -94,20 +94,18 @@ class VideoParts:
         if len(self._numbers) >= PART_FRAMES or self._clock() - self._began >= PART_SECONDS:
             self._end_part()
 
-    def join(self, sound_from: Path | None) -> None:
-        """Make the video of the parts, with that file's sound; without any frame there is none."""
-        self._end_part()
-        if self._state["parts"]:
-            files = [self._folder / part["file"] for part in self._state["parts"]]
-            join_videos(files, self._target, sound_from)
-        shutil.rmtree(self._folder)
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
+        """Make the video of the parts; after an error they wait for the next run. Without frames there is nothing."""
+        if kind is None:
+            self._end_part()
+        elif self._writer is not None:
             self._writer.__exit__(kind, error, trace)
-        if not self._state["parts"]:
+        files = [self._folder / part["file"] for part in self._state["parts"]]
+        if kind is None and files:
+            join_videos(files, self._target, self._sound_from)
+        if kind is None or not files:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _end_part(self) -> None:
@@ -128,5 +126,4 @@ class VideoParts:
     def _written(self, number: int) -> Float[Tensor, "3 h w"]:
         part = next(part for part in self._state["parts"] if number in part["numbers"])
         _, frames = read_video(self._folder / part["file"])
-        picture = next(frame for other, frame in zip(part["numbers"], frames, strict=True) if other == number)
-        return picture[..., picture.shape[-1] // 2 :] if self._side_by_side else picture
+        return next(frame for other, frame in zip(part["numbers"], frames, strict=True) if other == number)

@@ -206,7 +206,7 @@ def test_bad_paths_give_one_clear_error(folder, video, negative, tmp_path, monke
         ((folder, tmp_path / "out.png"), "cannot write the folder"),
         ((folder / "frame_0.png", tmp_path / "out.mp4"), "cannot write the image"),
         ((folder, folder), "is the input"),
-        ((folder, tmp_path / "file" / "out"), "cannot be written"),
+        ((folder, tmp_path / "file" / "out"), "cannot write"),
         ((video, tmp_path / "file" / "out.mp4"), "cannot be written"),
         ((folder, tmp_path / "out", "--ref", tmp_path / "absent.png"), r"absent\.png"),
         ((folder, tmp_path / "out", "--device", "cuda"), "no GPU here"),
