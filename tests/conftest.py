@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_difix import write_tiny_difix
 from toy import write_capture
 
 from harmonizer_ns.raster import set_num_threads
@@ -25,3 +26,9 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_capture(tmp_path: Path) -> Path:
     """As `capture`, for tests that damage it."""
     return write_capture(tmp_path / "capture")
+
+
+@pytest.fixture(scope="session")
+def tiny_difix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Difix folder in the Hub's layout; not to be written to."""
+    return write_tiny_difix(tmp_path_factory.mktemp("difix") / "tiny")

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.bench.frames import parse_size, sample_frames
-from harmonizer_ns.devices import DTYPES, Precision, choose_device
+from harmonizer_ns.devices import Device, Precision, choose_device, choose_dtype
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.enhancers.specs import ARCHITECTURES, load_enhancer, options_of, resolve
 from harmonizer_ns.enhancers.stream import EnhancerStream
@@ -45,7 +45,7 @@ class EnhancersBench:
     """Frame sizes, WIDTHxHEIGHT."""
     precisions: tuple[Precision, ...] = ("fp32",)
     """Number types, for enhancers with weights."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where to run; auto takes a GPU when there is one."""
     references: int = 1
     """Reference photos per frame, for enhancers that take them."""
@@ -111,7 +111,7 @@ def run(bench: EnhancersBench) -> None:
     for name in bench.enhancers:
         for precision in bench.precisions:
             first: dict[str, Tensor] = {}
-            for label, enhancer in contenders(name, device, DTYPES[precision], bench):
+            for label, enhancer in contenders(name, device, choose_dtype(precision, device), bench):
                 for size, (width, height) in sizes.items():
                     frames = sample_frames(bench.images, height, width)
                     step = _stream(enhancer, frames, bench.references, device)

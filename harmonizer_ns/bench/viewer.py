@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,7 @@ from gsplat_trainer.data import load_data
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.bench.watcher import Watcher
-from harmonizer_ns.devices import choose_device
+from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.files import asset
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
@@ -39,71 +40,69 @@ class ViewerBench:
     """Measurements of each kind."""
     seconds: float = 20.0
     """Length of one."""
-    device: str = "auto"
-    """Where to train."""
+    device: Device = "auto"
+    """Where to train; auto takes a GPU when there is one."""
 
 
-class _EnoughError(Exception):
-    """All rounds are done."""
+class _FinishedError(Exception):
+    """All rounds are done: what ends a training that would go on for ever."""
 
 
-class _Stopwatch:
-    """A viewer that connects a client in every second measurement.
+@dataclass
+class Rates:
+    """Steps per second, measurement by measurement, and the pictures that were sent in those with a client."""
+
+    alone: list[float] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+
+
+class _MeasuredViewer:
+    """A viewer that goes on with a measurement after every step of the trainer.
 
     Args:
         viewer: the one that is measured.
-        bench: how long and how often.
+        measurement: is advanced once for each step; training ends with it.
     """
 
-    def __init__(self, viewer: LiveViewer, bench: ViewerBench) -> None:
-        self._viewer, self._bench = viewer, bench
-        self._watcher: Watcher | None = None
-        self._started: float | None = None
-        self._steps, self._pictures = 0, 0
-        self.rates: tuple[list[float], list[float]] = ([], [])
-        self.pictures: list[int] = []
+    def __init__(self, viewer: LiveViewer, measurement: Iterator[None]) -> None:
+        self._viewer, self._measurement = viewer, measurement
 
     def training(self) -> AbstractContextManager:
         """The viewer's."""
         return self._viewer.training()
 
     def after_step(self, step: int, rays: int) -> None:
-        """Begin, go on with or end a measurement."""
+        """The viewer's, then the measurement's."""
         self._viewer.after_step(step, rays)
-        if self._started is None:
-            if self._settled:
-                self._started, self._steps, self._pictures = time.perf_counter(), 0, self._count
-            return
-        self._steps += 1
-        seconds = time.perf_counter() - self._started
-        if seconds >= self._bench.seconds:
-            self._finish(self._steps / seconds)
+        try:
+            next(self._measurement)
+        except StopIteration:
+            raise _FinishedError from None
 
     def complete(self) -> None:
         """Stop serving, whoever watches."""
         self._viewer.server.close()
 
-    @property
-    def _count(self) -> int:
-        return 0 if self._watcher is None else len(self._watcher.pictures)
 
-    @property
-    def _settled(self) -> bool:
-        """Whether a new client has its first picture."""
-        return self._watcher is None or self._count > 0
+def _measurement(bench: ViewerBench, port: int, rates: Rates) -> Iterator[None]:
+    """By turns without and with a client, which first waits for a picture."""
+    for _ in range(bench.rounds):
+        rates.alone.append((yield from _steps_per_second(bench.seconds)))
+        with Watcher(port) as watcher:
+            while not watcher.pictures:
+                yield
+            before = len(watcher.pictures)
+            rates.watched.append((yield from _steps_per_second(bench.seconds)))
+            rates.pictures.append(len(watcher.pictures) - before)
 
-    def _finish(self, rate: float) -> None:
-        self._started = None
-        if self._watcher is None:
-            self.rates[0].append(rate)
-            self._watcher = Watcher(self._viewer.server.port).__enter__()
-            return
-        self.rates[1].append(rate)
-        self.pictures.append(self._count - self._pictures)
-        self._watcher.__exit__(None, None, None)
-        self._watcher = None
-        if len(self.rates[1]) == self._bench.rounds:
-            raise _EnoughError
+
+def _steps_per_second(seconds: float) -> Generator[None, None, float]:
+    started, steps, passed = time.perf_counter(), 0, 0.0
+    while passed < seconds:
+        yield
+        steps, passed = steps + 1, time.perf_counter() - started
+    return steps / passed
 
 
 def run(bench: ViewerBench) -> None:
@@ -112,16 +111,15 @@ def run(bench: ViewerBench) -> None:
     if device.type == "cpu":
         give_cores_to_the_rasterizer()
     with tempfile.TemporaryDirectory() as folder:
-        stopwatch = measure(bench, Path(folder), device)
-    alone, watched = stopwatch.rates
-    slower = median(1 - b / a for a, b in zip(alone, watched, strict=True))
-    spread = max(alone) / min(alone) - 1
-    print(f"nobody connected:  {median(alone):.2f} steps/s")
-    print(f"a client at rest:  {median(watched):.2f} steps/s, {sum(stopwatch.pictures)} pictures sent")
+        rates = measure(bench, Path(folder), device)
+    slower = median(1 - b / a for a, b in zip(rates.alone, rates.watched, strict=True))
+    spread = max(rates.alone) / min(rates.alone) - 1
+    print(f"nobody connected:  {median(rates.alone):.2f} steps/s")
+    print(f"a client at rest:  {median(rates.watched):.2f} steps/s, {sum(rates.pictures)} pictures sent")
     print(f"slower by {slower:.1%} (median of {bench.rounds} pairs; nobody's own rates spread by {spread:.1%})")
 
 
-def measure(bench: ViewerBench, folder: Path, device: torch.device) -> _Stopwatch:
+def measure(bench: ViewerBench, folder: Path, device: torch.device) -> Rates:
     """The rates of a run that learns without density control, so that its steps cost the same all along."""
     config = DefaultConfig(
         data_dir=bench.data or asset("demo"),
@@ -141,12 +139,13 @@ def measure(bench: ViewerBench, folder: Path, device: torch.device) -> _Stopwatc
     trainer = Trainer(config, load_data(config), device)
     viewer = LiveViewer(config, trainer.scene, trainer.repairs, device)
     viewer.server.panel.enabled.value = True
-    trainer.viewer = stopwatch = _Stopwatch(viewer, bench)
+    rates = Rates()
+    trainer.viewer = measured = _MeasuredViewer(viewer, _measurement(bench, viewer.server.port, rates))
     try:
         trainer.train()
-    except _EnoughError:
-        return stopwatch
+    except _FinishedError:
+        return rates
     finally:
-        stopwatch.complete()
+        measured.complete()
         trainer.outputs.close()
     raise RuntimeError("the run ended before its measurements")

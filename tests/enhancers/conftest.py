@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_difix import write_tiny_difix
 
 from harmonizer_ns.types import Cameras, Frames
 
@@ -27,9 +26,3 @@ def plane_frames(count: int = 1, height: int = 24, width: int = 40, shift: float
 @pytest.fixture(name="plane_frames")
 def plane_frames_fixture():
     return plane_frames
-
-
-@pytest.fixture(scope="session")
-def tiny_difix(tmp_path_factory: pytest.TempPathFactory):
-    """A small random Difix folder in the Hub's layout; not to be written to."""
-    return write_tiny_difix(tmp_path_factory.mktemp("difix") / "tiny")
