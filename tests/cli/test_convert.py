@@ -4,7 +4,7 @@ import json
 import pytest
 import tiny_cosmos
 import torch
-from tiny_difix import unmerged_network, write_tiny_difix
+from tiny_difix import unmerged_network
 
 from harmonizer_ns.cli import convert, enhancers
 from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
@@ -38,12 +38,11 @@ def test_a_release_becomes_a_folder(tmp_path, capsys):
         convert.main([str(tmp_path / "release.pkl"), str(tmp_path / "other"), "--config", str(tmp_path / "tiny.json")])
 
 
-def test_a_checkpoint_of_difix_becomes_a_folder(tmp_path):
-    base = write_tiny_difix(tmp_path / "base")
-    unmerged = DifixEnhancer(unmerged_network(base))
+def test_a_checkpoint_of_difix_becomes_a_folder(tiny_difix, tmp_path):
+    unmerged = DifixEnhancer(unmerged_network(tiny_difix))
     write_checkpoint(unmerged.network, tmp_path / "model_1.pkl")
     names = str(tmp_path / "model_1.pkl"), str(tmp_path / "folder")
-    convert.main([*names, "--kind", "difix", "--base", str(base)])
+    convert.main([*names, "--kind", "difix", "--base", str(tiny_difix)])
     again = load_enhancer(tmp_path / "folder")
     assert isinstance(again, DifixEnhancer)
     frames = as_frames(torch.rand(3, 32, 40))

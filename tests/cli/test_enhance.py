@@ -6,7 +6,6 @@ import pytest
 import tiny_cosmos
 import torch
 from PIL import Image
-from tiny_difix import write_tiny_difix
 from torch.nn import functional as F
 from toy_enhancer import ToyEnhancer
 
@@ -227,17 +226,12 @@ def test_warnings(folder, tmp_path, capsys):
     assert (load_image(tmp_path / "b.png") - load_image(folder / "frame_0.png")).abs().mean() < 0.05
 
 
-@pytest.fixture(scope="module")
-def difix(tmp_path_factory):
-    return write_tiny_difix(tmp_path_factory.mktemp("difix") / "tiny")
-
-
-def test_images_folders_and_videos_through_a_difix_folder(folder, video, difix, tmp_path, caplog):
+def test_images_folders_and_videos_through_a_difix_folder(folder, video, tiny_difix, tmp_path, caplog):
     save_image(folder / "one_pixel.png", torch.rand(3, 1, 1))
-    photo, enhancer = folder / "frame_5.png", DifixEnhancer.from_pretrained(difix)
+    photo, enhancer = folder / "frame_5.png", DifixEnhancer.from_pretrained(tiny_difix)
     caplog.clear()
     for source, target in ((folder / "frame_0.png", "0.png"), (folder, "images"), (video, "clip.mp4")):
-        run(source, tmp_path / target, "--enhancer", difix, "--ref", photo, "--tile", 64)
+        run(source, tmp_path / target, "--enhancer", tiny_difix, "--ref", photo, "--tile", 64)
     assert caplog.text.count("NVIDIA License, non-commercial use only") == 3
     expected = [enhancer(Image.open(folder / f"frame_{i}.png"), ref_image=Image.open(photo)) for i in range(6)]
     expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in expected])
@@ -248,11 +242,11 @@ def test_images_folders_and_videos_through_a_difix_folder(folder, video, difix, 
     assert (torch.stack(list(read_video(tmp_path / "clip.mp4")[1])) - expected).abs().mean() < 0.1
 
 
-def test_precision_reaches_the_network(folder, difix, tmp_path, monkeypatch):
+def test_precision_reaches_the_network(folder, tiny_difix, tmp_path, monkeypatch):
     seen = []
     enhance = DifixEnhancer.enhance
     monkeypatch.setattr(
         DifixEnhancer, "enhance", lambda self, *a: seen.append(self.network.prompt_embedding.dtype) or enhance(self, *a)
     )
-    run(folder / "frame_0.png", tmp_path / "0.png", "--enhancer", difix, "--precision", "bf16", "--device", "cpu")
+    run(folder / "frame_0.png", tmp_path / "0.png", "--enhancer", tiny_difix, "--precision", "bf16", "--device", "cpu")
     assert seen == [torch.bfloat16]
