@@ -8,7 +8,7 @@ the normalisation before and the residual sum after work token by token, so join
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -35,33 +35,7 @@ class Layout(NamedTuple):
 
 
 class ReferenceMixing:
-    """A processor of self-attention: view and references attend to each other, every context image to itself."""
-
-    def __init__(self) -> None:
-        self._attend = AttnProcessor2_0()
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Float[Tensor, "bv n c"],
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        layout: Layout = Layout(),
-    ) -> Float[Tensor, "bv n c"]:
-        """Attend; ``bv`` is batch x images of a view."""
-        if not layout.references:
-            return self._attend(attn, hidden_states)
-        grouped = hidden_states.unflatten(0, (-1, layout.images))
-        joined, alone = grouped.split([layout.references + 1, layout.context], dim=1)
-        mixed = self._attend(attn, joined.flatten(1, 2)).view_as(joined)
-        if layout.context:
-            mixed = torch.cat([mixed, self._attend(attn, alone.flatten(0, 1)).view_as(alone)], dim=1)
-        return mixed.flatten(0, 1)
-
-
-class TextAttention:
-    """A processor of cross-attention as usual; it only lets the layout pass."""
+    """A processor of attention: view and references attend to each other, context images to themselves."""
 
     def __init__(self) -> None:
         self._attend = AttnProcessor2_0()
@@ -75,14 +49,17 @@ class TextAttention:
         temb: Tensor | None = None,
         layout: Layout = Layout(),
     ) -> Float[Tensor, "bv n c"]:
-        """Attend to the text."""
-        return self._attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        """Attend; ``bv`` is batch x images of a view. With text it is cross-attention, where nothing is mixed."""
+        if encoder_hidden_states is not None or not layout.references:
+            return self._attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        grouped = hidden_states.unflatten(0, (-1, layout.images))
+        joined, alone = grouped.split([layout.references + 1, layout.context], dim=1)
+        mixed = self._attend(attn, joined.flatten(1, 2)).view_as(joined)
+        if layout.context:
+            mixed = torch.cat([mixed, self._attend(attn, alone.flatten(0, 1)).view_as(alone)], dim=1)
+        return mixed.flatten(0, 1)
 
 
 def install(unet: UNet2DConditionModel) -> None:
     """Let the attention layers of this one UNet take a `Layout` as ``cross_attention_kwargs={"layout": ...}``."""
-    processors: dict[str, Any] = {
-        name: ReferenceMixing() if name.endswith(".attn1.processor") else TextAttention()
-        for name in unet.attn_processors
-    }
-    unet.set_attn_processor(processors)
+    unet.set_attn_processor(ReferenceMixing())  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     read_weights,
 )
 from harmonizer_ns.enhancers.difix.lora import merged, rank_of
-from harmonizer_ns.enhancers.difix.network import PROMPT, SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.difix.network import SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, spec_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import first_line
@@ -59,95 +59,47 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 def read_network(
     folder_or_id: str | Path, revision: str | None, checkpoint: str | Path | None, prompt: str
 ) -> tuple[DifixNetwork, dict[str, Any]]:
-    """A network and what is known about its weights; arguments and errors as `DifixEnhancer.from_pretrained`."""
+    """A network and what is known about its weights; arguments and errors as `DifixEnhancer.from_pretrained`.
+
+    Weights keep their precision, and adapters are folded into them. Plain Stable Diffusion folders, whose autoencoder
+    has no skip convolutions, are read too, with a warning: they are what training begins with.
+    """
     folder = find_folder(folder_or_id, revision, [*FILES, *_FILES])
-    if checkpoint is not None:
-        return read_checkpoint(Path(checkpoint), folder, prompt), _origin(checkpoint)
-    if (folder / CONFIG).is_file():
+    if checkpoint is None and (folder / CONFIG).is_file():
         own = load_checkpoint(folder)
         return DifixNetwork.from_checkpoint(own), own.metadata
-    release = spec_of(str(folder_or_id))
-    trained_with = 1 if release is None else release.max_references
-    return read_folder(folder, prompt, max_references=trained_with), _origin(folder_or_id)
-
-
-def _origin(source: str | Path) -> dict[str, Any]:
+    source = folder_or_id if checkpoint is None else checkpoint
+    config, embedding = _read_config(folder), embed_prompt(folder, prompt)
+    if checkpoint is None:
+        release = spec_of(str(folder_or_id))
+        config["max_references"] = 1 if release is None else release.max_references
+        unet, vae = (read_weights(folder / part, WEIGHTS) for part in ("unet", "vae"))
+    else:
+        learned = read_states(Path(checkpoint), "a checkpoint of Difix")
+        unet, vae = learned["state_dict_unet"], _frozen(read_weights(folder / "vae", WEIGHTS))
+        vae |= learned["state_dict_vae"]
+    network = _built({**config, "prompt_tokens": embedding.shape[1]}, unet, vae, embedding, str(source))
     licence = f"that of their origin (nvidia/difix and nvidia/difix_ref: {SPECS['difix'].licence})"
-    return {"licence": licence, "source": str(source)}
+    return network, {"licence": licence, "source": str(source)}
 
 
-def read_folder(folder: Path, prompt: str = PROMPT, **changes: Any) -> DifixNetwork:
-    """The network of a folder in the Hub's layout, adapters folded into its weights.
-
-    Plain Stable Diffusion folders, whose autoencoder has no skip convolutions, are read too, with a warning: they are
-    what training begins with.
-
-    Args:
-        folder: has the files.
-        prompt: the text that the network is told.
-        changes: arguments of `DifixNetwork` other than the folder's.
-
-    Raises:
-        CheckpointError: when a file is missing or damaged, or the folder is one of another model; every name that does
-            not fit is listed.
-    """
-    config = _read_config(folder)
-    weights = {part: read_weights(folder / part, WEIGHTS) for part in ("unet", "vae")}
-    embedding = embed_prompt(folder, prompt)
-    return build({**config, "prompt_tokens": embedding.shape[1], **changes}, weights, embedding, str(folder))
+def _frozen(vae: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint takes over of a base's autoencoder: neither its skip convolutions nor its adapters."""
+    kept = {name: tensor for name, tensor in vae.items() if ".lora_" not in name and "skip_conv" not in name}
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in kept.items()}
 
 
-def read_checkpoint(path: Path, base: Path, prompt: str = PROMPT) -> DifixNetwork:
-    """The network of a ``model_*.pkl``; what the file does not have comes from a folder, of SD-Turbo or of Difix.
-
-    Raises:
-        CheckpointError: as `read_folder`; also when the file holds more than tensors and plain data (nothing in it is
-            run).
-    """
-    content = read_states(path, "a checkpoint of Difix")
-    config, embedding = _read_config(base), embed_prompt(base, prompt)
-    learned = content["state_dict_vae"]
-    weights = {"unet": content["state_dict_unet"], "vae": _with_base(learned, read_weights(base / "vae", WEIGHTS))}
-    return build({**config, "prompt_tokens": embedding.shape[1]}, weights, embedding, str(path))
-
-
-def _with_base(learned: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's frozen weights, with what was learned in its place; the base's own skips and adapters go."""
-    plain = {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in base.items()
-        if ".lora_" not in name and "skip_conv" not in name
-    }
-    adapted = {name.rpartition(".lora_A.")[0] for name in learned if ".lora_A." in name}
-    frozen = {}
-    for name, tensor in plain.items():
-        layer, _, part = name.rpartition(".")
-        frozen[f"{layer}.base_layer.{part}" if layer in adapted else name] = tensor
-    return {**frozen, **learned}
-
-
-def build(
-    config: dict[str, Any], weights: dict[str, dict[str, Tensor]], embedding: Tensor, source: str
+def _built(
+    config: dict[str, Any], unet: dict[str, Tensor], vae: dict[str, Tensor], embedding: Tensor, source: str
 ) -> DifixNetwork:
-    """A network filled with weights; their precision stays, adapters are folded into them.
-
-    Args:
-        config: for `DifixNetwork.from_config`.
-        weights: of ``unet`` and ``vae``, in the release's names.
-        embedding: of the prompt.
-        source: for messages.
-
-    Raises:
-        CheckpointError: listing every weight that is missing, unexpected or misshapen.
-    """
+    """A network filled with weights that have the release's names; their precision stays."""
     try:
         with torch.device("meta"):
             network = DifixNetwork.from_config(config)
     except InputError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    vae = _merged(_completed(_current_names(weights["vae"]), network, source), source)
-    parts = {"unet": weights["unet"], "vae": vae}
-    state = {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
+    parts = {"unet": unet, "vae": _merged(_completed(_current_names(vae), network, source), source)}
+    state = {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
     load_weights(network, {**state, "prompt_embedding": embedding}, source, assign=True)
     return network.eval().requires_grad_(True)
 
