@@ -166,7 +166,7 @@ def test_its_configuration_builds_it_again():
         ({"scheduler": {"prediction_type": "v_prediction"}}, "'v_prediction'"),
         ({"max_references": -1}, "-1 references"),
         ({"nonsense": 1}, "nonsense"),
-        ({"unet": {"block_out_channels": [7]}}, "no Difix network can be built"),
+        ({"unet": {"block_out_channels": [7]}}, "no DifixNetwork can be built"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):
