@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.training.batch import PairBatch
-from harmonizer_ns.training.config import Family, TemporalConfig
+from harmonizer_ns.training.config import TemporalConfig
 from harmonizer_ns.training.context import Images, roll_out
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.models import export, export_difix
@@ -24,7 +24,6 @@ class OneStepTrainee:
     """A network that repairs images in one step, with references or context as it takes them.
 
     Args:
-        family: which networks it is one of.
         network: on its device.
         criterion: the losses, on the same device.
         temporal: what context it sees in training.
@@ -33,13 +32,11 @@ class OneStepTrainee:
 
     def __init__(
         self,
-        family: Family,
         network: OneStepNetwork,
         criterion: Criterion,
         temporal: TemporalConfig,
         difix_checkpoint: bool = False,
     ) -> None:
-        self.family: Family = family
         self.network, self.criterion, self.temporal = network.train(), criterion, temporal
         self.difix_checkpoint = difix_checkpoint
 

@@ -72,7 +72,7 @@ def _prepare_one_step(config: OneStepConfig, accelerator: Accelerator) -> tuple[
     data = PairsData(config, network.multiple, *processes)  # type: ignore[arg-type]
     criterion = Criterion(config.loss, accelerator.device, data.lacks_motion)
     options = (config.temporal, config.saving.difix_checkpoint)
-    return OneStepTrainee(config.family, network.to(accelerator.device), criterion, *options), data
+    return OneStepTrainee(network.to(accelerator.device), criterion, *options), data
 
 
 def _prepare_builtin(config: BuiltinConfig, accelerator: Accelerator) -> tuple[Trainee, Data]:

@@ -9,8 +9,8 @@ from harmonizer_ns.enhancers.latent_cache import LatentCache
 
 def test_latents_go_with_their_image():
     cache, image = LatentCache(), torch.rand(3)
-    latents = cache.of(image, None, lambda: image + 1)
-    assert cache.of(image, None, lambda: image + 2) is latents
+    latents = cache.of(image, None, lambda: torch.ones(3))
+    assert cache.of(image, None, lambda: torch.zeros(3)) is latents
     seen = weakref.ref(latents)
     del image, latents
     gc.collect()

@@ -62,7 +62,7 @@ def fit(
         temporal=TemporalConfig(context=context, clip=3),
         saving=SavingConfig(every=1000, validate_every=1000, log_every=1, tracker="none"),
     )
-    trainee = OneStepTrainee("difix", Memory(), Criterion(loss), config.temporal)
+    trainee = OneStepTrainee(Memory(), Criterion(loss), config.temporal)
     trainee.export = lambda folder, metadata: None
     Run(config, trainee, PairsData(config, multiple=1), Accelerator(cpu=True)).train()
     found = curves(read_log(folder), ("l1", "l2", "lpips", "gram", "patches", "preserve", "temporal"))
