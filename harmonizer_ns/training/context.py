@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harmonizer_ns.training.batch import PairBatch
+from harmonizer_ns.training.pairs_data.batch import PairBatch
 
 Images = Float[Tensor, "b 3 h w"]
 Repair = Callable[[int, list[Images]], Images]

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
-from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.config import TemporalConfig
 from harmonizer_ns.training.context import Images, roll_out
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.models import export, export_difix
+from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.scoring import validated
 from harmonizer_ns.training.trainee import Parts, Pictures, Validation
 

@@ -18,7 +18,7 @@ from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.loop import Outcome, Run
 from harmonizer_ns.training.models import check_difix_export, load_network, make_ready
 from harmonizer_ns.training.one_step import OneStepTrainee
-from harmonizer_ns.training.pairs_data import PairsData
+from harmonizer_ns.training.pairs_data.draws import PairsData
 from harmonizer_ns.training.trainee import Data, Trainee
 
 if TYPE_CHECKING:

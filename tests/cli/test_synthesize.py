@@ -21,7 +21,7 @@ from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.pairs import read_pairs
 from harmonizer_ns.synthesis.streams.curation import CurationSettings
 from harmonizer_ns.synthesis.streams.table import STREAMS
-from harmonizer_ns.training.pairs import check_pairs, clips
+from harmonizer_ns.training.pairs_data.checks import check_pairs, clips
 
 RECIPE = """
 name: mix

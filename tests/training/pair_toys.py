@@ -54,6 +54,32 @@ def write_pair(folder: Path, name: str, references=0, mask=False, geometry=False
     return Pair(**{**vars(pair), "depth": path, "cameras": cameras})
 
 
+def plane_pair(folder: Path, baseline: float, width: int = 96, height: int = 96) -> Pair:
+    """A textured plane at depth 4, damaged in its right half, and photos of it from both sides, all cameras parallel.
+
+    Red says where a point of the plane is, from left to right.
+    """
+
+    def look(x: float) -> torch.Tensor:
+        across, down = (4 * (pixel_grid(width, height) / width - 0.5)).unbind(-1)
+        waves = [0.5 + 0.4 * torch.sin(f * (across + x) + g * down) for f, g in ((2, 4), (5, -2))]
+        return torch.stack([0.5 + (across + x) / 8, *waves])
+
+    target, positions = look(0), (baseline, -baseline)
+    image = target.clone()
+    image[:, :, width // 2 :] = (image[:, :, width // 2 :] + 0.2).clamp(0, 1)
+    paths = [folder / f"{name}.png" for name in ("image", "target", "photo0", "photo1")]
+    for path, picture in zip(paths, (image, target, *map(look, positions)), strict=True):
+        save_image(path, picture)
+    depth = torch.full((height, width), 4.0)
+    save_file({"depth": depth, "reference_depths": depth.expand(2, -1, -1).clone()}, folder / "depth.safetensors")
+    intrinsics = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+    poses = torch.eye(4).repeat(3, 1, 1)
+    poses[1:, 0, 3] = torch.tensor(positions)
+    cameras = Cameras(poses, intrinsics.expand(3, 3, 3), width, height)
+    return Pair("plane", *paths[:2], tuple(paths[2:]), depth=folder / "depth.safetensors", cameras=cameras)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 

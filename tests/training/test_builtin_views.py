@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from clip_toys import write_scenes
-from pair_toys import HEIGHT, WIDTH, truncate, write_pair
+from pair_toys import HEIGHT, WIDTH, plane_pair, truncate, write_pair
 from safetensors.torch import load_file, save_file
 
 from harmonizer_ns.enhancers.base import Context
@@ -21,7 +21,7 @@ from harmonizer_ns.training.builtin.config import AugmentConfig, BuiltinConfig
 from harmonizer_ns.training.builtin.data import BuiltinData
 from harmonizer_ns.training.builtin.views import SLOTS, WarpedView, show, warp_view
 from harmonizer_ns.training.config import DataConfig
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.types import Frames
 
 PLAIN = AugmentConfig(
     drop_references=0, show_previous=0, clean=0, near_clean=0, jitter=0, exposure=0
@@ -37,29 +37,6 @@ def clip_of(folder: Path) -> list[Pair]:
 def view(tmp_path) -> WarpedView:
     """A square view of a plane whose second half is damaged, and two photos that show the truth from beside."""
     return warp_view(plane_pair(tmp_path, baseline=0.1))
-
-
-def plane_pair(folder: Path, baseline: float, width: int = 96, height: int = 96) -> Pair:
-    """A textured plane at depth 4, and photos of it from both sides, their cameras parallel."""
-
-    def look(x: float) -> torch.Tensor:
-        rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        across, down = 4 * columns / width + x, 4 * rows / width
-        return torch.stack([0.5 + 0.4 * torch.sin(f * across + g * down) for f, g in ((3, 1), (2, 4), (5, -2))])
-
-    target, positions = look(0), (baseline, -baseline)
-    image = target.clone()
-    image[:, :, width // 2 :] = (image[:, :, width // 2 :] + 0.2).clamp(0, 1)
-    paths = [folder / f"{name}.png" for name in ("image", "target", "photo0", "photo1")]
-    for path, picture in zip(paths, (image, target, *map(look, positions)), strict=True):
-        save_image(path, picture)
-    depth = torch.full((height, width), 4.0)
-    save_file({"depth": depth, "reference_depths": depth.expand(2, -1, -1).clone()}, folder / "depth.safetensors")
-    intrinsics = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
-    poses = torch.eye(4).repeat(3, 1, 1)
-    poses[1:, 0, 3] = torch.tensor(positions)
-    cameras = Cameras(poses, intrinsics.expand(3, 3, 3), width, height)
-    return Pair("plane", *paths[:2], tuple(paths[2:]), depth=folder / "depth.safetensors", cameras=cameras)
 
 
 # --- views ---

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.config import TemporalConfig
 from harmonizer_ns.training.context import roll_out
-from harmonizer_ns.training.pairs_data import clip_steps, shows_context
+from harmonizer_ns.training.pairs_data.batch import PairBatch
+from harmonizer_ns.training.pairs_data.draws import clip_steps, shows_context
 
 
 def clip(frames: int = 6, items: int = 40) -> PairBatch:

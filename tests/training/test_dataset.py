@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pair_toys import HEIGHT, WIDTH, coordinates, resize_file, write_pair
+from pair_toys import HEIGHT, WIDTH, coordinates, plane_pair, resize_file, write_pair
 from torch.utils.data import DataLoader
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, save_image
-from harmonizer_ns.training.batch import collate
-from harmonizer_ns.training.crops import CropConfig, centre_window, covered, random_window
-from harmonizer_ns.training.dataset import PairDataset, items_of, load_item
-from harmonizer_ns.training.mixture import MixtureSampler, shard
+from harmonizer_ns.training.pairs_data.batch import collate
+from harmonizer_ns.training.pairs_data.crops import CropConfig, centre_window, covered, random_window
+from harmonizer_ns.training.pairs_data.dataset import MixtureSampler, PairDataset, items_of, load_item, shard
 from harmonizer_ns.warp import backproject, pixel_grid
 
 CROP = CropConfig(16, 24)
@@ -99,7 +98,7 @@ def test_bad_crops_are_refused(values):
 
 
 def test_everything_of_a_pair_is_cropped_alike(tmp_path):
-    pair = write_pair(tmp_path, "a", references=2, mask=True, geometry=True)
+    pair = write_pair(tmp_path, "a", references=2, mask=True)
     view = load_item((pair,), CropConfig(12, 18, zoom=3), references=2, chance=random.Random(4))
     assert view.image.shape == view.target.shape == (1, 3, 12, 18)
     assert view.references.shape == (1, 2, 3, 12, 18)
@@ -108,11 +107,22 @@ def test_everything_of_a_pair_is_cropped_alike(tmp_path):
         assert torch.equal(other, place)
     assert [round(image[2].mean().item(), 1) for image in (view.image[0], view.target[0])] == [0.2, 0.8]
     torch.testing.assert_close(view.mask[0, 0], view.image[0, :2].sum(0) / 3, atol=3e-3, rtol=0)
-    geometry = view.geometry
-    torch.testing.assert_close(geometry.depth[0, 0] - 1, place[0], atol=0.02, rtol=0)  # nearest, images are bilinear
-    torch.testing.assert_close(geometry.reference_depth[0, 1], geometry.depth[0])
-    torch.testing.assert_close(geometry.alpha[0, 0], geometry.depth[0, 0] / 2, atol=0.02, rtol=0)
-    assert geometry.reference_camera_to_world[0, :, 0, 3].tolist() == [1, 2]
+    known = load_item((write_pair(tmp_path, "b", geometry=True),), CropConfig(12, 18, zoom=3), chance=random.Random(4))
+    depth = known.geometry.depth[0, 0] - 1
+    torch.testing.assert_close(depth, known.image[0, 0], atol=0.02, rtol=0)  # nearest, images are bilinear
+
+
+@pytest.mark.parametrize("baseline", [0.3, 0.6, 1.0])
+def test_photos_are_cut_where_they_show_what_the_crop_shows(tmp_path, baseline):
+    """A photo covers no less of a crop than of the whole view; red tells places."""
+    pair = plane_pair(tmp_path, baseline, 192, 108)
+    covered = []
+    for seed in range(20):
+        view = load_item((pair,), CropConfig(64, 64), references=2, chance=random.Random(seed))
+        for photo in view.references[0]:
+            inside = (view.target[0, 0] >= photo[0].min()) & (view.target[0, 0] <= photo[0].max())
+            covered.append(inside.float().mean())
+    assert torch.stack(covered).mean() > 1 - baseline / 4  # of the whole view
 
 
 def test_depth_and_cameras_of_a_crop_give_the_same_world_points(tmp_path):
@@ -133,8 +143,6 @@ def test_references_are_repeated_and_an_image_without_any_is_its_own(tmp_path):
     assert repeated.references[0, 0, 2].mean() == pytest.approx(0.4, abs=0.01)
     own = load_item((none,), CROP, references=1)
     assert torch.equal(own.references[:, 0], own.image)
-    assert torch.equal(own.geometry.reference_depth[:, 0], own.geometry.depth)
-    assert torch.equal(own.geometry.reference_intrinsics[:, 0], own.geometry.intrinsics)
     assert load_item((one,), CROP).references is None
 
 
@@ -162,8 +170,7 @@ def test_batches_fill_what_only_some_pairs_have(tmp_path):
     assert batch.mask[1].min() < 0.5
     assert batch.geometry.depth[0].abs().max() == 0
     assert batch.geometry.depth[1].min() > 0
-    assert batch.geometry.reference_depth.shape == (2, 1, 1, 16, 24)
-    assert len(batch.geometry.reference_cameras()) == 2
+    assert len(batch.geometry.cameras()) == 2
     plain = collate([load_item((poor,), CROP)] * 2)
     assert plain.mask is None
     assert plain.geometry is None
@@ -176,7 +183,7 @@ def test_clips_keep_order_and_share_one_crop(tmp_path):
     assert clip.frames == 3
     assert clip.image.shape == (1, 3, 3, 16, 24)
     assert clip.references.shape == (1, 3, 1, 3, 16, 24)
-    assert clip.geometry.reference_intrinsics.shape == (1, 3, 1, 3, 3)
+    assert clip.geometry.intrinsics.shape == (1, 3, 3, 3)
     assert clip.names == ("f2",)
     assert clip.image[0, :, 2].mean((1, 2)).tolist() == pytest.approx([0.2, 0.2, 1.0], abs=0.01)
     assert torch.equal(clip.image[0, 0, :2], clip.image[0, 2, :2])

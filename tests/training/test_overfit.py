@@ -24,7 +24,7 @@ from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.journal import curves, read_log
 from harmonizer_ns.training.loop import Run
 from harmonizer_ns.training.one_step import OneStepTrainee
-from harmonizer_ns.training.pairs_data import PairsData
+from harmonizer_ns.training.pairs_data.draws import PairsData
 
 
 class Memory(nn.Module):

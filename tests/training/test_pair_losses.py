@@ -11,13 +11,13 @@ from torchvision.models.optical_flow import raft_small
 from harmonizer_ns.features import load_features, load_lpips
 from harmonizer_ns.flow import Flow, load_raft, raft_flow
 from harmonizer_ns.images import resize
-from harmonizer_ns.training.batch import Geometry, PairBatch, collate
 from harmonizer_ns.training.losses.gram import VGG16_WEIGHTS, gram_loss, gram_matrix
 from harmonizer_ns.training.losses.perceptual import feature_distance, lpips_loss, patch_loss
 from harmonizer_ns.training.losses.pixel import l1_loss, l2_loss
 from harmonizer_ns.training.losses.preserve import clean_pixels, preservation_loss
 from harmonizer_ns.training.losses.temporal import true_motion, warp_loss
 from harmonizer_ns.training.losses.windows import random_square
+from harmonizer_ns.training.pairs_data.batch import Geometry, PairBatch, collate
 
 
 def images(count=2, height=32, width=40, seed=0):
@@ -302,8 +302,7 @@ def single_view(target, depth=None, x=0.0):
         pose[0, 0, 3] = x
         K = torch.tensor([[[20.0, 0, 20], [0, 20, 12], [0, 0, 1]]])
         plane = torch.full_like(target[:, :1], depth)
-        none = torch.zeros(1, 0, 1, *target.shape[-2:]), torch.zeros(1, 0, 4, 4), torch.zeros(1, 0, 3, 3)
-        geometry = Geometry(plane, torch.ones_like(plane), pose, K, *none)
+        geometry = Geometry(plane, pose, K)
     return PairBatch(("a",), ("",), (0,), target, target, geometry=geometry)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
 from harmonizer_ns.pairs import Pair, read_pairs, write_pairs
-from harmonizer_ns.training.pairs import check_pairs
+from harmonizer_ns.training.pairs_data.checks import check_pairs
 from harmonizer_ns.types import cat_cameras
 
 

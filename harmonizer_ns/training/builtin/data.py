@@ -18,9 +18,9 @@ from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.training.builtin.augment import random_crop
 from harmonizer_ns.training.builtin.config import BuiltinConfig
 from harmonizer_ns.training.builtin.views import Batch, WarpedView, collate, warp_view
-from harmonizer_ns.training.mixture import MixtureSampler, shard
-from harmonizer_ns.training.pairs import check_pairs
-from harmonizer_ns.training.pairs_data import split_pairs
+from harmonizer_ns.training.pairs_data.checks import check_pairs
+from harmonizer_ns.training.pairs_data.dataset import MixtureSampler, shard
+from harmonizer_ns.training.pairs_data.draws import split_pairs
 
 
 class Views:

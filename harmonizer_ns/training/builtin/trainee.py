@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
 from harmonizer_ns.files import read_json
-from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.builtin.calibration import calibrate
 from harmonizer_ns.training.builtin.card import table, write_card
 from harmonizer_ns.training.builtin.config import BuiltinConfig
@@ -25,6 +24,7 @@ from harmonizer_ns.training.builtin.validation import CONDITIONS, means, score, 
 from harmonizer_ns.training.builtin.views import Batch, WarpedView
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.journal import curves, read_log
+from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.trainee import Parts, Validation
 
 logger = logging.getLogger(__name__)

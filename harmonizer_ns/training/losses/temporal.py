@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from harmonizer_ns.flow import Flow, depth_flow, raft_flow, warp_by_flow
-from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.losses.pixel import check_alike
+from harmonizer_ns.training.pairs_data.batch import PairBatch
 
 
 def warp_loss(output: Float[Tensor, "b 3 h w"], previous: Float[Tensor, "b 3 h w"], motion: Flow) -> Float[Tensor, ""]:

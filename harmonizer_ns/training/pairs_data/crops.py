@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import resize
+from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.warp import reproject
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,30 @@ def _covering(height: int, width: int, crop: CropConfig) -> float:
 def _sides(height: int, width: int, crop: CropConfig, scale: float) -> tuple[int, int]:
     """Rows and columns of the image that the crop shows at a scale."""
     return max(1, min(height, round(crop.height / scale))), max(1, min(width, round(crop.width / scale)))
+
+
+def following(window: Window, view: Frames, photo: Cameras) -> Window:
+    """The window of a photo, as large, whose middle shows what a window of a view shows.
+
+    With the same window for both, the view's content would be outside the photo's crop wherever the cameras differ.
+
+    Args:
+        window: of the view; not mirrored.
+        view: a batch of one, with depth.
+        photo: its camera, of the view's size.
+    """
+    pixels, z = reproject(view.depth, view.cameras, photo)
+    rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+    seen = ((view.depth[:, 0] > 0) & (z > 0))[0, rows, columns]
+    if not seen.any():
+        return window
+    x, y = pixels[0, rows, columns][seen].median(0).values.tolist()
+    left, top = round(x - window.width / 2), round(y - window.height / 2)
+    return replace(
+        window,
+        left=min(max(left, 0), photo.width - window.width),
+        top=min(max(top, 0), photo.height - window.height),
+    )
 
 
 def covered(image: Float[Tensor, "3 hs ws"], height: int, width: int) -> Float[Tensor, "3 h w"]:

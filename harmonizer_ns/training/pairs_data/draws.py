@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.pairs import Pair, Pairs, read_pairs
 from harmonizer_ns.spread import evenly_spread
-from harmonizer_ns.training.batch import PairBatch
 from harmonizer_ns.training.config import OneStepConfig, TemporalConfig
-from harmonizer_ns.training.crops import CropConfig
-from harmonizer_ns.training.dataset import PairDataset, load_item
-from harmonizer_ns.training.mixture import shard
-from harmonizer_ns.training.pairs import check_pairs
+from harmonizer_ns.training.pairs_data.batch import PairBatch
+from harmonizer_ns.training.pairs_data.checks import check_pairs
+from harmonizer_ns.training.pairs_data.crops import CropConfig
+from harmonizer_ns.training.pairs_data.dataset import PairDataset, load_item, shard
 
 
 class PairsData:
