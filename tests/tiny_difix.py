@@ -43,10 +43,11 @@ def unmerged_network(folder: Path) -> torch.nn.Module:
     from safetensors.torch import load_file
 
     from harmonizer_ns.enhancers.difix import DifixEnhancer
-    from harmonizer_ns.enhancers.difix.lora import add_lora
+    from harmonizer_ns.enhancers.lora import VAE_ADAPTER, VAE_DECODER, add_adapters
 
     network = DifixEnhancer.from_pretrained(folder).network
-    add_lora(network.vae, RANK)
+    add_adapters(network.vae, VAE_DECODER, RANK, VAE_ADAPTER, scope="decoder")
+    network.vae.requires_grad_(True)
     network.vae.load_state_dict(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
     return network
 

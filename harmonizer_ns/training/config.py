@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress
 
 from harmonizer_ns.devices import Device, Precision
+from harmonizer_ns.enhancers.lora import ATTENTION
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.journal import Tracker
-from harmonizer_ns.training.lora import PartConfig
 from harmonizer_ns.training.rates import ScheduleConfig
 
 Family = Literal["difix", "cosmos"]
@@ -163,6 +163,22 @@ class SavingConfig:
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("every", "keep", "validate_every", "log_every")}
         _check_positive("saving", **counts)
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """How one part of a network learns."""
+
+    mode: Literal["frozen", "lora", "full"] = "frozen"
+    """frozen: not at all; lora: low-rank adapters beside the frozen weights; full: every weight."""
+    rank: int = 16
+    """Rank of the adapters."""
+    targets: tuple[str, ...] = ATTENTION
+    """Names of the layers that get an adapter: the last components of their module names."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "lora" and (self.rank < 1 or not self.targets):
+            raise InputError(f"LoRA needs a rank of at least 1 and targets, got {self.rank} and {self.targets}")
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from harmonizer_ns.enhancers.checkpoint import Checkpoint, load_weights, save_checkpoint
+from harmonizer_ns.enhancers.lora import VAE_ADAPTER, VAE_DECODER, adapted_layers, add_adapters, merged, rank_of
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.enhancers.specs import ARCHITECTURES, resolve
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
-from harmonizer_ns.training.config import OneStepConfig
-from harmonizer_ns.training.lora import VAE_DECODER, make_trainable, merged_state
+from harmonizer_ns.training.config import OneStepConfig, PartConfig
 
 logger = logging.getLogger(__name__)
 
 SKIP, TEMPORAL = "skip_conv", ".temporal."
 """In the names of layers that pass the encoder's activations on to the decoder, and that look at previous outputs."""
-_VAE_ADAPTER, _BACKBONE_ADAPTER = "vae_skip", "backbone"  # the former is Difix's name
+_BACKBONE_ADAPTER = "backbone"
 
 
 def load_network(config: OneStepConfig) -> OneStepNetwork:
@@ -47,7 +47,7 @@ def make_ready(network: OneStepNetwork, config: OneStepConfig) -> OneStepNetwork
     """Let the parts of a network learn that the configuration names, as it says; returns the network."""
     network.requires_grad_(False)
     make_trainable(getattr(network, network.backbone), config.backbone, _BACKBONE_ADAPTER)
-    make_trainable(network.vae, config.vae, _VAE_ADAPTER, scope="decoder")  # type: ignore[arg-type]
+    make_trainable(network.vae, config.vae, VAE_ADAPTER, scope="decoder")  # type: ignore[arg-type]
     learning = [SKIP] if config.vae.mode != "frozen" else []
     learning += [TEMPORAL] if config.backbone.mode != "frozen" else []
     for name, parameter in network.named_parameters():
@@ -59,6 +59,40 @@ def make_ready(network: OneStepNetwork, config: OneStepConfig) -> OneStepNetwork
     if config.optimizer.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     return network
+
+
+def make_trainable(module: nn.Module, config: PartConfig, adapter: str, *, scope: str = "") -> None:
+    """Let a part learn as its configuration says, in place.
+
+    Args:
+        module: the part; what it required gradients for before does not matter.
+        config: how.
+        adapter: name of the adapter. Adapters of this name that the module already has go on learning.
+        scope: only layers below this submodule get adapters (``"decoder"``).
+
+    Raises:
+        InputError: when no layer matches the targets, or the adapters that are there have another rank.
+    """
+    module.requires_grad_(config.mode == "full")
+    if config.mode != "lora":
+        return
+    existing = [layer for _, layer in adapted_layers(module) if adapter in layer.lora_A]
+    if existing:
+        _continue(existing, config, adapter)
+        return
+    add_adapters(module, config.targets, config.rank, adapter, scope)
+
+
+def _continue(layers: list[Any], config: PartConfig, adapter: str) -> None:
+    ranks = {layer.r[adapter] for layer in layers}
+    if ranks != {config.rank}:
+        raise InputError(
+            f"the model already has adapters {adapter!r} of rank {sorted(ranks)}, the configuration says "
+            f"{config.rank}; set the rank to that of the model"
+        )
+    for layer in layers:
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[adapter].requires_grad_(True)
 
 
 def _set_references(network: Any, config: OneStepConfig) -> None:
@@ -79,7 +113,7 @@ def _set(network: nn.Module, name: str, value: float | None) -> None:
 
 def export(network: OneStepNetwork, folder: Path, metadata: dict[str, Any]) -> None:
     """Write an enhancer folder with all adapters merged into the weights; the network stays as it is."""
-    save_checkpoint(folder, Checkpoint(network.architecture, network.config, merged_state(network), metadata))
+    save_checkpoint(folder, Checkpoint(network.architecture, network.config, merged(network.state_dict()), metadata))
 
 
 def export_difix(network: Any, path: Path) -> None:
@@ -92,14 +126,13 @@ def export_difix(network: Any, path: Path) -> None:
     from accelerate import init_empty_weights
 
     from harmonizer_ns.enhancers.difix.formats import write_checkpoint
-    from harmonizer_ns.enhancers.difix.lora import add_lora, rank_of
     from harmonizer_ns.enhancers.difix.network import DifixNetwork
 
     vae = network.vae.state_dict()
     with init_empty_weights():
         plain = DifixNetwork.from_config(network.config)
-        add_lora(plain.vae, rank_of(vae))  # type: ignore[arg-type]
-    parts = {"unet": merged_state(network.unet), "vae": vae}
+        add_adapters(plain.vae, VAE_DECODER, rank_of(vae), VAE_ADAPTER, scope="decoder")  # type: ignore[arg-type]
+    parts = {"unet": merged(network.unet.state_dict()), "vae": vae}
     state = {f"{part}.{name}": value.detach() for part, weights in parts.items() for name, value in weights.items()}
     load_weights(plain, {**state, "prompt_embedding": network.prompt_embedding}, assign=True)
     write_checkpoint(plain, path)

@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from harmonizer_ns.enhancers.lora import COSMOS, UNET, VAE_DECODER
 from harmonizer_ns.training.builtin.config import BuiltinConfig
 from harmonizer_ns.training.config import (
     DataConfig,
     LossConfig,
     OneStepConfig,
     OptimizerConfig,
+    PartConfig,
     SavingConfig,
     TemporalConfig,
     TrainingConfig,
 )
-from harmonizer_ns.training.lora import COSMOS, UNET, VAE_DECODER, PartConfig
 from harmonizer_ns.training.rates import ScheduleConfig
 
 _FROZEN = PartConfig("frozen")

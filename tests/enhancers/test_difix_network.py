@@ -9,8 +9,8 @@ from difix_reference import Reference
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
-from harmonizer_ns.enhancers.difix.lora import adapted_names, add_lora
 from harmonizer_ns.enhancers.difix.network import DifixNetwork
+from harmonizer_ns.enhancers.lora import VAE_ADAPTER, VAE_DECODER, add_adapters, matching_layers
 from harmonizer_ns.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -100,11 +100,11 @@ def test_the_full_architecture_is_sd_turbo(full):
 
 
 def test_adapters_sit_on_the_decoder_alone(full):
-    names = adapted_names(full.vae)
+    names = matching_layers(full.vae, VAE_DECODER, scope="decoder")
     assert len(names) == 43
     assert all(name.startswith("decoder.") for name in names)
     vae = copy.deepcopy(full.vae)
-    add_lora(vae, rank=4)
+    add_adapters(vae, VAE_DECODER, 4, VAE_ADAPTER, scope="decoder")
     found = {name.partition(".lora_A.")[0] for name in vae.state_dict() if ".lora_A." in name}
     assert found == set(names)
     layer = vae.decoder.skip_conv_1

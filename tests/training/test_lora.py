@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch import nn
 
+from harmonizer_ns.enhancers.lora import adapted_layers, matching_layers, merged
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.lora import PartConfig, adapted_layers, make_trainable, matching_layers, merged_state
+from harmonizer_ns.training.config import PartConfig
+from harmonizer_ns.training.models import make_trainable
 
 
 class Part(nn.Module):
@@ -67,7 +69,7 @@ def test_an_adapter_adds_eight_over_rank_times_b_a(rank):
 def test_merged_weights_do_what_adapters_did():
     part, plain, x = trained(), Part(), torch.rand(2, 3, 5, 6)
     before = {name: value.clone() for name, value in part.state_dict().items()}
-    plain.load_state_dict(merged_state(part))
+    plain.load_state_dict(merged(part.state_dict()))
     assert torch.allclose(plain(x), part(x), atol=1e-5)
     assert not torch.allclose(plain(x), Part()(x), atol=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())

@@ -16,15 +16,13 @@ from torchvision.models import squeezenet1_1
 
 from harmonizer_ns.cli import train as command
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix.lora import ALPHA, TARGETS
 from harmonizer_ns.enhancers.difix.network import DifixNetwork
+from harmonizer_ns.enhancers.lora import COSMOS
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training import lora
 from harmonizer_ns.training.checkpoints import list_runs, load_run
-from harmonizer_ns.training.config import OneStepConfig, TrainingConfig
+from harmonizer_ns.training.config import OneStepConfig, PartConfig, TrainingConfig
 from harmonizer_ns.training.journal import curves, read_log
-from harmonizer_ns.training.lora import COSMOS, PartConfig
 from harmonizer_ns.training.models import make_ready
 from harmonizer_ns.training.presets import PRESETS
 from harmonizer_ns.training.setup import train
@@ -150,10 +148,6 @@ def test_presets_hold_the_papers_numbers():
     assert harmonizer.schedule.max_steps == 14_000
     assert (detail.backbone.rank, detail.vae.rank, detail.loss.l1, detail.loss.gram) == (16, 8, 0.5, 0.07)
     assert (detail.optimizer.learning_rate, detail.schedule.warm_up, detail.schedule.decay) == (5e-5, 500, "linear")
-
-
-def test_the_decoder_is_adapted_where_difix_adapts_it():
-    assert (set(lora.VAE_DECODER), lora.ALPHA) == (set(TARGETS), ALPHA)
 
 
 @pytest.fixture(scope="module")

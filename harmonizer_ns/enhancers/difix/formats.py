@@ -32,8 +32,8 @@ from harmonizer_ns.enhancers.checkpoint import (
     read_states,
     read_weights,
 )
-from harmonizer_ns.enhancers.difix.lora import merged, rank_of
 from harmonizer_ns.enhancers.difix.network import SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.lora import merged, rank_of
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, spec_of
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import first_line
