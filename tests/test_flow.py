@@ -150,7 +150,8 @@ def test_raft_is_torchvisions(raft_file):
     found = raft_flow(model, images[:1], images[1:], updates=2)
     assert found.valid.any()
     where = found.valid.expand_as(flow)
-    torch.testing.assert_close(found.offset[where], flow[where])
+    # Convolutions of another batch shape sum in another order: float32 rounding of flows of some pixels.
+    torch.testing.assert_close(found.offset[where], flow[where], atol=1e-4, rtol=1e-4)
 
 
 class Known(torch.nn.Module):
