@@ -138,7 +138,7 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         camera.rescale_output_resolution(factor)
         poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         self.last_size = (view.height, view.width)
-        splats = {name: value[chosen] for name, value in from_splatfacto(self.gauss_params).items()}
+        splats = {name: value[chosen] for name, value in from_splatfacto(dict(self.gauss_params.items())).items()}
         degree, colors = min(self.step // self.config.sh_degree_interval, self.config.sh_degree), None
         if self.config.sh_degree == 0:
             degree = None
