@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean, to_float
+from harmonizer_ns.metrics import psnr
 from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.insertion import Insertion, design_insertion
 from harmonizer_ns.synthesis.scenes.layers import FINE, LayerRenderer, Layers
@@ -109,8 +110,8 @@ def _tells(preview: LayerRenderer, pose: Float[np.ndarray, "4 4"], lens: Lens) -
     small = Lens(_PREVIEW, max(1, round(lens.height * scale)), lens.focal * scale)
     layers = preview.layers(pose, small, 16, 0)
     image, target, _ = compose(layers, _exposure([layers]))
-    psnr = -10 * np.log10(max(float((image - target).square().mean()), 1e-10))
-    return _VISIBLE[0] < layers.alpha.mean() < _VISIBLE[1] and _PSNR[0] < psnr < _PSNR[1]
+    change = psnr(image[None], target[None]).item()
+    return _VISIBLE[0] < layers.alpha.mean() < _VISIBLE[1] and _PSNR[0] < change < _PSNR[1]
 
 
 def _exposure(layers: list[Layers]) -> float:
