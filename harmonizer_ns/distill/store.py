@@ -59,9 +59,7 @@ def encode(view: PseudoView) -> StoredView:
             wanted = (channels, camera.height, camera.width)
             raise ValueError(f"{name} of a pseudo-view has shape {tuple(image.shape)}, wanted {wanted}")
         images[name] = to_uint8(image.detach()).cpu()
-    confidence = (
-        images["weight"].double().mean().item() / 255
-    )  # of the stored weight: no draw of what rounds to 0
+    confidence = images["weight"].double().mean().item() / 255  # of the stored weight: no draw of what rounds to 0
     return StoredView(**images, camera=camera, step=view.step, target=view.target, confidence=confidence)
 
 

@@ -212,7 +212,10 @@ def test_bad_paths_give_one_clear_error(folder, video, negative, tmp_path, monke
         ((folder, tmp_path / "out", "--batch", 0), "at least 1 frame, not 0"),
         ((folder, tmp_path / "out.mp4", "--fps", 0), "frames per second, not 0"),
         ((folder, tmp_path / "out", "--tile", 64), "the enhancer builtin has no --tile"),
-        ((folder, tmp_path / "out", "--enhancer", "none", "--precision", "fp16"), "the enhancer none has no --precision"),
+        (
+            (folder, tmp_path / "out", "--enhancer", "none", "--precision", "fp16"),
+            "the enhancer none has no --precision",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             run(*arguments)

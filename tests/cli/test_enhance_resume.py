@@ -16,6 +16,7 @@ from harmonizer_ns.media import VideoWriter, read_video
 
 class Negative(ToyEnhancer):
     """Inverts colours until it is interrupted, and remembers frames and history."""
+
     def __init__(self, max_context=0, calls_until_interrupt=-1):
         self.max_context, self.left, self.shown = max_context, calls_until_interrupt, []
 

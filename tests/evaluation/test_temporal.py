@@ -37,6 +37,7 @@ def test_a_steady_video_has_no_warp_error_and_flicker_has_its_own_size():
 def test_a_capture_is_flown_and_measured(capture):
     class Greyer(ToyEnhancer):
         """Half way to grey: steadier and worse."""
+
         def enhance(self, frames, context):
             return Repaired(0.5 * frames.rgb + 0.25, torch.ones_like(frames.alpha))
 

@@ -155,7 +155,7 @@ def test_a_box_that_is_seen_is_chosen(tmp_path, cameras):
     box(tmp_path / "boxes.json", behind)
     with pytest.raises(InputError, match="none of the 1 boxes"):
         foreground(clip_in(tmp_path, cameras), MaskConfig("boxes"), 0)
-    with pytest.raises(InputError, match="boxes need cameras: .*belongs to no capture"):
+    with pytest.raises(InputError, match=r"boxes need cameras: .*belongs to no capture"):
         foreground(clip_in(tmp_path), MaskConfig("boxes"), 0)
 
 
