@@ -49,7 +49,7 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            _sync(partial)
+            sync(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _concerns(error, path, partial):
@@ -87,7 +87,8 @@ def remove_leftovers(folder: Path) -> None:
             partial.unlink()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until what a file holds is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -7,6 +7,7 @@ here, `builtin.config.BuiltinConfig`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,15 +18,14 @@ from harmonizer_ns.devices import Device, Precision
 from harmonizer_ns.enhancers.lora import ATTENTION
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.journal import Tracker
-from harmonizer_ns.training.rates import ScheduleConfig
 
 Family = Literal["difix", "cosmos"]
 """Kind of diffusion network."""
 
 
-def _check_positive(group: str, **values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
+def _check_positive(group: str, options: object, *names: str) -> None:
+    for name in names:
+        if (value := getattr(options, name)) < 1:
             raise InputError(f"--{group}.{name.replace('_', '-')} should be at least 1, it is {value}")
 
 
@@ -59,7 +59,7 @@ class DataConfig:
     """Held-out pairs that are validated on, evenly spread."""
 
     def __post_init__(self) -> None:
-        _check_positive("data", height=self.height, width=self.width, batch=self.batch, accumulation=self.accumulation)
+        _check_positive("data", self, "height", "width", "batch", "accumulation")
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,37 @@ class OptimizerConfig:
     """Steps in a row without a finite gradient after which the run gives up. Such steps change nothing."""
 
     def __post_init__(self) -> None:
-        _check_positive("optimizer", max_skipped=self.max_skipped)
+        _check_positive("optimizer", self, "max_skipped")
         if not 0 <= self.average < 1:
             raise InputError(f"--optimizer.average should be in [0, 1), it is {self.average}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long to train, and the learning rate on the way: a function of the step, so no state has to be kept."""
+
+    max_steps: int = 10_000
+    """Optimizer steps of the whole run, resumed parts included."""
+    warm_up: int = 500
+    """Steps over which the learning rate rises linearly to its peak."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: stay, fall linearly, or fall as a half cosine, to `floor` at `max_steps`."""
+    floor: float = 0.0
+    """Learning rate at the end of the decay, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        _check_positive("schedule", self, "max_steps")
+
+    def factor(self, step: int) -> float:
+        """The learning rate of the optimizer's ``step``, counted from 1, as a share of the peak.
+
+        ``min(1, step / warm_up) * (floor + (1 - floor) * d(p))`` with ``p`` the share of the steps after the warm-up
+        that are done: ``d = 1``, ``1 - p`` or ``(1 + cos(pi p)) / 2``.
+        """
+        progress = min(1.0, max(0, step - self.warm_up) / max(1, self.max_steps - self.warm_up))
+        falling = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+        warm = min(1.0, step / max(1, self.warm_up))
+        return warm * (self.floor + (1 - self.floor) * falling[self.decay])
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,7 @@ class TemporalConfig:
     def __post_init__(self) -> None:
         if self.context and not 1 <= self.context < self.clip:
             raise InputError(f"--temporal.clip should be at least {self.context + 1} frames, it is {self.clip}")
-        _check_positive("temporal", every=self.every)
+        _check_positive("temporal", self, "every")
 
 
 @dataclass(frozen=True)
@@ -161,8 +189,7 @@ class SavingConfig:
     """At the end also write model_STEPS.pkl for Difix's own code (SD-Turbo networks with LoRA on the VAE)."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("every", "keep", "validate_every", "log_every")}
-        _check_positive("saving", **counts)
+        _check_positive("saving", self, "every", "keep", "validate_every", "log_every")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.features import load_features, load_lpips
+from harmonizer_ns.features import Distance, load_features, load_lpips
 from harmonizer_ns.flow import load_raft
 from harmonizer_ns.training.config import LossConfig
 from harmonizer_ns.training.losses.gram import SQUEEZENET_WEIGHTS, VGG16_WEIGHTS, gram_loss
@@ -16,7 +16,6 @@ from harmonizer_ns.training.losses.pixel import l1_loss, l2_loss
 from harmonizer_ns.training.losses.preserve import preservation_loss
 from harmonizer_ns.training.losses.temporal import true_motion, warp_loss
 from harmonizer_ns.training.pairs_data.batch import PairBatch
-from harmonizer_ns.training.scoring import Distance
 from harmonizer_ns.training.trainee import Parts
 
 Images = Float[Tensor, "b 3 h w"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: ``OUTPUT/log.jsonl``, tensorboard or wandb, a progress bar or plain lines."""
+"""What a run tells: ``log.jsonl``, sample sheets, tensorboard or wandb, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -8,45 +8,40 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import written_whole
+from harmonizer_ns.images import contact_sheet, save_image, to_uint8
+from harmonizer_ns.training.trainee import Pictures
 
 Tracker = Literal["tensorboard", "wandb", "none"]
 Values = dict[str, float]
 
+SAMPLES = "samples"
+"""Folder of the sheets, below the run's."""
+_REMEDY = "Continue from the last checkpoint with --resume when there is space"
 
-class Sink(Protocol):
-    """A place for curves and pictures."""
+
+class Sink:
+    """A place for curves and pictures; this one keeps nothing."""
 
     def scalars(self, values: Values, step: int) -> None:
         """Values of one step."""
-        ...
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
-        ...
+    def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
+        """An image of one step, in [0, 1]."""
 
     def close(self) -> None:
         """Write what is left."""
-        ...
 
 
-class NoSink:
-    """Keeps nothing."""
-
-    def scalars(self, values: Values, step: int) -> None:
-        """Nothing."""
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class TensorboardSink:
+class TensorboardSink(Sink):
     """Event files in ``folder``."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -59,18 +54,16 @@ class TensorboardSink:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
-        from harmonizer_ns.images import load_image
-
-        self._writer.add_image(name, load_image(path), step)
+    def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
+        """An image of one step, in [0, 1]."""
+        self._writer.add_image(name, image.clamp(0, 1), step)
 
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
 
 
-class WandbSink:
+class WandbSink(Sink):
     """A run of Weights & Biases, continued after a resume of the same folder."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -87,9 +80,9 @@ class WandbSink:
         """Values of one step."""
         self._run.log(values, step=step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
-        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+    def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
+        """An image of one step, in [0, 1]."""
+        self._run.log({name: self._wandb.Image(to_uint8(image).permute(1, 2, 0).numpy())}, step=step)
 
     def close(self) -> None:
         """Write what is left."""
@@ -102,21 +95,21 @@ def open_sink(tracker: Tracker, folder: Path, step: int, config: dict[str, Any])
         return TensorboardSink(folder / "tensorboard", step)
     if tracker == "wandb":
         return WandbSink(folder, config)
-    return NoSink()
+    return Sink()
 
 
 class Journal:
-    """Of the main process.
+    """Tells of a run while it trains; the main process has one.
 
     Args:
         folder: the run's.
-        sink: where curves and pictures go besides ``log.jsonl``.
+        sink: where curves and pictures go besides files.
         step: steps done before; later entries in ``log.jsonl`` are dropped.
         steps: of the whole run.
     """
 
     def __init__(self, folder: Path, sink: Sink, step: int, steps: int) -> None:
-        self._path, self._sink = folder / "log.jsonl", sink
+        self._folder, self._path, self._sink = folder, folder / "log.jsonl", sink
         entries = [entry for entry in read_log(folder) if entry["step"] <= step]
         self._path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         self._console = Console(stderr=True)
@@ -137,17 +130,31 @@ class Journal:
         self._progress.update(self._task, completed=step, description=f"loss {loss:.4f}")
 
     def write(self, step: int, values: Values) -> None:
-        """Keep values of a step, but for those that are not finite; print them where there is no bar."""
+        """Keep values of a step, but for those that are not finite; print them where there is no bar.
+
+        Raises:
+            InputError: when the disk is full.
+        """
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error}. {_REMEDY}") from error
         self._sink.scalars(values, step)
         if self._progress.disable:
             self.say(f"step {step} " + " ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Pass a PNG file on."""
-        self._sink.picture(name, path, step)
+    def sheet(self, rows: list[Pictures], step: int) -> None:
+        """Keep a picture of a step with a row for each view: input, output, target, and reference where there is one.
+
+        Raises:
+            InputError: when it cannot be written.
+        """
+        image = contact_sheet([[view for view in row if view is not None] for row in rows])
+        with written_whole(self._folder / SAMPLES / f"step-{step:08d}.png", _REMEDY) as partial:
+            save_image(partial, image)
+        self._sink.picture("samples", image, step)
 
     def say(self, message: str) -> None:
         """One line for the reader."""

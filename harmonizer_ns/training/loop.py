@@ -14,26 +14,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.training.checkpoints import (
-    RunState,
-    full_disk_explained,
-    list_runs,
-    load_run,
-    require_space,
-    save_run,
-    size,
-)
+from harmonizer_ns.training.checkpoints import RunState, list_runs, load_run, require_space, save_run
 from harmonizer_ns.training.config import TrainingConfig
 from harmonizer_ns.training.interruption import Interruption
 from harmonizer_ns.training.journal import Journal, open_sink
-from harmonizer_ns.training.sheets import save_sheet
 from harmonizer_ns.training.stepper import Report, Stepper
 from harmonizer_ns.training.trainee import Data, Trainee
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKPOINTS, RESULT, SAMPLES = "checkpoints", "enhancer", "samples"
+CHECKPOINTS, RESULT = "checkpoints", "enhancer"
 """Folders below the output folder."""
 
 
@@ -82,8 +73,7 @@ class Run:
             InputError: when memory or disk run out, or gradients stay without finite values.
         """
         saving, last = self.config.saving, self.config.schedule.max_steps
-        checkpoints = self.config.output / CHECKPOINTS
-        with full_disk_explained(checkpoints), self._journal() as journal, Interruption() as interruption:
+        with self._journal() as journal, Interruption() as interruption:
             for batches in self._batches():
                 self.step += 1
                 report = self.stepper.step(self.step, batches)
@@ -114,8 +104,8 @@ class Run:
             if not found:
                 raise InputError(f"nothing to resume: {folder} holds no checkpoint; leave out --resume to begin a run")
             self._load(load_run(found[-1]))
-        weights = size({"weights": dict(self.stepper.parameters)})
-        require_space(self.config.output, 4 * weights + sum(p.nbytes for p in self.trainee.network.parameters()))
+        weights, learning = self.trainee.network.parameters(), self.stepper.parameters.values()
+        require_space(self.config.output, sum(p.nbytes for p in weights) + 4 * sum(p.nbytes for p in learning))
         self.accelerator.wait_for_everyone()  # else another process may find this run's first checkpoint
 
     def _load(self, content: RunState) -> None:
@@ -178,9 +168,7 @@ class Run:
             if self.figures:
                 journal.write(self.step, {f"test/{name}": value for name, value in self.figures.items()})
             if pictures:
-                path = self.config.output / SAMPLES / f"step-{self.step:08d}.png"
-                save_sheet(path, pictures[:_SHEET_ROWS])
-                journal.picture("samples", path, self.step)
+                journal.sheet(pictures[:_SHEET_ROWS], self.step)
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:

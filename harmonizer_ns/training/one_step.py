@@ -16,8 +16,7 @@ from harmonizer_ns.training.context import Images, roll_out
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.models import export, export_difix
 from harmonizer_ns.training.pairs_data.batch import PairBatch
-from harmonizer_ns.training.scoring import validated
-from harmonizer_ns.training.trainee import Parts, Pictures, Validation
+from harmonizer_ns.training.trainee import Parts, Pictures, Validation, validated
 
 
 class OneStepTrainee:
@@ -63,9 +62,7 @@ class OneStepTrainee:
         on_device = batch.to(next(self.network.parameters()).device)
         outputs = self._repair(self.network, on_device).float().clamp(0, 1).cpu()
         references = [None] * len(batch) if batch.references is None else list(batch.references[:, 0])
-        return [
-            Pictures(*parts) for parts in zip(batch.names, batch.image, outputs, batch.target, references, strict=True)
-        ]
+        return [Pictures(*parts) for parts in zip(batch.image, outputs, batch.target, references, strict=True)]
 
     def export(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write an enhancer folder, adapters merged into the weights, and a file for Difix's own code if asked for."""

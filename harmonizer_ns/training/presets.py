@@ -17,10 +17,10 @@ from harmonizer_ns.training.config import (
     OptimizerConfig,
     PartConfig,
     SavingConfig,
+    ScheduleConfig,
     TemporalConfig,
     TrainingConfig,
 )
-from harmonizer_ns.training.rates import ScheduleConfig
 
 _FROZEN = PartConfig("frozen")
 _GIVEN: dict[str, Any] = {"pairs": tyro.MISSING, "output": tyro.MISSING}  # on the command line

@@ -16,7 +16,6 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.average import Average
 from harmonizer_ns.training.checkpoints import Tensors
 from harmonizer_ns.training.config import OneStepConfig, TrainingConfig
-from harmonizer_ns.training.rates import rate_factor
 from harmonizer_ns.training.trainee import Trainee, trainable
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Stepper:
     def step(self, step: int, batches: list[Any]) -> Report:
         """Optimizer step number ``step``, counted from 1. All that is random in it depends on seed and step alone."""
         options = self.config.optimizer
-        rate = options.learning_rate * rate_factor(step, self.config.schedule)
+        rate = options.learning_rate * self.config.schedule.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

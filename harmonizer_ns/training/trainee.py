@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harmonizer_ns.features import Distance
+from harmonizer_ns.metrics import psnr, ssim
+
 Parts = dict[str, Float[Tensor, ""]]
 """The terms of a loss by name, unweighted and detached, for curves."""
 
@@ -17,14 +20,12 @@ class Pictures(NamedTuple):
     """One validation view, for metrics and sample sheets; colours in [0, 1].
 
     Args:
-        source: the picture's name.
         render: what was given.
         output: what the network makes of it.
         target: the truth.
         reference: the first reference photo, or None.
     """
 
-    source: str
     render: Float[Tensor, "3 h w"]
     output: Float[Tensor, "3 h w"]
     target: Float[Tensor, "3 h w"]
@@ -41,6 +42,23 @@ class Validation(NamedTuple):
 
     figures: dict[str, float]
     pictures: list[Pictures]
+
+
+def validated(pictures: list[Pictures], distance: Distance | None = None) -> Validation:
+    """Means over the views of PSNR, SSIM and a distance: ``psnr``, ``psnr_input`` and so on; empty without views.
+
+    Args:
+        pictures: the views.
+        distance: LPIPS; None leaves it out.
+    """
+    metrics = {"psnr": psnr, "ssim": ssim, **({"lpips": distance} if distance else {})}
+    found: dict[str, float] = {}
+    for view in pictures:
+        for name, metric in metrics.items():
+            for suffix, image in (("", view.output), ("_input", view.render)):
+                value = metric(image[None].clamp(0, 1), view.target[None]).mean().item() / len(pictures)
+                found[name + suffix] = found.get(name + suffix, 0.0) + value
+    return Validation(found, pictures)
 
 
 class Trainee(Protocol):

@@ -17,8 +17,7 @@ from harmonizer_ns.training.config import (
     ScheduleConfig,
 )
 from harmonizer_ns.training.loop import Run
-from harmonizer_ns.training.scoring import validated
-from harmonizer_ns.training.trainee import Pictures
+from harmonizer_ns.training.trainee import Pictures, validated
 
 
 class ToyTrainee:
@@ -39,7 +38,7 @@ class ToyTrainee:
     def validate(self, batches, step):
         renders, targets = batches[0]
         outputs = self.network(renders).clamp(0, 1)
-        return validated([Pictures("toy", *views, None) for views in zip(renders, outputs, targets, strict=True)], None)
+        return validated([Pictures(*views, None) for views in zip(renders, outputs, targets, strict=True)])
 
     def export(self, folder: Path, metadata: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from harmonizer_ns.images import load_image
 from harmonizer_ns.training.checkpoints import list_runs, load_run
 from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingConfig, ScheduleConfig, TemporalConfig
 from harmonizer_ns.training.journal import curves, read_log
-from harmonizer_ns.training.rates import rate_factor
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +58,7 @@ def test_the_rates_that_were_used_follow_the_schedule(tmp_path):
 
 def test_a_cosine_rises_then_falls_to_its_floor():
     config = ScheduleConfig(max_steps=100, warm_up=10, decay="cosine", floor=0.01)
-    rates = [rate_factor(step, config) for step in range(1, 101)]
+    rates = [config.factor(step) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1)
     assert rates[54] == pytest.approx(0.505)
@@ -155,7 +154,7 @@ def test_a_run_writes_figures_a_sheet_and_event_files(tmp_path):
     assert [step for step, _ in found["test/psnr"]] == [5, 10]
     assert found["test/psnr"][-1][1] == outcome.figures["psnr"]
     assert "nothing" not in found
-    assert load_image(tmp_path / "run/samples/step-00000010.png").shape == (3, 2 * (16 + 4), 3 * (16 + 4))
+    assert load_image(tmp_path / "run/samples/step-00000010.png").shape == (3, 2 * (16 + 4), 3 * 16 + 2 * 4)
     assert list((tmp_path / "run/tensorboard").glob("events*"))
 
 
@@ -283,7 +282,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     [
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), r"weights\.safetensors is missing or dam"),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), r"optimizer\.safetensors is missing"),
-        (lambda folder: (folder / "state.json").write_text("{"), "no checkpoint of a training run"),
+        (lambda folder: (folder / "state.json").write_text("{"), r"state\.json is not JSON"),
         (lambda folder: (folder / "state.json").write_text('{"format": "harmonizer-enhancer"}'), "with --model"),
         (
             lambda folder: (folder / "state.json").write_text(
@@ -301,8 +300,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage, message):
         toy_run(replace(config, resume=True))
 
 
-def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
-    """Files cannot grow beyond a limit from step 6 on, so the save at step 10 fails half way."""
+@pytest.mark.parametrize(
+    ("log_every", "message"),
+    [
+        (100, r"cannot write .*step-00000010: .*step-00000005 is intact.*--resume"),
+        (1, r"cannot write .*log\.jsonl: .*--resume"),
+    ],
+)
+def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path, log_every, message):
+    """Files cannot grow beyond a limit from step 6 on, so the save at step 10 or the log fails half way."""
     trainee = ToyTrainee()
     good, limits = trainee.loss, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -312,10 +318,10 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
         return good(network, batch, step)
 
     trainee.loss = filling
-    config = toy_config(tmp_path / "run", saving=SavingConfig(every=5, log_every=100, validate_every=100))
+    config = toy_config(tmp_path / "run", saving=SavingConfig(every=5, log_every=log_every, validate_every=100))
     run, _ = toy_run(replace(config, saving=replace(config.saving, tracker="none")), trainee)
     try:
-        with pytest.raises(InputError, match=r"no space left.*step-00000005 is intact.*--resume"):
+        with pytest.raises(InputError, match=message):
             run.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

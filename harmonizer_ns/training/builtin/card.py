@@ -8,7 +8,6 @@ from typing import Any
 
 from harmonizer_ns.files import write_json
 from harmonizer_ns.training.builtin.validation import Figures
-from harmonizer_ns.training.sheets import save_curves
 
 _TEXT = """---
 license: apache-2.0
@@ -58,6 +57,24 @@ def write_card(folder: Path, report: dict[str, Any]) -> None:
     write_json(folder / "training.json", report, indent=2)
     save_curves(folder / "curves.png", report["curves"])
     (folder / "README.md").write_text(model_card(report), encoding="utf-8")
+
+
+def save_curves(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
+    """Plot each curve over the steps, one below the other, as PNG.
+
+    Args:
+        path: of the picture.
+        curves: name -> (step, value).
+    """
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    figure = Figure(figsize=(7, 2.2 * len(curves)), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(len(curves), squeeze=False)[:, 0], curves.items(), strict=True):
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
+        axes.set(xlabel="step", ylabel=name)
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
 
 
 def model_card(report: dict[str, Any]) -> str:

@@ -86,7 +86,7 @@ def measure(enhancer: BuiltinEnhancer, view: WarpedView, condition: Condition) -
         "loss": splat_loss(output, target) / splat_loss(render, target).clamp(min=1e-6),
     }
     photo = batch.inputs.warps[0, 0] if condition.references and len(view.warps) else None
-    pictures = Pictures(view.name, render[0], output[0], target[0], photo)
+    pictures = Pictures(render[0], output[0], target[0], photo)
     return Measured(view.scene, view.damage, {name: value.item() for name, value in figures.items()}, pictures)
 
 
