@@ -35,9 +35,8 @@ def parse(arguments: Sequence[str]) -> Any:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: Any) -> None:
     """Run the benchmark that the command line names."""
-    options = parse(arguments)
     for kind, run in BENCHMARKS.values():
         if type(options) is kind:
             run(options)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.enhancers.table import SPECS
 from harmonizer_ns.files import read_json
 
@@ -37,14 +37,11 @@ class ConvertConfig:
     """Architecture (JSON, as in configs/) of a network of another size; --kind is not looked at then."""
 
 
-def parse(arguments: Sequence[str]) -> ConvertConfig:
-    """Read the command line."""
-    return parse_options(ConvertConfig, "convert", arguments, EXAMPLES)
+parse = partial(read_options, ConvertConfig, "convert", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: ConvertConfig) -> None:
     """Read, check every name, write."""
-    config = parse(arguments)
     (_convert_difix if config.kind == "difix" else _convert_cosmos)(config)
 
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.devices import DTYPES, Device, Precision, choose_device
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
@@ -60,14 +60,11 @@ class EnhanceConfig:
     """Frames per second of a video; by default the input's, or 24 for a folder."""
 
 
-def parse(arguments: Sequence[str]) -> EnhanceConfig:
-    """Read the command line."""
-    return parse_options(EnhanceConfig, "enhance", arguments, EXAMPLES)
+parse = partial(read_options, EnhanceConfig, "enhance", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: EnhanceConfig) -> None:
     """Load the enhancer, then repair what the command line names, with a progress bar."""
-    config = parse(arguments)
     options = _options(config)
     check_paths(config.input, config.output)
     references = find_references(config.ref)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.enhancers.table import SPECS, EnhancerSpec
 
 EXAMPLES = """
@@ -20,14 +20,11 @@ class EnhancersConfig:
     """List the enhancers by name; a checkpoint's folder works wherever a name does."""
 
 
-def parse(arguments: Sequence[str]) -> EnhancersConfig:
-    """Read the command line."""
-    return parse_options(EnhancersConfig, "enhancers", arguments, EXAMPLES)
+parse = partial(read_options, EnhancersConfig, "enhancers", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: EnhancersConfig) -> None:
     """Print one paragraph for each enhancer."""
-    parse(arguments)
     for name, spec in SPECS.items():
         lines = spec.description, f"install: {spec.install}", f"weights: {where(spec)}", f"licence: {spec.licence}"
         print(f"{name}: " + "\n    ".join(lines))

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from harmonizer_ns.cli.parsing import dtype_option
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.evaluation import enhancer as held_out
@@ -22,14 +21,11 @@ harmonizer evaluate DATA --temporal --views 8 --width 160  # flicker
 """
 
 
-def parse(arguments: Sequence[str]) -> EvaluationConfig:
-    """Read the command line."""
-    return parse_options(EvaluationConfig, "evaluate", arguments, EXAMPLES)
+parse = partial(read_options, EvaluationConfig, "evaluate", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: EvaluationConfig) -> None:
     """Load the enhancer, then measure scene after scene."""
-    config = parse(arguments)
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     enhancer = load_enhancer(config.enhancer, device, **dtype_option(config.enhancer, config.precision))

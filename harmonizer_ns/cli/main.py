@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -17,7 +19,7 @@ class Command:
     """One command.
 
     Args:
-        module: where its ``main(arguments)`` lives, and its ``parse(arguments)``, which only reads the options.
+        module: where its ``parse(arguments)`` lives, which only reads the options, and its ``main(options)``.
         description: one line for ``harmonizer --help``.
     """
 
@@ -41,13 +43,31 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the command line names; bad input ends with one line on stderr and exit status 1."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with errors_in_one_line("harmonizer" if name not in COMMANDS else f"harmonizer {name}"), _as_if_by_sigpipe():
+        _run(name, rest)
+
+
+@contextmanager
+def _as_if_by_sigpipe() -> Iterator[None]:
+    """End the program without a word when nobody reads its output any more, as behind ``| head``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(128 + 13)
+
+
+def _run(name: str, arguments: list[str]) -> None:
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":
         print(f"harmonizer {__version__}")
     else:
-        with errors_in_one_line("harmonizer" if name not in COMMANDS else f"harmonizer {name}"):
-            import_module(find(name).module).main(rest)
+        command = import_module(find(name).module)
+        command.main(command.parse(arguments))
 
 
 def find(name: str) -> Command:

@@ -16,14 +16,14 @@ from harmonizer_ns.enhancers.specs import options_of
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], command: str, arguments: Sequence[str], examples: str) -> Options:
+def read_options(options: type[Options], command: str, examples: str, arguments: Sequence[str]) -> Options:
     """Fill a dataclass of options from what follows ``harmonizer COMMAND``; ``--help`` and misuse end the program.
 
     Args:
         options: dataclass; its docstring opens the help.
         command: its name.
-        arguments: the words.
         examples: whole command lines, one a line; ``#`` begins a comment.
+        arguments: the words.
     """
     description = with_examples(options.__doc__ or "", examples)
     return tyro.cli(options, args=arguments, prog=f"harmonizer {command}", description=description)

@@ -27,9 +27,8 @@ def parse(arguments: Sequence[str]) -> ProceduralConfig | DemoConfig:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: ProceduralConfig | DemoConfig) -> None:
     """Render what the command line names."""
-    config = parse(arguments)
     if isinstance(config, DemoConfig):
         make_demo(config)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import remove_leftovers
 
@@ -64,14 +64,11 @@ class SynthesizeConfig:
             raise InputError(f"--workers should be at least 1, got {self.workers}")
 
 
-def parse(arguments: Sequence[str]) -> SynthesizeConfig:
-    """Read the command line."""
-    return parse_options(SynthesizeConfig, "synthesize", arguments, EXAMPLES)
+parse = partial(read_options, SynthesizeConfig, "synthesize", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: SynthesizeConfig) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
-    config = parse(arguments)
     from harmonizer_ns.synthesis.recipes.workers import locked
 
     output, recipe = config.output.resolve(), None if config.rebuild else _recipe(config)

@@ -32,9 +32,8 @@ def parse(arguments: Sequence[str]) -> TrainingConfig:
     return tyro.extras.overridable_config_cli(presets, args=arguments, prog="harmonizer train", description=description)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: TrainingConfig) -> None:
     """Train the preset that the command line names; an interrupted run ends with exit status 1."""
-    config = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from harmonizer_ns.training.setup import train
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from harmonizer_ns.cli.parsing import dtype_option
-from harmonizer_ns.cli.parsing import parse as parse_options
+from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import Device, Precision, choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
@@ -54,14 +53,12 @@ class ViewConfig:
     """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
 
 
-def parse(arguments: Sequence[str]) -> ViewConfig:
-    """Read the command line."""
-    return parse_options(ViewConfig, "view", arguments, EXAMPLES)
+parse = partial(read_options, ViewConfig, "view", EXAMPLES)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: ViewConfig) -> None:
     """Serve until interrupted."""
-    viewer = serve(parse(arguments))
+    viewer = serve(config)
     try:
         while True:
             time.sleep(1.0)

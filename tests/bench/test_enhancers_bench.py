@@ -17,7 +17,7 @@ HARMONIZER = str(tiny_cosmos.CONFIGS / "harmonizer-tiny.json")
 
 def bench_lines(capsys, *arguments):
     options = "--sizes 64x48 --frames 2 --warmup 1 --device cpu"
-    bench.main(["enhancers", *map(str, arguments), *options.split()])
+    bench.main(bench.parse(["enhancers", *map(str, arguments), *options.split()]))
     return capsys.readouterr().out.splitlines()[2:]
 
 

@@ -16,6 +16,10 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage.sequence import as_frames
 
 
+def run(arguments: list[str]) -> None:
+    convert.main(convert.parse(arguments))
+
+
 def test_a_release_becomes_a_folder(tmp_path, capsys):
     network = tiny_cosmos.network()
     state, parts = network.state_dict(), {"transformer": {}, "vae": {}}
@@ -25,24 +29,24 @@ def test_a_release_becomes_a_folder(tmp_path, capsys):
     torch.save({"state_dict_unet": parts["transformer"], "state_dict_vae": parts["vae"]}, tmp_path / "release.pkl")
     (tmp_path / "tiny.json").write_text(json.dumps(network.config))
 
-    convert.main([str(tmp_path / "release.pkl"), str(tmp_path / "folder"), "--config", str(tmp_path / "tiny.json")])
+    run([str(tmp_path / "release.pkl"), str(tmp_path / "folder"), "--config", str(tmp_path / "tiny.json")])
     assert "NVIDIA Open Model License" in capsys.readouterr().out
     again = CosmosEnhancer.from_pretrained(tmp_path / "folder").network
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 
     with pytest.raises(InputError, match="misshapen: transformer"):
-        convert.main([str(tmp_path / "release.pkl"), str(tmp_path / "other")])
+        run([str(tmp_path / "release.pkl"), str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
     (tmp_path / "tiny.json").write_text("[]")
     with pytest.raises(InputError, match=r"tiny\.json"):
-        convert.main([str(tmp_path / "release.pkl"), str(tmp_path / "other"), "--config", str(tmp_path / "tiny.json")])
+        run([str(tmp_path / "release.pkl"), str(tmp_path / "other"), "--config", str(tmp_path / "tiny.json")])
 
 
 def test_a_checkpoint_of_difix_becomes_a_folder(tiny_difix, tmp_path):
     unmerged = DifixEnhancer(unmerged_network(tiny_difix))
     write_checkpoint(unmerged.network, tmp_path / "model_1.pkl")
     names = str(tmp_path / "model_1.pkl"), str(tmp_path / "folder")
-    convert.main([*names, "--kind", "difix", "--base", str(tiny_difix)])
+    run([*names, "--kind", "difix", "--base", str(tiny_difix)])
     again = load_enhancer(tmp_path / "folder")
     assert isinstance(again, DifixEnhancer)
     frames = as_frames(torch.rand(3, 32, 40))
@@ -51,7 +55,7 @@ def test_a_checkpoint_of_difix_becomes_a_folder(tiny_difix, tmp_path):
 
 
 def test_every_enhancer_is_listed(capsys):
-    enhancers.main([])
+    enhancers.main(enhancers.parse([]))
     printed = capsys.readouterr().out
     for name, spec in SPECS.items():
         assert f"{name}: " in printed
@@ -62,7 +66,7 @@ def test_every_enhancer_is_listed(capsys):
 def test_weights_on_this_machine_are_told_from_those_on_the_hub(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "models--nvidia--difix_ref" / "snapshots").mkdir(parents=True)
-    enhancers.main([])
+    enhancers.main(enhancers.parse([]))
     printed = capsys.readouterr().out
     assert "weights: nvidia/difix, downloaded from the Hugging Face Hub when first used" in printed
     assert f"weights: nvidia/difix_ref, on this machine: {tmp_path / 'models--nvidia--difix_ref'}" in printed

@@ -63,7 +63,7 @@ def video(tmp_path):
 
 
 def run(*arguments):
-    command.main([str(argument) for argument in arguments])
+    command.main(command.parse([str(argument) for argument in arguments]))
 
 
 def test_an_image(folder, negative, tmp_path):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -35,6 +38,17 @@ def test_help_lists_every_command(capsys):
 def test_the_version_is_told(capsys):
     main(["--version"])
     assert capsys.readouterr().out.split() == ["harmonizer", __version__]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "enhancers", "convert --help"])
+def test_output_that_nobody_reads_ends_a_command_without_a_word(words, unbuffered):
+    command = [sys.executable, "-m", "harmonizer_ns.cli.main", *words.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + 13
 
 
 @pytest.mark.parametrize(

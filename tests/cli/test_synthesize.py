@@ -15,7 +15,7 @@ import torch
 import toy_streams
 from toy import write_capture, write_colmap
 
-from harmonizer_ns.cli.synthesize import build_nerf, main
+from harmonizer_ns.cli import synthesize
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.pairs import read_pairs
@@ -49,6 +49,10 @@ def work(tmp_path: Path, capture: Path) -> Path:
         save_image(tmp_path / "photos" / f"{i}.png", torch.rand(3, 24, 40, generator=generator))
     write_recipe(tmp_path)
     return tmp_path
+
+
+def main(arguments: list[str]) -> None:
+    synthesize.main(synthesize.parse(arguments))
 
 
 def write_recipe(work: Path, seed: int = 1, settings: str = "{}") -> None:
@@ -260,7 +264,7 @@ def test_streams_are_given_splats_and_nerfs_by_workers_too(work):
 def test_a_missing_nerfstudio_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "harmonizer_ns.plugin.reconstruct", None)
     with pytest.raises(InputError, match="pip install harmonizer-ns"):
-        build_nerf(CurationSettings(reconstructor="nerf"), 0)
+        synthesize.build_nerf(CurationSettings(reconstructor="nerf"), 0)
 
 
 def test_ray_that_is_not_there_is_told(work, monkeypatch):

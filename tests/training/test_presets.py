@@ -205,7 +205,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
         *("--loss.lpips", "0", "--loss.gram", "0", "--temporal.start", "0", "--temporal.clip", "5"),
         *("--optimizer.learning-rate", "1e-2", "--optimizer.epsilon", "1e-2", "--saving.tracker", "none"),
     ]
-    command.main([*options[1:], "--output", str(tmp_path / "one"), "--data.batch", "2"])
+    command.main(command.parse([*options[1:], "--output", str(tmp_path / "one"), "--data.batch", "2"]))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     together = [*options, "--output", str(tmp_path / "two"), "--data.batch", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -220,7 +220,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
 def test_bad_input_is_one_clear_error(pairs, squeezenet, tmp_path, capsys):
     for name in ("unknown", "difx"):
         with pytest.raises(SystemExit):
-            command.main([name, "--pairs", str(pairs), "--output", str(tmp_path)])
+            command.main(command.parse([name, "--pairs", str(pairs), "--output", str(tmp_path)]))
         assert name in capsys.readouterr().err
     config = tiny("harmonizer", pairs, tmp_path / "run", squeezenet)
     (tmp_path / "empty.json").write_text("{")
