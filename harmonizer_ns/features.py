@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import read_torch
+from harmonizer_ns.files import read_weights
 
 FeatureNet = Literal["vgg", "squeeze"]
 LpipsNet = Literal["vgg", "squeeze", "alex"]
@@ -172,29 +172,6 @@ def download(url: str) -> dict[str, Tensor]:
             f"cannot download {url} ({error}); get {name} on a machine with network and give its path, "
             f"or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors`` or torch file, on the CPU; no code of the file's is run.
-
-    Raises:
-        InputError: when there is no such file, or it does not hold a plain state dict.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no weights at {path}; give the path of an existing file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-    state = read_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} does not hold a state dict (names and tensors)")
-    return state
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:

@@ -12,14 +12,17 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from harmonizer_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PACKAGE = Path(__file__).resolve().parent
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -161,6 +164,28 @@ def read_torch(path: Path, mapped: bool = False) -> Any:
         raise InputError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` or torch file, on the CPU; no code of the file's is run.
+
+    Raises:
+        InputError: when there is no such file, or it does not hold a plain state dict.
+    """
+    from safetensors.torch import load_file
+    from torch import Tensor
+
+    if not path.is_file():
+        raise InputError(f"no weights at {path}; give the path of an existing file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
+    state = read_torch(path, mapped=True)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} does not hold a state dict (names and tensors)")
+    return state
+
+
 def asset(name: str) -> Path:
     """Folder or file of the asset ``name``, for example ``asset("builtin")``.
 
@@ -178,21 +203,27 @@ def asset(name: str) -> Path:
     raise FileNotFoundError(f"asset {name!r} is neither at {places}; is the installation complete?")
 
 
-def fetch_repository(repository: str, revision: str | None, patterns: list[str]) -> Path:
-    """The folder of a Hub repository, from the Hub or from its cache; only files that match a pattern.
+def find_folder(folder_or_id: str | Path, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The folder itself, or that of a Hub repository, from the Hub or from its cache. Nothing in it is ever run.
 
-    Nothing in them is ever run.
+    Args:
+        folder_or_id: a folder, or ``owner/name``.
+        patterns: what of the repository is wanted.
+        revision: of the repository.
 
     Raises:
-        InputError: when the name is none, and when the Hub cannot be reached or has no such repository or revision.
+        InputError: when it is neither, and when the Hub cannot be reached or has no such repository or revision.
     """
+    folder, repository = Path(folder_or_id), str(folder_or_id)
+    if folder.is_dir():
+        return folder
     if not _REPOSITORY.fullmatch(repository):
         raise InputError(f"{repository!r} is neither a folder nor a repository of the Hugging Face Hub (owner/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except (OSError, HfHubHTTPError) as error:
         raise InputError(
             f"{repository} is no folder here and cannot be fetched from the Hugging Face Hub ({first_line(error)}); "

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmonizer_ns.features import default_url, download, fill, read_weights
+from harmonizer_ns.features import default_url, download, fill
+from harmonizer_ns.files import read_weights
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import backproject, pixel_grid, project

@@ -53,11 +53,11 @@ def _convert_difix(config: ConvertConfig) -> None:
 
 
 def _convert_cosmos(config: ConvertConfig) -> None:
-    from harmonizer_ns.enhancers.checkpoint import save_checkpoint
-    from harmonizer_ns.enhancers.cosmos.formats import LICENCE, convert, read_release, release_config
+    from harmonizer_ns.enhancers.checkpoint import read_states, save_checkpoint
+    from harmonizer_ns.enhancers.cosmos.formats import LICENCE, convert, release_config
 
     architecture = release_config(SPECS[config.kind]) if config.config is None else read_json(config.config)
-    checkpoint, ignored = convert(read_release(config.checkpoint), architecture, config.checkpoint.name)
+    checkpoint, ignored = convert(read_states(config.checkpoint), architecture, config.checkpoint.name)
     save_checkpoint(config.output, checkpoint)
     print(f"{config.output}: {len(checkpoint.weights)} tensors, {len(ignored)} entries were not needed")
     print(f"Weights released by NVIDIA are under the {LICENCE}.")

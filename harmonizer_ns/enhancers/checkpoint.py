@@ -9,25 +9,18 @@ architecture, ``weights`` (name of the weights file, in the same folder), its ``
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
-from safetensors.torch import load_file
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository, first_line, read_json, write_json, written_whole
+from harmonizer_ns.files import read_json, read_torch, read_weights, write_json, written_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,10 +34,6 @@ FILES = (CONFIG, "model*.safetensors")
 _FIELDS = {"architecture": str, "kwargs": dict, "weights": str, "sha256": str, "metadata": dict}
 
 
-class CheckpointError(InputError):
-    """A folder that is not a good checkpoint; the message says which file is wrong, and how."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """The content of a checkpoint folder.
@@ -54,12 +43,14 @@ class Checkpoint:
         kwargs: arguments of its constructor, JSON values.
         weights: its state.
         metadata: data, licence, training; JSON values.
+        source: where it was read, for messages.
     """
 
     architecture: str
     kwargs: dict[str, Any]
     weights: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 class StoredNetwork(nn.Module):
@@ -101,16 +92,13 @@ class StoredNetwork(nn.Module):
         """The network of a checkpoint, which keeps its weights' precision.
 
         Raises:
-            CheckpointError: on another architecture, bad arguments or weights that do not fit.
+            InputError: on another architecture, bad arguments or weights that do not fit.
         """
         from accelerate import init_empty_weights
 
-        try:
-            with init_empty_weights():
-                network = cls.from_config({"architecture": checkpoint.architecture, **checkpoint.kwargs})
-        except InputError as error:
-            raise CheckpointError(str(error)) from error
-        load_weights(network, checkpoint.weights, assign=True)
+        with init_empty_weights():
+            network = cls.from_config({"architecture": checkpoint.architecture, **checkpoint.kwargs})
+        load_weights(network, checkpoint.weights, checkpoint.source, assign=True)
         return network.eval()
 
     def save(self, folder: str | Path, metadata: dict[str, Any]) -> None:
@@ -151,55 +139,40 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read and verify a checkpoint folder; tensors come to the CPU.
 
     Raises:
-        CheckpointError: on a missing file, another format or version, a wrong field, a hash mismatch or a broken
+        InputError: on a missing file, another format or version, a wrong field, a hash mismatch or a broken
             weights file.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     path = folder / config["weights"]
     if not path.is_file():
-        raise CheckpointError(f"checkpoint file {path} is missing")
+        raise InputError(f"checkpoint file {path} is missing")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != config["sha256"]:
-        raise CheckpointError(
+        raise InputError(
             f"{path} does not match its configuration: sha256 is {digest}, {CONFIG} says {config['sha256']}; "
             "it is truncated, damaged or from another checkpoint"
         )
     try:
         weights = parse_tensors(data)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-    return Checkpoint(config["architecture"], config["kwargs"], weights, config["metadata"])
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+    return Checkpoint(config["architecture"], config["kwargs"], weights, config["metadata"], str(folder))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = read_object(path)
+    config = read_json(path)
     if config.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a {FORMAT} configuration (its format is {config.get('format')!r})")
+        raise InputError(f"{path} is not a {FORMAT} configuration (its format is {config.get('format')!r})")
     if config.get("version") != VERSION:
-        raise CheckpointError(f"{path} has version {config.get('version')!r}, this release reads {VERSION}")
+        raise InputError(f"{path} has version {config.get('version')!r}, this release reads {VERSION}")
     for name, kind in _FIELDS.items():
         if not isinstance(config.get(name), kind):
-            raise CheckpointError(f"{path}: {name!r} should be a {kind.__name__}, it is {config.get(name)!r}")
+            raise InputError(f"{path}: {name!r} should be a {kind.__name__}, it is {config.get(name)!r}")
     if Path(config["weights"]).name != config["weights"] or not config["weights"].endswith(".safetensors"):
-        raise CheckpointError(f"{path}: 'weights' should name a safetensors file beside it, not {config['weights']!r}")
+        raise InputError(f"{path}: 'weights' should name a safetensors file beside it, not {config['weights']!r}")
     return config
-
-
-def find_folder(folder_or_id: str | Path, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
-    """The folder itself, or that of a Hub repository.
-
-    Args:
-        folder_or_id: a folder, or ``owner/name``.
-        revision: of the repository.
-        files: what of the repository is wanted, as patterns.
-
-    Raises:
-        InputError: when it is neither, or the Hub cannot be reached.
-    """
-    folder = Path(folder_or_id)
-    return folder if folder.is_dir() else fetch_repository(str(folder_or_id), revision, list(files))
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Path = "", assign: bool = False) -> None:
@@ -212,12 +185,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
         assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
 
     Raises:
-        CheckpointError: with one line for every weight that is missing, unexpected or misshapen.
+        InputError: with one line for every weight that is missing, unexpected or misshapen.
     """
     wrong = differences(module.state_dict(), weights)
     if wrong:
         what = f"the weights of {source}" if source else "the weights"
-        raise CheckpointError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
+        raise InputError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
     module.load_state_dict(weights, strict=True, assign=assign)
 
 
@@ -234,75 +207,27 @@ def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[
     ]
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
-
-    Raises:
-        CheckpointError: when it is missing or holds something else.
-    """
-    try:
-        return read_json(path)
-    except InputError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def read_pickle(path: Path) -> Any:
-    """A file that ``torch.save`` wrote, tensors mapped from the disk; only tensors and plain data are read.
-
-    Raises:
-        CheckpointError: when there is no such file, when it is damaged, and when it holds more than plain data.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    try:
-        with torch.serialization.safe_globals([io.BytesIO]), warnings.catch_warnings():
-            # Transformer Engine keeps its state in BytesIO; whatever torch would warn about, it then refuses.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on to advise loading it without protection
-        what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
-        raise CheckpointError(f"{path} was refused, {what}") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
-
-
-def read_states(path: Path, what: str) -> dict[str, Any]:
+def read_states(path: Path) -> dict[str, Any]:
     """A pickle of Difix's or Cosmos' training code: ``state_dict_unet``, ``state_dict_vae`` and more.
 
-    Args:
-        path: the file.
-        what: it should be, for the message.
-
     Raises:
-        CheckpointError: as `read_pickle`, and when it has not these entries.
+        InputError: when it cannot be read, holds more than plain data, or has not these entries.
     """
-    content, wanted = read_pickle(path), ("state_dict_unet", "state_dict_vae")
+    content, wanted = read_torch(path, mapped=True), ("state_dict_unet", "state_dict_vae")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in wanted):
-        raise CheckpointError(f"{path} is not {what}: it has no {' and '.join(wanted)}")
+        raise InputError(f"{path} is not a checkpoint of Difix or Cosmos: it has no {' and '.join(wanted)}")
     return content
 
 
-def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
+def read_model(folder: Path, name: str) -> dict[str, Tensor]:
     """Weights as diffusers and transformers keep them: ``name.safetensors`` or ``name.bin``, in one file or several.
 
     Raises:
-        CheckpointError: when there are none, or a file is damaged or refused.
+        InputError: when there are none, or a file is damaged or refused.
     """
     for suffix in ("safetensors", "bin"):
         index = folder / f"{name}.{suffix}.index.json"
-        files = sorted(set(read_object(index)["weight_map"].values())) if index.is_file() else [f"{name}.{suffix}"]
+        files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [f"{name}.{suffix}"]
         if index.is_file() or (folder / files[0]).is_file():
-            return {key: value for file in files for key, value in _read_file(folder / Path(file).name).items()}
-    raise CheckpointError(f"{folder} has no weights: neither {name}.safetensors nor {name}.bin")
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".bin":
-        return read_pickle(path)
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
+            return {key: value for file in files for key, value in read_weights(folder / Path(file).name).items()}
+    raise InputError(f"{folder} has no weights: neither {name}.safetensors nor {name}.bin")

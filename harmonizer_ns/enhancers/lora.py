@@ -90,17 +90,24 @@ def rank_of(state: Mapping[str, Tensor]) -> int | None:
     return next((tensor.shape[0] for name, tensor in state.items() if ".lora_A." in name), None)
 
 
-def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged(state: Mapping[str, Tensor], source: str = "the network") -> dict[str, Tensor]:
     """The weights that do the same without adapters; those that have none are the same tensors.
 
+    Args:
+        state: weights and adapters.
+        source: where they came from, for messages.
+
     Raises:
-        KeyError: naming a part of an adapter that is missing.
+        InputError: naming a part of an adapter that is missing.
     """
     halves = {name: match for name in state if (match := _HALF.fullmatch(name))}
     plain = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if name not in halves}
-    for layer, adapter in dict.fromkeys(match.group("layer", "adapter") for match in halves.values()):
-        down, up = (state[f"{layer}.lora_{half}.{adapter}.weight"].detach() for half in "AB")
-        plain[f"{layer}.weight"] = _merged_weight(plain[f"{layer}.weight"].detach(), down, up)
+    try:
+        for layer, adapter in dict.fromkeys(match.group("layer", "adapter") for match in halves.values()):
+            down, up = (state[f"{layer}.lora_{half}.{adapter}.weight"].detach() for half in "AB")
+            plain[f"{layer}.weight"] = _merged_weight(plain[f"{layer}.weight"].detach(), down, up)
+    except KeyError as error:
+        raise InputError(f"an adapter of {source} is incomplete, it has no {error.args[0]}") from error
     return plain
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -77,6 +78,12 @@ class OneStepNetwork(StoredNetwork):
             raise ValueError(f"the sides of a {width}x{height} image are not multiples of {self.multiple}")
         if context is not None and context.shape[1] > self.max_context:
             raise ValueError(f"this network looks at {self.max_context} previous outputs, got {context.shape[1]}")
+
+
+def own_arguments(model: type[Any], config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration are arguments of that diffusers model; the rest is diffusers' own or other versions'."""
+    known = inspect.signature(model.__init__).parameters
+    return {name: value for name, value in config.items() if name in known}
 
 
 class OneStepEnhancer(ABC):

@@ -16,6 +16,7 @@ import torch
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, EnhancerSpec, spec_of
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import find_folder, read_json, read_torch
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "choice-smooth": Architecture(
-        "harmonizer_ns.enhancers.builtin:BuiltinEnhancer", "harmonizer_ns.enhancers.builtin:ChoiceNetwork"
+        "harmonizer_ns.enhancers.builtin:BuiltinEnhancer", "harmonizer_ns.enhancers.builtin:BuiltinNetwork"
     ),
     "cosmos": Architecture(
         "harmonizer_ns.enhancers.cosmos:CosmosEnhancer",
@@ -57,9 +58,8 @@ def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu", 
 
     Raises:
         InputError: when it is none of these; the message lists the names. Also when the Hub cannot be reached, and on
-            an option that the enhancer has not.
+            an option that the enhancer has not, and when the folder or file is not a good checkpoint.
         ImportError: when a package that it needs is missing; the message holds the install line.
-        CheckpointError: when the folder or file is not a good checkpoint.
     """
     factory, source = _find(name_or_path, options.get("revision"))
     known = inspect.signature(factory).parameters
@@ -114,25 +114,23 @@ def _loader(architecture: str) -> Callable[..., Enhancer]:
 
 def _architecture_of_folder(folder_or_id: str | Path, revision: str | None) -> str:
     """The architecture of a folder, here or on the Hub: ours say it, those in the Hub's layout are Difix's."""
-    from harmonizer_ns.enhancers.checkpoint import CONFIG, CheckpointError, find_folder, read_object
+    from harmonizer_ns.enhancers.checkpoint import CONFIG
 
-    folder = find_folder(folder_or_id, revision, [CONFIG, HUB_INDEX])
+    folder = find_folder(folder_or_id, [CONFIG, HUB_INDEX], revision)
     if (folder / HUB_INDEX).is_file():
         return "difix"
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {HUB_INDEX}")
-    name = read_object(folder / CONFIG).get("architecture")
+        raise InputError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {HUB_INDEX}")
+    name = read_json(folder / CONFIG).get("architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"{folder / CONFIG} is of no known architecture: it says {name!r}, known are {known}")
+        raise InputError(f"{folder / CONFIG} is of no known architecture: it says {name!r}, known are {known}")
     return name
 
 
 def _architecture_of_file(path: Path) -> str:
     """Only Cosmos releases are whole enhancers in one file."""
-    from harmonizer_ns.enhancers.checkpoint import read_pickle
-
-    content = read_pickle(path)
+    content = read_torch(path, mapped=True)
     if isinstance(content, dict) and "rank_vae" in content:
         raise InputError(
             f"{path} is a checkpoint of Difix without its frozen parts: make a folder of it with "

@@ -10,16 +10,16 @@ from torch.nn import functional as F
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer, gather_inputs
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, ray_cues, relative_inverse_depth
-from harmonizer_ns.enhancers.builtin.network import SCALES, Choice, ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.network import SCALES, BuiltinNetwork, Choice
 from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
 from harmonizer_ns.files import asset
 from harmonizer_ns.types import Cameras, Frames
 
 
-def _stirred(seed: int = 0) -> ChoiceNetwork:
+def _stirred(seed: int = 0) -> BuiltinNetwork:
     """A network whose heads are not at their start, so that everything shows in the output."""
     torch.manual_seed(seed)
-    network = ChoiceNetwork().eval()
+    network = BuiltinNetwork().eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "head" in name and name.endswith("weight"):
@@ -61,9 +61,9 @@ def _assert_same(a: Choice, b: Choice) -> None:
 def test_it_starts_almost_as_the_identity(plane_frames):
     frames = plane_frames(1, 48, 64)
     context = Context((plane_frames(3, 48, 64, shift=0.1, seed=1),), (plane_frames(1, 48, 64, seed=2),))
-    repaired = BuiltinEnhancer(ChoiceNetwork()).enhance(frames, context)
+    repaired = BuiltinEnhancer(BuiltinNetwork()).enhance(frames, context)
     assert (repaired.rgb - frames.rgb).square().mean().sqrt() < 0.01
-    without = BuiltinEnhancer(ChoiceNetwork()).enhance(frames)
+    without = BuiltinEnhancer(BuiltinNetwork()).enhance(frames)
     assert (without.rgb - frames.rgb).square().mean().sqrt() < 0.01
 
 
@@ -82,7 +82,7 @@ def test_the_second_bias_counts_only_where_one_learns_from_the_repair(plane_fram
 @torch.no_grad()
 def test_a_smoother_version_is_the_mean_of_cells():
     """With all weight on cells of 4 pixels the output has their means, and the same brightness as the render."""
-    network, inputs = ChoiceNetwork().eval(), _inputs(n=1, k=1)
+    network, inputs = BuiltinNetwork().eval(), _inputs(n=1, k=1)
     network.base_head.bias[4 * SCALES.index(4) :][:4] = 100.0  # a block of four: the pixel shuffle's order
     out = network(inputs).rgb
     expected = F.interpolate(F.avg_pool2d(inputs.render, 4), scale_factor=4, mode="bilinear")
@@ -90,7 +90,7 @@ def test_a_smoother_version_is_the_mean_of_cells():
 
 
 def test_it_is_small():
-    assert sum(p.numel() for p in ChoiceNetwork().parameters()) <= 4_000_000
+    assert sum(p.numel() for p in BuiltinNetwork().parameters()) <= 4_000_000
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def test_valid_candidates_are_used():
 
 
 def test_wrong_counts_are_refused(plane_frames):
-    enhancer = BuiltinEnhancer(ChoiceNetwork())
+    enhancer = BuiltinEnhancer(BuiltinNetwork())
     with pytest.raises(ValueError, match="3 entries for 2 frames"):
         enhancer.enhance(plane_frames(2), Context(references=(None, None, None)))
     with pytest.raises(ValueError, match="1 frames for 2 frames"):
@@ -199,7 +199,7 @@ def test_relative_inverse_depth():
 
 
 def test_save_and_load_give_the_same_enhancer(tmp_path, plane_frames):
-    network = ChoiceNetwork(shared=16, candidate=8, trunk=(16, 24, 32), blocks=(1, 1, 1))
+    network = BuiltinNetwork(shared=16, candidate=8, trunk=(16, 24, 32), blocks=(1, 1, 1))
     network.bias_when_learned = 0.5
     saved = BuiltinEnhancer(network, {"steps": 3})
     saved.save(tmp_path)
@@ -211,7 +211,7 @@ def test_save_and_load_give_the_same_enhancer(tmp_path, plane_frames):
 
 
 def test_a_folder_with_the_older_names_of_the_biases_still_loads(tmp_path):
-    weights = ChoiceNetwork().state_dict()
+    weights = BuiltinNetwork().state_dict()
     save_checkpoint(tmp_path, Checkpoint("choice-smooth", {"eagerness": -0.5, "boldness": 0.25}, weights))
     network = BuiltinEnhancer.from_pretrained(tmp_path).network
     assert (network.bias_when_shown, network.bias_when_learned) == (-0.5, 0.25)

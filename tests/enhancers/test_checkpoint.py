@@ -11,7 +11,6 @@ from harmonizer_ns.enhancers.checkpoint import (
     CONFIG,
     WEIGHTS,
     Checkpoint,
-    CheckpointError,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -72,14 +71,14 @@ def test_an_interrupted_save_leaves_the_old_checkpoint_whole(folder, monkeypatch
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+    with pytest.raises(InputError, match=f"{name} is missing"):
         load_checkpoint(folder)
 
 
 def test_a_truncated_weights_file_is_refused(folder):
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:-5])
-    with pytest.raises(CheckpointError, match="truncated"):
+    with pytest.raises(InputError, match="truncated"):
         load_checkpoint(folder)
 
 
@@ -88,7 +87,7 @@ def test_weights_that_are_no_safetensors_are_refused_even_with_the_right_hash(fo
 
     (folder / WEIGHTS).write_bytes(b"\x80\x04pickle")
     _edit_config(folder, sha256=hashlib.sha256(b"\x80\x04pickle").hexdigest())
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a whole safetensors file"):
         load_checkpoint(folder)
 
 
@@ -96,7 +95,7 @@ def test_a_changed_byte_is_refused(folder):
     data = bytearray((folder / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (folder / WEIGHTS).write_bytes(data)
-    with pytest.raises(CheckpointError, match="does not match"):
+    with pytest.raises(InputError, match="does not match"):
         load_checkpoint(folder)
 
 
@@ -113,34 +112,34 @@ def test_a_changed_byte_is_refused(folder):
 )
 def test_a_wrong_configuration_is_refused(folder, changes, message):
     _edit_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(InputError, match=message):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "null"])
 def test_a_configuration_that_is_no_json_object_is_refused(folder, text):
     (folder / CONFIG).write_text(text)
-    with pytest.raises(CheckpointError, match=CONFIG):
+    with pytest.raises(InputError, match=CONFIG):
         load_checkpoint(folder)
 
 
 def test_weights_must_fit_the_module_exactly():
     module = nn.Linear(2, 3)
     good = module.state_dict()
-    with pytest.raises(CheckpointError, match="missing: bias"):
+    with pytest.raises(InputError, match="missing: bias"):
         load_weights(module, {"weight": good["weight"]})
-    with pytest.raises(CheckpointError, match="unexpected: extra"):
+    with pytest.raises(InputError, match="unexpected: extra"):
         load_weights(module, {**good, "extra": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match="misshapen: bias"):
+    with pytest.raises(InputError, match="misshapen: bias"):
         load_weights(module, {**good, "bias": torch.zeros(4)})
 
 
 def test_another_architecture_is_refused_by_the_builtin_enhancer(folder):
     save_checkpoint(folder, Checkpoint("unet", {}, {"a": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match="'unet'"):
+    with pytest.raises(InputError, match="'unet'"):
         BuiltinEnhancer.from_pretrained(folder)
 
 
 def test_arguments_that_the_network_does_not_know_are_refused(folder):
-    with pytest.raises(CheckpointError, match="width"):
+    with pytest.raises(InputError, match="width"):
         BuiltinEnhancer.from_pretrained(folder)

@@ -8,7 +8,7 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from harmonizer_ns.enhancers.checkpoint import load_checkpoint, save_checkpoint
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
 from harmonizer_ns.enhancers.cosmos.enhancer import tile_autoencoder
 from harmonizer_ns.errors import InputError
@@ -144,7 +144,7 @@ def test_save_and_load(network, plane_frames, tmp_path, caplog):
 
 
 def test_what_cannot_be_loaded(tmp_path, network):
-    with pytest.raises(CheckpointError, match=r"config\.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         CosmosEnhancer.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="'Painter' is neither a folder nor a repository"):
         CosmosEnhancer.from_pretrained("Painter")
@@ -152,7 +152,7 @@ def test_what_cannot_be_loaded(tmp_path, network):
     checkpoint = load_checkpoint(tmp_path)
     del checkpoint.weights["vae.decoder.conv_in.weight"]
     save_checkpoint(tmp_path, checkpoint)
-    with pytest.raises(CheckpointError, match=r"missing: vae\.decoder\.conv_in\.weight"):
+    with pytest.raises(InputError, match=r"missing: vae\.decoder\.conv_in\.weight"):
         CosmosEnhancer.from_pretrained(tmp_path)
 
 

@@ -7,10 +7,11 @@ import pytest
 import tiny_cosmos
 import torch
 
-from harmonizer_ns.enhancers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from harmonizer_ns.enhancers.checkpoint import load_checkpoint, read_states, save_checkpoint
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, CosmosNetwork
-from harmonizer_ns.enhancers.cosmos.formats import convert, read_release, release_config, upstream_names
+from harmonizer_ns.enhancers.cosmos.formats import convert, release_config, upstream_names
 from harmonizer_ns.enhancers.table import SPECS
+from harmonizer_ns.errors import InputError
 
 KNOWN_NAMES = """
 transformer.patch_embed.proj.weight transformer.x_embedder.proj.1.weight
@@ -90,7 +91,7 @@ def test_configurations_are_those_of_the_releases(name):
 @pytest.mark.parametrize("prefix", ["net.", "dit.", "module.net."])
 def test_round_trip(network, tmp_path, prefix):
     torch.save(release(network, prefix), tmp_path / "release.pkl")
-    checkpoint, ignored = convert(read_release(tmp_path / "release.pkl"), network.config, "here")
+    checkpoint, ignored = convert(read_states(tmp_path / "release.pkl"), network.config, "here")
     save_checkpoint(tmp_path / "folder", checkpoint)
     again = CosmosNetwork.from_checkpoint(load_checkpoint(tmp_path / "folder"))
     image, context = tiny_cosmos.images(1, 3, 32, 32), tiny_cosmos.images(1, 4, 3, 32, 32, seed=1)
@@ -114,7 +115,7 @@ def test_every_name_that_does_not_fit_is_told(network):
         del content["state_dict_vae"][name]
     content["state_dict_unet"] |= {f"net.blocks.9.extra_{i}": torch.zeros(2) for i in range(7)}
     content["state_dict_unet"]["net.final_layer.linear.weight"] = torch.zeros(3, 2)
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(InputError) as raised:
         convert(content, network.config, "here")
     message = str(raised.value)
     assert all(f"missing: vae.{name}" in message for name in missing)
@@ -126,10 +127,10 @@ def test_every_name_that_does_not_fit_is_told(network):
 def test_other_autoencoders_are_recognised(network):
     content = release(network)
     content["state_dict_vae"]["decoder.skip_conv_0.weight"] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match="skip connections"):
+    with pytest.raises(InputError, match="skip connections"):
         convert(content, network.config, "here")
     content["state_dict_vae"] = {"encoder.stages.0.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match="TorchScript"):
+    with pytest.raises(InputError, match="TorchScript"):
         convert(content, network.config, "here")
 
 
@@ -144,8 +145,8 @@ class Bomb:
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     save({"state_dict_unet": Bomb(), "state_dict_vae": {}}, tmp_path / "bad.pkl")
-    with pytest.raises(CheckpointError, match=r"bad\.pkl"):
-        read_release(tmp_path / "bad.pkl")
+    with pytest.raises(InputError, match=r"bad\.pkl"):
+        read_states(tmp_path / "bad.pkl")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -154,16 +155,16 @@ def test_damaged_and_other_files(network, tmp_path):
     data = (tmp_path / "whole.pkl").read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 100):
         (tmp_path / "cut.pkl").write_bytes(data[:size])
-        with pytest.raises(CheckpointError, match=r"cut\.pkl"):
-            read_release(tmp_path / "cut.pkl")
+        with pytest.raises(InputError, match=r"cut\.pkl"):
+            read_states(tmp_path / "cut.pkl")
     torch.save({"model": {}}, tmp_path / "other.pkl")
-    with pytest.raises(CheckpointError, match="state_dict_unet"):
-        read_release(tmp_path / "other.pkl")
-    with pytest.raises(CheckpointError, match=r"absent\.pkl is missing"):
-        read_release(tmp_path / "absent.pkl")
+    with pytest.raises(InputError, match="state_dict_unet"):
+        read_states(tmp_path / "other.pkl")
+    with pytest.raises(InputError, match=r"absent\.pkl is missing"):
+        read_states(tmp_path / "absent.pkl")
 
 
 def test_a_release_of_another_size_names_its_weights(network, tmp_path):
     torch.save(release(network), tmp_path / "pretrained_fixer.pkl")
-    with pytest.raises(CheckpointError, match=r"misshapen: transformer\.x_embedder\.proj\.1\.weight"):
+    with pytest.raises(InputError, match=r"misshapen: transformer\.x_embedder\.proj\.1\.weight"):
         CosmosEnhancer.from_pretrained(tmp_path / "pretrained_fixer.pkl")

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_difix import unmerged_network
 
-from harmonizer_ns.enhancers.checkpoint import CheckpointError
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.formats import write_checkpoint
 from harmonizer_ns.errors import InputError
@@ -165,10 +164,10 @@ class Spy:
 def test_a_pickle_with_code_is_refused_and_nothing_runs(tiny_difix, tmp_path):
     trace, pkl = tmp_path / "it ran", tmp_path / "model.pkl"
     torch.save({"state_dict_unet": {}, "state_dict_vae": {}, "rank_vae": Spy(trace)}, pkl)
-    with pytest.raises(CheckpointError, match=r"model\.pkl was refused, it holds more than plain data"):
+    with pytest.raises(InputError, match=r"model\.pkl was refused, it holds more than plain data"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
     pkl.write_bytes(pickle.dumps(Spy(trace), protocol=2))
-    with pytest.raises(CheckpointError, match=r"model\.pkl"):
+    with pytest.raises(InputError, match=r"model\.pkl"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
     assert not trace.exists()
 
@@ -183,7 +182,7 @@ def test_code_in_a_folder_never_runs(own, tmp_path):
     settings.write_text(json.dumps(content))
     (own / "vae" / WEIGHTS).rename(own / "weights")
     torch.save({"weight": Spy(trace)}, own / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="was refused"):
+    with pytest.raises(InputError, match="was refused"):
         DifixEnhancer.from_pretrained(own)
     (own / "weights").rename(own / "vae" / WEIGHTS)
     DifixEnhancer.from_pretrained(own)
@@ -194,14 +193,14 @@ def test_code_in_a_folder_never_runs(own, tmp_path):
 def test_truncated_weights_are_named(own, part):
     path = next((own / part).glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=rf"{part}/{path.name} is not a whole safetensors file"):
+    with pytest.raises(InputError, match=rf"{part}/{path.name} is not a whole safetensors file"):
         DifixEnhancer.from_pretrained(own)
 
 
 def test_a_truncated_pickle_is_named(tiny_difix, tmp_path):
     pkl = write_pkl(tiny_difix, tmp_path / "model_1.pkl")
     pkl.write_bytes(pkl.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"model_1\.pkl is not a whole torch checkpoint"):
+    with pytest.raises(InputError, match=r"model_1\.pkl is not a whole torch checkpoint"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
 
 
@@ -213,7 +212,7 @@ def test_every_missing_and_unexpected_weight_is_named(own):
         tensors["conv_in.bias"] = torch.zeros(3)
 
     edit(own / "unet" / WEIGHTS, damage)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InputError) as caught:
         DifixEnhancer.from_pretrained(own)
     lines = str(caught.value).splitlines()
     assert [line for line in lines if line.startswith("unexpected")] == [f"unexpected: unet.new_{i}" for i in range(8)]
@@ -237,7 +236,7 @@ def test_every_missing_and_unexpected_weight_is_named(own):
 )
 def test_half_an_adapter_is_refused(own, name, message):
     edit(own / "vae" / WEIGHTS, lambda tensors: tensors.pop(name))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(InputError, match=message):
         DifixEnhancer.from_pretrained(own)
 
 
@@ -246,48 +245,48 @@ def test_a_pickle_without_a_weight_is_refused(tiny_difix, tmp_path):
     content = torch.load(pkl, weights_only=True)
     del content["state_dict_unet"]["conv_in.weight"]
     torch.save(content, pkl)
-    with pytest.raises(CheckpointError, match=r"missing: unet\.conv_in\.weight"):
+    with pytest.raises(InputError, match=r"missing: unet\.conv_in\.weight"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
     del content["state_dict_vae"]["decoder.skip_conv_3.base_layer.weight"]
     torch.save(content, pkl)
-    with pytest.raises(CheckpointError, match=r"incomplete, it has no decoder\.skip_conv_3\.weight"):
+    with pytest.raises(InputError, match=r"incomplete, it has no decoder\.skip_conv_3\.weight"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
     torch.save({"model": {}}, pkl)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of Difix"):
+    with pytest.raises(InputError, match="is not a checkpoint of Difix"):
         DifixEnhancer.from_pkl(pkl, base=tiny_difix)
 
 
 def test_folders_of_other_models_are_refused(own, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"no model_index\.json, scheduler, text_encoder, tokenizer, unet, vae"):
+    with pytest.raises(InputError, match=r"no model_index\.json, scheduler, text_encoder, tokenizer, unet, vae"):
         DifixEnhancer.from_pretrained(tmp_path / "empty")
     index = json.loads((own / "model_index.json").read_text())
     (own / "model_index.json").write_text(json.dumps({**index, "unet": ["diffusers", "UNet3DConditionModel"]}))
-    with pytest.raises(CheckpointError, match=r"another model: its unet is .*UNet3DConditionModel"):
+    with pytest.raises(InputError, match=r"another model: its unet is .*UNet3DConditionModel"):
         DifixEnhancer.from_pretrained(own)
     (own / "model_index.json").write_text(json.dumps(index))
     config = json.loads((own / "unet" / "config.json").read_text())
     (own / "unet" / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 24}))
-    with pytest.raises(CheckpointError, match=r"misshapen: prompt_embedding: \(1, 24, 16\), the network has"):
+    with pytest.raises(InputError, match=r"misshapen: prompt_embedding: \(1, 24, 16\), the network has"):
         DifixEnhancer.from_pretrained(own)
 
 
 def test_a_text_encoder_without_a_weight_is_refused(own):
     edit(own / "text_encoder" / "model.safetensors", lambda t: t.pop("text_model.final_layer_norm.weight"))
-    with pytest.raises(CheckpointError, match=r"missing: .*final_layer_norm\.weight"):
+    with pytest.raises(InputError, match=r"missing: .*final_layer_norm\.weight"):
         DifixEnhancer.from_pretrained(own)
 
 
 def test_a_tokenizer_without_vocabulary_is_refused(own):
     (own / "tokenizer" / "vocab.json").unlink()
-    with pytest.raises(CheckpointError, match=r"tokenizer has no vocab\.json"):
+    with pytest.raises(InputError, match=r"tokenizer has no vocab\.json"):
         DifixEnhancer.from_pretrained(own)
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "tokenizer/vocab.json"])
 def test_damaged_json_is_named(own, file):
     (own / file).write_text('{"broken": ')
-    with pytest.raises(CheckpointError, match=file.partition("/")[0]):
+    with pytest.raises(InputError, match=file.partition("/")[0]):
         DifixEnhancer.from_pretrained(own)
 
 

@@ -4,8 +4,7 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers import specs
-from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, ChoiceNetwork
-from harmonizer_ns.enhancers.checkpoint import CheckpointError
+from harmonizer_ns.enhancers.builtin import BuiltinEnhancer, BuiltinNetwork
 from harmonizer_ns.enhancers.cosmos import CosmosEnhancer
 from harmonizer_ns.enhancers.difix import DifixEnhancer
 from harmonizer_ns.enhancers.specs import SPECS, Architecture, EnhancerSpec, load_enhancer, options_of
@@ -18,7 +17,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_a_checkpoint_folder_loads(tmp_path):
-    BuiltinEnhancer(ChoiceNetwork(), {"note": "mine"}).save(tmp_path / "mine")
+    BuiltinEnhancer(BuiltinNetwork(), {"note": "mine"}).save(tmp_path / "mine")
     enhancer = load_enhancer(tmp_path / "mine", device="cpu")
     assert isinstance(enhancer, BuiltinEnhancer)
     assert enhancer.metadata == {"note": "mine"}
@@ -46,16 +45,16 @@ def test_a_missing_package_is_answered_with_the_install_line(monkeypatch):
 @pytest.fixture
 def hub(monkeypatch, tiny_difix, tmp_path):
     """What is asked of the Hub, which has Difix under three names and a built-in network."""
-    BuiltinEnhancer(ChoiceNetwork()).save(tmp_path / "mine")
+    BuiltinEnhancer(BuiltinNetwork()).save(tmp_path / "mine")
     folders = dict.fromkeys(("nvidia/difix", "nvidia/difix_ref", "somebody/else"), tiny_difix)
     folders["me/mine"] = tmp_path / "mine"
     asked = []
 
-    def fetch(repository, revision, patterns):
+    def fetch(repository, revision, allow_patterns):
         asked.append((repository, revision))
         return folders[repository]
 
-    monkeypatch.setattr("harmonizer_ns.enhancers.checkpoint.fetch_repository", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     return asked
 
 
@@ -88,10 +87,10 @@ def test_options_reach_the_enhancer_and_unknown_ones_are_refused(tiny_difix):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"neither config\.json nor model_index\.json"):
+    with pytest.raises(InputError, match=r"neither config\.json nor model_index\.json"):
         load_enhancer(tmp_path)
     (tmp_path / "config.json").write_text('{"architecture": "resnet"}')
-    with pytest.raises(CheckpointError, match="'resnet', known are choice-smooth, cosmos, difix"):
+    with pytest.raises(InputError, match="'resnet', known are choice-smooth, cosmos, difix"):
         load_enhancer(tmp_path)
 
 

@@ -7,4 +7,4 @@ May import the files of enhancers beside it. The formulas are in `network`, and 
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer as BuiltinEnhancer
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs as BuiltinInputs
 from harmonizer_ns.enhancers.builtin.inputs import gather_inputs as gather_inputs
-from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork as ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.network import BuiltinNetwork as BuiltinNetwork

@@ -10,9 +10,9 @@ import torch
 
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, gather_inputs
-from harmonizer_ns.enhancers.builtin.network import MULTIPLE, ChoiceNetwork
-from harmonizer_ns.enhancers.checkpoint import find_folder, load_checkpoint
-from harmonizer_ns.files import asset
+from harmonizer_ns.enhancers.builtin.network import MULTIPLE, BuiltinNetwork
+from harmonizer_ns.enhancers.checkpoint import FILES, load_checkpoint
+from harmonizer_ns.files import asset, find_folder
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
 
@@ -32,7 +32,7 @@ class BuiltinEnhancer:
     max_context = 1
     needs_geometry = True
 
-    def __init__(self, network: ChoiceNetwork, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, network: BuiltinNetwork, metadata: dict[str, Any] | None = None) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.metadata = metadata or {}
 
@@ -55,12 +55,12 @@ class BuiltinEnhancer:
 
         Raises:
             FileNotFoundError: when the packaged weights are not installed.
-            CheckpointError: when the folder is not a good checkpoint of this architecture.
-            InputError: when the Hub cannot be reached or has no such repository.
+            InputError: when the folder is not a good checkpoint of this architecture, and when the Hub cannot be
+                reached or has no such repository.
         """
-        folder = asset("builtin") if folder_or_id is None else find_folder(folder_or_id, revision)
+        folder = asset("builtin") if folder_or_id is None else find_folder(folder_or_id, FILES, revision)
         checkpoint = load_checkpoint(folder)
-        return cls(ChoiceNetwork.from_checkpoint(checkpoint), checkpoint.metadata).to(device, dtype)
+        return cls(BuiltinNetwork.from_checkpoint(checkpoint), checkpoint.metadata).to(device, dtype)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads."""

@@ -112,7 +112,7 @@ def _twice(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2h 2w"]:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-class ChoiceNetwork(StoredNetwork):
+class BuiltinNetwork(StoredNetwork):
     """See the module's docstring.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.cosmos.cuts import cut_network
-from harmonizer_ns.enhancers.cosmos.formats import read_any
+from harmonizer_ns.enhancers.cosmos.formats import read_checkpoint
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.enhancers.tiles import in_tiles
@@ -80,10 +80,10 @@ class CosmosEnhancer(OneStepEnhancer):
             compiled: see the class.
 
         Raises:
-            CheckpointError: on a folder or file that is not such a network.
-            InputError: when the Hub cannot be reached or has no such repository.
+            InputError: on a folder or file that is not such a network, and when the Hub cannot be reached or has no
+                such repository.
         """
-        checkpoint = read_any(folder_or_id, revision)
+        checkpoint = read_checkpoint(folder_or_id, revision)
         network = CosmosNetwork.from_checkpoint(checkpoint)
         enhancer = cls(network, checkpoint.metadata, cut=cut, tile=tile, compiled=compiled)
         return enhancer._loaded(folder_or_id, device, dtype)

@@ -16,22 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    differences,
-    find_folder,
-    load_checkpoint,
-    read_states,
-)
+from harmonizer_ns.enhancers.checkpoint import FILES, Checkpoint, differences, load_checkpoint, read_states
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 from harmonizer_ns.enhancers.table import SPECS, EnhancerSpec, spec_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository
+from harmonizer_ns.files import find_folder
 
 LICENCE = SPECS["harmonizer"].licence
-TEXT_TOKENS = 512
-"""Of the empty text that a release attends to."""
 
 TRANSFORMER: dict[str, Any] = {
     "in_channels": 16,
@@ -121,12 +112,12 @@ def _flat_index(found: re.Match[str], per_level: int) -> int:
     return level * per_level + (index if kind == "resnets" else per_level - 1)
 
 
-def read_any(source: str | Path, revision: str | None = None) -> Checkpoint:
+def read_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
     """One of our folders, here or on the Hub, or a release: its file, or its repository.
 
     Raises:
-        CheckpointError: on a folder or file that is not such a network.
-        InputError: when the Hub cannot be reached or has no such repository.
+        InputError: on a folder or file that is not such a network, and when the Hub cannot be reached or has no such
+            repository.
     """
     release = spec_of(str(source))
     if Path(source).is_file():
@@ -135,33 +126,24 @@ def read_any(source: str | Path, revision: str | None = None) -> Checkpoint:
     elif release is not None:
         path = _download(release, revision)
     else:
-        return load_checkpoint(find_folder(source, revision))
-    return convert(read_release(path), release_config(release), str(source))[0]
+        return load_checkpoint(find_folder(source, FILES, revision))
+    return convert(read_states(path), release_config(release), str(source))[0]
 
 
 def _download(release: EnhancerSpec, revision: str | None) -> Path:
     """The release's checkpoint file, from the Hub or from its cache."""
-    folder = fetch_repository(release.repository, revision, [release.file, f"**/{release.file}"])
+    folder = find_folder(release.repository, [release.file, f"**/{release.file}"], revision)
     found = next(folder.rglob(release.file), None)
     if found is None:
         raise InputError(f"{release.repository} on the Hugging Face Hub has no file {release.file}")
     return found
 
 
-def read_release(path: Path) -> dict[str, Any]:
-    """The content of a release's file, tensors mapped from the disk; nothing in it is run.
-
-    Raises:
-        CheckpointError: when there is no such file, when it is damaged, and when it holds more than plain data.
-    """
-    return read_states(path, "a Cosmos enhancer")
-
-
 def convert(content: dict[str, Any], config: dict[str, Any], source: str) -> tuple[Checkpoint, list[str]]:
     """Turn the content of a release into our checkpoint; tensors keep their precision.
 
     Args:
-        content: what `read_release` gives.
+        content: what `read_states` gives.
         config: the network's, as for `CosmosNetwork.from_config`.
         source: where the release came from, for the metadata.
 
@@ -169,7 +151,7 @@ def convert(content: dict[str, Any], config: dict[str, Any], source: str) -> tup
         The checkpoint, and the names of what was not needed: moving averages, counters and buffers.
 
     Raises:
-        CheckpointError: naming every weight that is missing, unexpected or misshapen.
+        InputError: naming every weight that is missing, unexpected or misshapen.
     """
     with torch.device("meta"):
         network = CosmosNetwork.from_config(config)
@@ -177,7 +159,7 @@ def convert(content: dict[str, Any], config: dict[str, Any], source: str) -> tup
     names = upstream_names(network)
     wrong = differences({names[name]: tensor for name, tensor in network.state_dict().items()}, found)
     if wrong:
-        raise CheckpointError("\n".join([f"{source} does not fit the network.{_advice(wrong)}", *wrong]))
+        raise InputError("\n".join([f"{source} does not fit the network.{_advice(wrong)}", *wrong]))
     weights = {name: found[upstream] for name, upstream in names.items()}
     metadata = {"licence": LICENCE, "source": source}
     return Checkpoint(network.architecture, network.config, weights, metadata), ignored
@@ -219,6 +201,8 @@ def _prefix(state: dict[str, Any], landmark: str) -> str:
 class PlainCosmosNetwork(CosmosNetwork):
     """The graph of the release: it attends to all tokens of the empty text, and decodes the context's latents too."""
 
+    text_tokens = 512
+
     @classmethod
     def of(cls, network: CosmosNetwork) -> PlainCosmosNetwork:
         """A network of its own with the same weights."""
@@ -227,15 +211,8 @@ class PlainCosmosNetwork(CosmosNetwork):
 
     def denoise(self, latents: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b c t hl wl"]:
         """The one step, at every frame."""
-        batch, scaled = latents.shape[0], (1 - self.time) * latents
-        velocity = self.transformer(
-            scaled,
-            timestep=torch.full((batch,), self.time, device=latents.device),
-            encoder_hidden_states=latents.new_zeros(batch, TEXT_TOKENS, self.transformer.config["text_embed_dim"]),
-            padding_mask=latents.new_zeros(1, 1, *latents.shape[-2:]),
-            return_dict=False,
-        )[0]
-        return scaled - self.time * velocity
+        scaled = (1 - self.time) * latents
+        return scaled - self.time * self.velocity(scaled)
 
     def decode(self, latent: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Decode everything, return the first image."""

@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3D
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.one_step import OneStepNetwork
+from harmonizer_ns.enhancers.one_step import OneStepNetwork, own_arguments
 from harmonizer_ns.errors import InputError
 
 FRAMES_PER_LATENT = 4
@@ -56,6 +56,8 @@ class CosmosNetwork(OneStepNetwork):
     architecture = "cosmos"
     backbone = "transformer"
     max_references = 0
+    text_tokens = 1
+    """Zero text gives the same in any length: attention averages zeros."""
     latents_mean: Float[Tensor, "c 1 1"]
     latents_std: Float[Tensor, "c 1 1"]
 
@@ -91,8 +93,8 @@ class CosmosNetwork(OneStepNetwork):
             "max_context": self.max_context,
             "sigma": self.sigma,
             "cached_context": self.cached_context,
-            "transformer": _own_config(self.transformer),
-            "vae": _own_config(self.vae),
+            "transformer": own_arguments(CosmosTransformer3DModel, self.transformer.config),
+            "vae": own_arguments(AutoencoderKLWan, self.vae.config),
         }
 
     @property
@@ -155,16 +157,20 @@ class CosmosNetwork(OneStepNetwork):
         return self.decode(self.denoise(latents))
 
     def denoise(self, latents: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b c hl wl"]:
-        """The one step, at the first frame. One zero token of text gives the same as 512: attention averages zeros."""
-        batch, scaled = latents.shape[0], (1 - self.time) * latents
-        velocity = self.transformer(
+        """The one step, at the first frame."""
+        scaled = (1 - self.time) * latents
+        return scaled[:, :, 0] - self.time * self.velocity(scaled)[:, :, 0]
+
+    def velocity(self, scaled: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b c t hl wl"]:
+        """``net((1 - t) z, t)``, given zero text."""
+        batch = scaled.shape[0]
+        return self.transformer(
             scaled,
-            timestep=torch.full((batch,), self.time, device=latents.device),
-            encoder_hidden_states=latents.new_zeros(batch, 1, self.transformer.config["text_embed_dim"]),
-            padding_mask=latents.new_zeros(1, 1, *latents.shape[-2:]),
+            timestep=torch.full((batch,), self.time, device=scaled.device),
+            encoder_hidden_states=scaled.new_zeros(batch, self.text_tokens, self.transformer.config["text_embed_dim"]),
+            padding_mask=scaled.new_zeros(1, 1, *scaled.shape[-2:]),
             return_dict=False,
         )[0]
-        return scaled[:, :, 0] - self.time * velocity[:, :, 0]
 
     def decode(self, latent: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Images of normalised latents, about in [-1, 1] (diffusers' own ``decode`` clamps, and so ends gradients)."""
@@ -197,8 +203,3 @@ def _set_attention_norms(transformer: CosmosTransformer3DModel) -> None:
     for name, module in transformer.named_modules():
         if name.endswith((".norm_q", ".norm_k")):
             module.eps = ATTENTION_NORM_EPS  # type: ignore[assignment]
-
-
-def _own_config(model: Any) -> dict[str, Any]:
-    """A diffusers model's arguments, without diffusers' own entries."""
-    return {name: value for name, value in model.config.items() if not name.startswith("_")}

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,7 +34,10 @@ class Layout(NamedTuple):
 
 
 class ReferenceMixing:
-    """A processor of attention: view and references attend to each other, context images to themselves."""
+    """A processor of attention: view and references attend to each other, context images to themselves.
+
+    The UNet hands it a `Layout` that stands in its ``cross_attention_kwargs={"layout": ...}``.
+    """
 
     def __init__(self) -> None:
         self._attend = AttnProcessor2_0()
@@ -58,8 +60,3 @@ class ReferenceMixing:
         if layout.context:
             mixed = torch.cat([mixed, self._attend(attn, alone.flatten(0, 1)).view_as(alone)], dim=1)
         return mixed.flatten(0, 1)
-
-
-def install(unet: UNet2DConditionModel) -> None:
-    """Let the attention layers of this one UNet take a `Layout` as ``cross_attention_kwargs={"layout": ...}``."""
-    unet.set_attn_processor(ReferenceMixing())  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.base import Context
-from harmonizer_ns.enhancers.difix.formats import read_network
+from harmonizer_ns.enhancers.difix.formats import read_checkpoint
 from harmonizer_ns.enhancers.difix.network import PROMPT, DifixNetwork
 from harmonizer_ns.enhancers.difix.tiled import TiledDifix, check_tiny_decoder, read_tiny_decoder
 from harmonizer_ns.enhancers.images import repair_image
@@ -96,15 +96,15 @@ class DifixEnhancer(OneStepEnhancer):
             compiled: see the class.
 
         Raises:
-            CheckpointError: on a folder or file that is not such a network, or is damaged, and on a pickle with more
-                than plain data in it.
-            InputError: when the Hub cannot be reached or has no such repository.
+            InputError: on a folder or file that is not such a network, or is damaged, on a pickle with more than plain
+                data in it, and when the Hub cannot be reached or has no such repository.
         """
-        network, metadata = read_network(folder_or_id, revision, checkpoint, prompt)
+        found = read_checkpoint(folder_or_id, revision, checkpoint, prompt)
+        network = DifixNetwork.from_checkpoint(found)
         if max_references is not None:
             network.max_references = max_references
         tiny = None if tiny_decoder is None else read_tiny_decoder(tiny_decoder)
-        enhancer = cls(network, metadata, batch=batch, tile=tile, tiny_decoder=tiny, compiled=compiled)
+        enhancer = cls(network, found.metadata, batch=batch, tile=tile, tiny_decoder=tiny, compiled=compiled)
         return enhancer._loaded(folder_or_id, device, dtype)
 
     @classmethod

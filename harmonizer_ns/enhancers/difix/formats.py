@@ -24,19 +24,18 @@ from torch import Tensor
 from harmonizer_ns.enhancers.checkpoint import (
     CONFIG,
     FILES,
-    CheckpointError,
-    find_folder,
+    Checkpoint,
     load_checkpoint,
     load_weights,
-    read_object,
+    read_model,
     read_states,
-    read_weights,
 )
-from harmonizer_ns.enhancers.difix.network import SCHEDULE, SKIP_INIT, DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.difix.network import SCHEDULE, SKIP_INIT, DifixNetwork
 from harmonizer_ns.enhancers.lora import merged, rank_of
+from harmonizer_ns.enhancers.one_step import own_arguments
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, spec_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import first_line
+from harmonizer_ns.files import find_folder, first_line, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,31 +55,38 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 """What the VAE's attention was called in older diffusers, and is called now."""
 
 
-def read_network(
+def read_checkpoint(
     folder_or_id: str | Path, revision: str | None, checkpoint: str | Path | None, prompt: str
-) -> tuple[DifixNetwork, dict[str, Any]]:
+) -> Checkpoint:
     """A network and what is known about its weights; arguments and errors as `DifixEnhancer.from_pretrained`.
 
     Weights keep their precision, and adapters are folded into them. Plain Stable Diffusion folders, whose autoencoder
     has no skip convolutions, are read too, with a warning: they are what training begins with.
     """
-    folder = find_folder(folder_or_id, revision, [*FILES, *_FILES])
+    folder = find_folder(folder_or_id, [*FILES, *_FILES], revision)
     if checkpoint is None and (folder / CONFIG).is_file():
-        own = load_checkpoint(folder)
-        return DifixNetwork.from_checkpoint(own), own.metadata
-    source = folder_or_id if checkpoint is None else checkpoint
+        return load_checkpoint(folder)
+    source = str(folder_or_id if checkpoint is None else checkpoint)
     config, embedding = _read_config(folder), embed_prompt(folder, prompt)
     if checkpoint is None:
-        release = spec_of(str(folder_or_id))
+        release = spec_of(source)
         config["max_references"] = 1 if release is None else release.max_references
-        unet, vae = (read_weights(folder / part, WEIGHTS) for part in ("unet", "vae"))
+        unet, vae = (read_model(folder / part, WEIGHTS) for part in ("unet", "vae"))
     else:
-        learned = read_states(Path(checkpoint), "a checkpoint of Difix")
-        unet, vae = learned["state_dict_unet"], _frozen(read_weights(folder / "vae", WEIGHTS))
+        learned = read_states(Path(checkpoint))
+        unet, vae = learned["state_dict_unet"], _frozen(read_model(folder / "vae", WEIGHTS))
         vae |= learned["state_dict_vae"]
-    network = _built({**config, "prompt_tokens": embedding.shape[1]}, unet, vae, embedding, str(source))
+    kwargs = {**config, "prompt_tokens": embedding.shape[1]}
+    parts = {"unet": unet, "vae": merged(_completed(_current_names(vae), kwargs, source), source)}
+    weights = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
     licence = f"that of their origin (nvidia/difix and nvidia/difix_ref: {SPECS['difix'].licence})"
-    return network, {"licence": licence, "source": str(source)}
+    return Checkpoint(
+        architecture=DifixNetwork.architecture,
+        kwargs=kwargs,
+        weights={**weights, "prompt_embedding": embedding},
+        metadata={"licence": licence, "source": source},
+        source=source,
+    )
 
 
 def _frozen(vae: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,38 +95,23 @@ def _frozen(vae: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace(".base_layer.", "."): tensor for name, tensor in kept.items()}
 
 
-def _built(
-    config: dict[str, Any], unet: dict[str, Tensor], vae: dict[str, Tensor], embedding: Tensor, source: str
-) -> DifixNetwork:
-    """A network filled with weights that have the release's names; their precision stays."""
-    try:
-        with torch.device("meta"):
-            network = DifixNetwork.from_config(config)
-    except InputError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    parts = {"unet": unet, "vae": _merged(_completed(_current_names(vae), network, source), source)}
-    state = {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
-    load_weights(network, {**state, "prompt_embedding": embedding}, source, assign=True)
-    return network.eval().requires_grad_(True)
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     """The network's arguments, from the folder's own configurations."""
     missing = [name for name in (HUB_INDEX, *PARTS) if not (folder / name).exists()]
     if missing:
-        raise CheckpointError(f"{folder} is not a Difix folder: it has no {', '.join(missing)}")
+        raise InputError(f"{folder} is not a Difix folder: it has no {', '.join(missing)}")
     models = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    index = read_object(folder / HUB_INDEX)
+    index = read_json(folder / HUB_INDEX)
     for part, model in models.items():
         entry = index.get(part)  # library and class; a class of the repository's own is judged by its weights
         if not isinstance(entry, list) or (entry[:1] == ["diffusers"] and entry[1:] != [model.__name__]):
-            raise CheckpointError(f"{folder} is a folder of another model: its {part} is {entry}, not {model.__name__}")
-    config = {part: own_arguments(model, read_object(folder / part / "config.json")) for part, model in models.items()}
-    scheduler = read_object(folder / "scheduler" / "scheduler_config.json")
+            raise InputError(f"{folder} is a folder of another model: its {part} is {entry}, not {model.__name__}")
+    config = {part: own_arguments(model, read_json(folder / part / "config.json")) for part, model in models.items()}
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     return {**config, "scheduler": {name: scheduler[name] for name in SCHEDULE if name in scheduler}}
 
 
-def _completed(vae: dict[str, Tensor], network: DifixNetwork, source: str) -> dict[str, Tensor]:
+def _completed(vae: dict[str, Tensor], config: dict[str, Any], source: str) -> dict[str, Tensor]:
     """An autoencoder without any skip convolution gets new ones."""
     if any("skip_conv" in name for name in vae):
         return vae
@@ -129,16 +120,10 @@ def _completed(vae: dict[str, Tensor], network: DifixNetwork, source: str) -> di
         "a model to begin training with, not to repair with",
         source,
     )
-    own = network.vae.state_dict()
+    with torch.device("meta"):
+        own = DifixNetwork.from_config(config).vae.state_dict()
     new = {name: torch.full(own[name].shape, SKIP_INIT) for name in own if "skip_conv" in name}
     return {**vae, **new}
-
-
-def _merged(vae: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    try:
-        return merged(vae)
-    except KeyError as error:
-        raise CheckpointError(f"{source}: an adapter of the vae is incomplete, it has no {error.args[0]}") from error
 
 
 def _current_names(vae: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -151,17 +136,17 @@ def embed_prompt(folder: Path, prompt: str) -> Float[Tensor, "1 m d"]:
     """What the folder's text encoder makes of a prompt, padded to the encoder's length. The encoder is not kept.
 
     Raises:
-        CheckpointError: when tokenizer or text encoder are damaged or incomplete.
+        InputError: when tokenizer or text encoder are damaged or incomplete.
     """
     from transformers import CLIPTokenizer
 
     encoder = _read_text_encoder(folder / "text_encoder")
     if not any((folder / "tokenizer" / file).is_file() for file in ("vocab.json", "tokenizer.json")):
-        raise CheckpointError(f"{folder / 'tokenizer'} has no vocab.json")  # transformers would go on with an empty one
+        raise InputError(f"{folder / 'tokenizer'} has no vocab.json")  # transformers would go on with an empty one
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:  # what the tokenizers package raises is no more precise
-        raise CheckpointError(f"{folder / 'tokenizer'} cannot be read: {first_line(error)}") from error
+        raise InputError(f"{folder / 'tokenizer'} cannot be read: {first_line(error)}") from error
     tokens = tokenizer(
         prompt, max_length=tokenizer.model_max_length, padding="max_length", truncation=True, return_tensors="pt"
     )
@@ -172,12 +157,12 @@ def _read_text_encoder(folder: Path) -> Any:
     from accelerate import init_empty_weights
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config, weights = read_object(folder / "config.json"), read_weights(folder, "model")
+    config, weights = read_json(folder / "config.json"), read_model(folder, "model")
     try:
         with init_empty_weights():
             encoder = CLIPTextModel(CLIPTextConfig(**config))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not CLIP's text encoder: {first_line(error)}") from error
+        raise InputError(f"{folder} is not CLIP's text encoder: {first_line(error)}") from error
     names = {_plain(name): name for name in encoder.state_dict()}
     state = {names.get(_plain(name), name): tensor.float() for name, tensor in weights.items()}
     state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # a mere 0, 1, 2, ...

@@ -11,7 +11,6 @@ The decoder also sees the encoder: the input of its up block ``i`` gets the inpu
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -22,9 +21,9 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harmonizer_ns.enhancers.difix.attention import Layout, install
+from harmonizer_ns.enhancers.difix.attention import Layout, ReferenceMixing
 from harmonizer_ns.enhancers.difix.temporal import add_temporal_layers
-from harmonizer_ns.enhancers.one_step import OneStepNetwork
+from harmonizer_ns.enhancers.one_step import OneStepNetwork, own_arguments
 from harmonizer_ns.errors import InputError
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -78,7 +77,7 @@ class DifixNetwork(OneStepNetwork):
         self.alphas = schedule.alphas_cumprod.tolist()
         self.timestep, self.max_references, self.max_context = timestep, max_references, max_context
         self._check_arguments()
-        install(self.unet)
+        self.unet.set_attn_processor(ReferenceMixing())  # type: ignore[arg-type]
         add_skip_convolutions(self.vae)
         if max_context:
             add_temporal_layers(self.unet)
@@ -217,9 +216,3 @@ def add_skip_convolutions(vae: AutoencoderKL) -> None:
         convolution = nn.Conv2d(channels, target, 1, bias=False)
         nn.init.constant_(convolution.weight, SKIP_INIT)
         vae.decoder.add_module(f"skip_conv_{i}", convolution)
-
-
-def own_arguments(model: type[Any], config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration are arguments of that diffusers model; the rest is diffusers' own or other versions'."""
-    known = inspect.signature(model.__init__).parameters
-    return {name: value for name, value in config.items() if name in known}

@@ -9,18 +9,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.enhancers.checkpoint import (
-    CONFIG,
-    CheckpointError,
-    find_folder,
-    load_weights,
-    read_object,
-    read_weights,
-)
+from harmonizer_ns.enhancers.checkpoint import CONFIG, load_weights, read_model
 from harmonizer_ns.enhancers.difix.formats import WEIGHTS
-from harmonizer_ns.enhancers.difix.network import DifixNetwork, own_arguments
+from harmonizer_ns.enhancers.difix.network import DifixNetwork
+from harmonizer_ns.enhancers.one_step import own_arguments
 from harmonizer_ns.enhancers.tiles import in_tiles
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import find_folder, read_json
 
 
 class TiledDifix:
@@ -57,18 +52,17 @@ def read_tiny_decoder(folder_or_id: str | Path) -> Any:
     """A diffusers ``AutoencoderTiny``, from its folder or from the Hub.
 
     Raises:
-        CheckpointError: when it is another model, or damaged.
-        InputError: when it is neither a folder nor a repository, or the Hub cannot be reached.
+        InputError: when it is another model, damaged, or neither a folder nor a repository that can be reached.
     """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-    folder = find_folder(folder_or_id, files=[CONFIG, f"{WEIGHTS}.safetensors"])
-    config = read_object(folder / CONFIG)
+    folder = find_folder(folder_or_id, [CONFIG, f"{WEIGHTS}.safetensors"])
+    config = read_json(folder / CONFIG)
     name = config.get("_class_name")
     if name != AutoencoderTiny.__name__:
-        raise CheckpointError(f"{folder} is a folder of another model: {name}, not AutoencoderTiny")
+        raise InputError(f"{folder} is a folder of another model: {name}, not AutoencoderTiny")
     tiny = AutoencoderTiny(**own_arguments(AutoencoderTiny, config))
-    load_weights(tiny, read_weights(folder, WEIGHTS), folder)
+    load_weights(tiny, read_model(folder, WEIGHTS), folder)
     return tiny.eval()
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository, first_line
+from harmonizer_ns.files import find_folder, first_line
 from harmonizer_ns.images import Padding, local_mean
 from harmonizer_ns.synthesis.streams.shading import to_linear
 
@@ -162,7 +162,7 @@ def _add_ic_light(unet: Any, place: str) -> None:
 def _ic_light_file(place: str) -> Path:
     path = Path(place)
     if not path.is_file():
-        path = fetch_repository(place, None, [_IC_LIGHT_FILE]) / _IC_LIGHT_FILE
+        path = find_folder(place, [_IC_LIGHT_FILE]) / _IC_LIGHT_FILE
     if not path.is_file():
         raise InputError(f"{place} has no {_IC_LIGHT_FILE}")
     return path

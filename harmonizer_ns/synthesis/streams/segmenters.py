@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import fetch_repository, read_json
+from harmonizer_ns.files import find_folder, read_json
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.boxes import box_mask
@@ -102,7 +102,7 @@ def load_model(model: str, *kinds: str) -> tuple[Any, Any]:
     """
     import transformers
 
-    folder = Path(model) if Path(model).is_dir() else fetch_repository(model, None, list(_FILES))
+    folder = find_folder(model, _FILES)
     kind = str(read_json(folder / "config.json").get("model_type"))
     known = next((known for known in kinds if kind.startswith(known)), None)
     if known is None:

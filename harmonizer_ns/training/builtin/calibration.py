@@ -14,7 +14,7 @@ BIASES = tuple(b / 4 for b in range(-8, 7))
 
 
 def calibrate(enhancer: BuiltinEnhancer, views: Sequence[WarpedView], tolerated_loss: float) -> dict[float, Figures]:
-    """Choose both biases of a network (see `ChoiceNetwork`), in place.
+    """Choose both biases of a network (see `BuiltinNetwork`), in place.
 
     Looked at: what gains most while the good half loses at most so many dB. That half is chosen by the truth, so that
     errors of the render which happened to be small count as skill: even a perfect enhancer has to trade here, and

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
-from harmonizer_ns.enhancers.builtin.network import ChoiceNetwork
+from harmonizer_ns.enhancers.builtin.network import BuiltinNetwork
 from harmonizer_ns.files import read_json
 from harmonizer_ns.training.builtin.calibration import calibrate
 from harmonizer_ns.training.builtin.card import table, write_card
@@ -34,7 +34,7 @@ BEST = "best"
 _CURVES = {"loss": "loss", "test/psnr": "output, held-out PSNR in dB", "test/good": "good half, PSNR in dB"}
 
 
-def initial_network(config: BuiltinConfig) -> tuple[ChoiceNetwork, list[dict[str, Any]]]:
+def initial_network(config: BuiltinConfig) -> tuple[BuiltinNetwork, list[dict[str, Any]]]:
     """The network that a run starts from, on the CPU and not calibrated, and the training that it has had.
 
     Raises:
@@ -42,9 +42,9 @@ def initial_network(config: BuiltinConfig) -> tuple[ChoiceNetwork, list[dict[str
     """
     torch.manual_seed(config.seed)  # of new weights
     if config.model == "new":
-        return ChoiceNetwork(), []
+        return BuiltinNetwork(), []
     if Path(config.model).suffix == ".json":
-        return ChoiceNetwork.from_config(read_json(Path(config.model))), []
+        return BuiltinNetwork.from_config(read_json(Path(config.model))), []
     enhancer = BuiltinEnhancer.from_pretrained(None if config.model == "builtin" else config.model)
     enhancer.network.bias_when_shown = enhancer.network.bias_when_learned = 0.0
     return enhancer.network, enhancer.metadata.get("stages", [])
@@ -63,7 +63,7 @@ class BuiltinTrainee:
 
     def __init__(
         self,
-        network: ChoiceNetwork,
+        network: BuiltinNetwork,
         stages: list[dict[str, Any]],
         config: BuiltinConfig,
         criterion: Criterion,
@@ -99,7 +99,7 @@ class BuiltinTrainee:
 
     def _enhancer(self) -> BuiltinEnhancer:
         """A copy in full precision; the network itself may be wrapped for less."""
-        network = ChoiceNetwork(**self.network.config).to(next(self.network.parameters()).device)
+        network = BuiltinNetwork(**self.network.config).to(next(self.network.parameters()).device)
         network.load_state_dict(self.network.state_dict())
         return BuiltinEnhancer(network)
 
