@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from harmonizer_ns.distill.distiller import Progress, RoundReport
 from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.rounds import Progress, RoundReport
 from harmonizer_ns.splats.model import NAMES
 
 
@@ -72,7 +72,7 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
     if world.is_first:
         try:
             report = repairs.run(step, progress)
-            views = repairs.views_of(step)
+            views = [view for view in repairs.store if view.step == step]
         except Exception as error:  # told to the others below, which would wait forever otherwise
             failure = error
     reason, views = world.share((None if failure is None else repr(failure), views))

@@ -17,8 +17,8 @@ from torch import Tensor
 from gsplat_trainer.config import Config, plain
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.distill.distiller import RoundReport, picture_strip
 from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.rounds import RoundReport, picture_strip
 from harmonizer_ns.features import LpipsOnDemand
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float

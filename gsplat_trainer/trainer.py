@@ -34,7 +34,7 @@ from gsplat_trainer.optimizers import (
 from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.viewer import NoViewer, TrainingViewer
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.distill.distiller import progress_bar
+from harmonizer_ns.distill.rounds import progress_bar
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.strategies import use_cpu_ops

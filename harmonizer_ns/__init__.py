@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Harmonizer makes 3D reconstructions look right from viewpoints nobody photographed.
 
-Importing this package is cheap: the names below are loaded when they are first used. `distill.distiller` holds the
+Importing this package is cheap: the names below are loaded when they are first used. `distill.repairs` holds the
 method, `enhancers` what repairs a render, `plugin` and gsplat_trainer the two trainers that use both.
 """
 

@@ -92,7 +92,7 @@ def greedy_cover(scores: Float[Tensor, "photos points"], count: int) -> list[int
 
 
 class Photographed(Protocol):
-    """References are chosen from it: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
+    """What is asked of a capture: `harmonizer_ns.captures` has one, nerfstudio's data managers are made one."""
 
     @property
     def cameras(self) -> list[Cameras]:
@@ -102,6 +102,11 @@ class Photographed(Protocol):
     @property
     def points(self) -> Float[Tensor, "p 3"] | None:
         """Seed points, if there are any."""
+        ...
+
+    @property
+    def train(self) -> Sequence[int]:
+        """Indices of the photos to learn from."""
         ...
 
     def photo(self, index: int) -> Tensor:
@@ -116,16 +121,11 @@ class ReferenceSelector:
         capture: gives the photos when they are needed, so that nothing is kept twice in memory. Without seed points the
             nearest poses are taken.
         count: how many photos for each view; 0 gives none.
-        among: indices of the photos to choose from; None: all.
-
-    Raises:
-        ValueError: without photos to choose from or for a negative count.
+        among: indices of the photos to choose from, at least one; None: all.
     """
 
     def __init__(self, capture: Photographed, count: int, among: Sequence[int] | None = None) -> None:
         self.indices = range(len(capture.cameras)) if among is None else among
-        if not self.indices or count < 0:
-            raise ValueError(f"need photos and count >= 0, got {len(self.indices)} photos and count {count}")
         self.capture, self.count = capture, count
         points = capture.points
         self._points = None if points is None or not len(points) else points.detach().float().cpu()

@@ -70,6 +70,7 @@ class PlaneCapture:
 
     def __init__(self, cameras, points=None, bytes_=False):
         self.cameras, self.points, self.bytes_ = cameras, points, bytes_
+        self.train = range(len(cameras))
 
     def photo(self, index):
         return photo_of(self.cameras[index], self.bytes_)

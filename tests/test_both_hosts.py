@@ -35,7 +35,7 @@ def test_both_hosts_agree_on_a_round_and_on_a_training_step(capture, tmp_path, m
 
     pipeline.repairs.run(10)
     trainer.repairs.run(10)
-    first, second = pipeline.repairs.distiller.store.stored, trainer.repairs.distiller.store.stored
+    first, second = pipeline.repairs.store.stored, trainer.repairs.store.stored
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=1e-5, rtol=0)

@@ -121,9 +121,3 @@ def test_a_photo_of_the_wrong_size_is_named():
     wrong = ReferenceSelector(capture, 1)
     with pytest.raises(ValueError, match=r"photo 0 has shape \(32, 48, 3\)"):
         wrong.select(cameras[0], PlaneRenderer())
-
-
-def test_settings_are_checked():
-    cameras = row_of_cameras(3)
-    with pytest.raises(ValueError, match="count -1"):
-        selector(cameras, None, -1)

@@ -60,32 +60,20 @@ class ProgressiveSchedule:
     After arrival a target is visited again in every round, which refreshes its repair.
 
     Args:
-        train: training cameras, batches of one.
+        train: training cameras, batches of one; at least one.
         targets: wanted cameras, batches of one; sizes and intrinsics may differ.
-        steps: training steps of the rounds, ascending.
+        steps: training steps of the rounds, ascending; at least one, none after ``last_step``.
         last_step: last training step of the run; trust in repairs has fallen to 0 there.
         step_fraction: usual size of a round's move in units of the training cameras' spacing. Without a spacing (one
             camera, or all in one place) it is the fraction of the whole way.
 
     Raises:
-        ValueError: on empty lists, broken poses or settings out of range.
+        InputError: on broken poses of the targets.
     """
 
     def __init__(
-        self,
-        train: list[Cameras],
-        targets: list[Cameras],
-        steps: Sequence[int],
-        last_step: int,
-        step_fraction: float,
+        self, train: list[Cameras], targets: list[Cameras], steps: Sequence[int], last_step: int, step_fraction: float
     ) -> None:
-        if not train or not targets:
-            raise ValueError(f"a schedule needs training cameras and targets, got {len(train)} and {len(targets)}")
-        if not steps or steps[-1] > last_step or step_fraction <= 0:
-            raise ValueError(
-                f"need rounds, none after step {last_step}, and step_fraction > 0, got rounds at {list(steps)} and "
-                f"{step_fraction}"
-            )
         check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
         self.steps, self.last_step = steps, last_step
         self.approaches = _plan(train, targets, step_fraction, slowest=1 / max(1, int(ARRIVAL * len(steps))))

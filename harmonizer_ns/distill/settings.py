@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 
 from harmonizer_ns.distill.gate import GateConfig
 from harmonizer_ns.enhancers.specs import options_of
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.references import NUM_REFERENCES
 
 _EARLIER_NAMES = {"real_odds": "photo_share"}
@@ -64,12 +65,9 @@ class DistillSettings:
         Raises:
             InputError: naming the setting, and for an unknown enhancer the known ones.
         """
-        for name, value, least in (
-            ("photo_share", self.photo_share, 0.5),
-            ("pseudo_loss_weight", self.pseudo_loss_weight, 0.0),
-        ):
-            if not least <= value <= 1:
-                raise InputError(f"{name} must be in [{least:g}, 1], got {value}")
+        check_limits(self, photo_share=(0.5, 1), pseudo_loss_weight=(0, 1))
+        check_limits(self, num_targets=(1, math.inf), num_references=(0, math.inf), store_capacity=(1, math.inf))
+        check_limits(self, extrapolation=(1e-6, math.inf), step_fraction=(1e-6, math.inf))
         if self.targets == "path" and self.camera_path is None:
             raise InputError("targets 'path' needs a camera path (--camera_path, --pipeline.camera-path in nerfstudio)")
         options_of(self.enhancer)

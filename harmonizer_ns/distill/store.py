@@ -66,21 +66,15 @@ def encode(view: PseudoView) -> StoredView:
 class PseudoViewStore:
     """Keeps the most valuable repaired views of all rounds.
 
-    When it is full the view with the least ``confidence x 0.5^(age / half_life)`` goes, age in rounds; the newest view
+    When it is full the view with the least ``confidence x 0.5^(age / HALF_LIFE)`` goes, age in rounds; the newest view
     of every target goes only when nothing else is left.
 
     Args:
-        capacity: how many views to keep at most.
-        half_life: rounds after which a view is worth half.
-
-    Raises:
-        ValueError: when either is not positive.
+        capacity: how many views to keep at most; at least 1.
     """
 
-    def __init__(self, capacity: int, half_life: float = HALF_LIFE) -> None:
-        if capacity < 1 or half_life <= 0:
-            raise ValueError(f"need capacity >= 1 and half_life > 0, got {capacity} and {half_life}")
-        self.capacity, self.half_life = capacity, half_life
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._views: tuple[StoredView, ...] = ()
 
     def __len__(self) -> int:
@@ -103,8 +97,8 @@ class PseudoViewStore:
         self._views = self._trimmed((*self._views, *(encode(view) for view in views)))
 
     def values(self) -> Float[Tensor, " n"]:
-        """``confidence x 0.5^(age / half_life)`` of every view."""
-        return _values(self._views, self.half_life)
+        """``confidence x 0.5^(age / HALF_LIFE)`` of every view."""
+        return _values(self._views)
 
     def _trimmed(self, views: tuple[StoredView, ...]) -> tuple[StoredView, ...]:
         """The ``capacity`` most valuable views, in the same order."""
@@ -112,7 +106,7 @@ class PseudoViewStore:
         if excess <= 0:
             return views
         newest = set({view.target: index for index, view in enumerate(views)}.values())
-        values = _values(views, self.half_life).tolist()
+        values = _values(views).tolist()
         order = sorted(range(len(views)), key=lambda i: (i in newest, values[i], i))
         dropped = set(order[:excess])
         return tuple(view for index, view in enumerate(views) if index not in dropped)
@@ -126,12 +120,12 @@ class PseudoViewStore:
         self._views = self._trimmed(tuple(_view_from_state(view) for view in state["views"]))
 
 
-def _values(views: tuple[StoredView, ...], half_life: float) -> Float[Tensor, " n"]:
+def _values(views: tuple[StoredView, ...]) -> Float[Tensor, " n"]:
     """Value of each view; its age is the number of later rounds of which a view is present."""
     rounds = {step: index for index, step in enumerate(sorted({view.step for view in views}, reverse=True))}
     ages = torch.tensor([rounds[view.step] for view in views], dtype=torch.float64)
     confidences = torch.tensor([view.confidence for view in views], dtype=torch.float64)
-    return confidences * 0.5 ** (ages / half_life)
+    return confidences * 0.5 ** (ages / HALF_LIFE)
 
 
 def _view_state(view: StoredView) -> dict[str, Any]:
@@ -155,24 +149,16 @@ class PseudoViewSampler:
     Args:
         pseudo_probability: probability in [0, 1] that a step has a pseudo-view.
         loss_weight: trust, in [0, 1], in pseudo-views as a whole; multiplied into the weight of a drawn view.
-        seed: of its own generator, so that draws depend on nothing else in the process.
-
-    Raises:
-        ValueError: when a probability or weight is out of range.
     """
 
-    def __init__(self, pseudo_probability: float, loss_weight: float, seed: int = 0) -> None:
-        if not 0 <= pseudo_probability <= 1 or not 0 <= loss_weight <= 1:
-            raise ValueError(
-                f"pseudo_probability and loss_weight must be in [0, 1], got {pseudo_probability} and {loss_weight}"
-            )
+    def __init__(self, pseudo_probability: float, loss_weight: float) -> None:
         self.pseudo_probability, self.loss_weight = pseudo_probability, loss_weight
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(0)  # its own: draws depend on nothing else in the process
 
     def draw(self, store: PseudoViewStore, trust: float) -> PseudoView | None:
         """A pseudo-view to learn from besides a photo in this step, or None.
 
-        Views are drawn in proportion to the store's ``values``: confidence, halved every ``half_life`` rounds. The
+        Views are drawn in proportion to the store's ``values``: confidence, halved every `HALF_LIFE` rounds. The
         generator advances by the same amount whatever the outcome.
 
         Args:

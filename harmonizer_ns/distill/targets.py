@@ -144,21 +144,15 @@ def extrapolate(
     A moved camera turns to keep its look-at point, which lies at the median depth of the points it sees. Deterministic.
 
     Args:
-        train: training cameras in capture order, batches of one.
+        train: training cameras in capture order, batches of one; at least one.
         points: seed points of the scene, or None.
-        count: how many views.
-        fraction: size of the move; 1 is the diameter of the camera positions (without such, the look-at distance).
+        count: how many views, at least 1.
+        fraction: size of the move, positive; 1 is the diameter of the camera positions (without such, the look-at
+            distance).
 
     Returns:
         Batches of one, with the intrinsics and size of the training camera each came from.
-
-    Raises:
-        InputError: on an empty capture, ``count < 1`` or a ``fraction`` that is not positive.
     """
-    if not train or count < 1 or fraction <= 0:
-        raise InputError(
-            f"extrapolate needs cameras, count >= 1 and fraction > 0, got {len(train)}, {count} and {fraction}"
-        )
     points = None if points is None or not len(points) else thin(points.cpu(), _MAX_POINTS)
     bases = [train[int((i + 0.5) * len(train) / count)].to("cpu") for i in range(count)]
     taken = torch.cat([c.centers.cpu() for c in train])

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from harmonizer_ns.captures.transforms import check_transforms
-from harmonizer_ns.distill.distiller import progress_bar
 from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.rounds import progress_bar
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError

@@ -11,7 +11,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
 from torchvision.utils import save_image
 
-from harmonizer_ns.distill.distiller import RoundReport, ViewReport, picture_strip
+from harmonizer_ns.distill.rounds import RoundReport, ViewReport, picture_strip
 from harmonizer_ns.files import write_json
 
 METRICS = ("psnr", "ssim", "lpips")

@@ -41,7 +41,7 @@ def test_pseudo_views_come_from_a_difix_folder(capture, tmp_path, difix, caplog,
     trainer = start(config(capture, tmp_path, difix))
     trainer.train()
     assert caplog.text.count("NVIDIA License, non-commercial use only") == 1
-    views = list(trainer.pipeline.repairs.distiller.store)
+    views = list(trainer.pipeline.repairs.store)
     assert [view.step for view in views] == [10] * 3 + [20] * 3
     for view, (frames, context, repaired) in zip(views, seen[:6], strict=True):
         assert len(context.references[0]) >= 1

@@ -42,7 +42,6 @@ def _process(rank: int, port: int, data: str, folder: str) -> None:
     with trainer.whole_scene():
         run_round(trainer.world, trainer.repairs, 10)
     draws = [trainer.repairs.draw(step) for step in range(11, 20)]
-    distiller = trainer.repairs.distiller
     failure = ""
     enhancer.fail_at = -2
     enhancer.enhance = lambda *arguments: 1 / 0
@@ -53,9 +52,9 @@ def _process(rank: int, port: int, data: str, folder: str) -> None:
     result = {
         "calls": enhancer.calls,
         "count": len(trainer.splats["means"]),
-        "views": [[v.step, v.target, v.rgb.sum().item(), v.weight.sum().item()] for v in distiller.store.stored],
+        "views": [[v.step, v.target, v.rgb.sum().item(), v.weight.sum().item()] for v in trainer.repairs.store.stored],
         "draws": [None if view is None else [view.target, view.weight.sum().item()] for view in draws],
-        "rounds": distiller.schedule.rounds,
+        "rounds": trainer.repairs.schedule.rounds,
         "failure": failure,
     }
     whole = trainer.world.gather(trainer.splats)
@@ -152,7 +151,7 @@ def test_without_photos_the_splats_learn_from_repairs_of_their_own_renders(colma
     before, after = read_splats(trained), read_splats(tmp_path / "o" / "harmonized.ply")
     assert not torch.equal(before["sh0"], after["sh0"])
     assert after["sh0"].mean() < before["sh0"].mean()  # the fake enhancer darkens
-    assert trainer.repairs.distiller.schedule.rounds == 3
+    assert trainer.repairs.schedule.rounds == 3
 
 
 @pytest.mark.parametrize(

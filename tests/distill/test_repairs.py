@@ -3,12 +3,10 @@ import pytest
 import torch
 from plane_scene import PlaneCapture, PlaneRenderer, TrueEnhancer, look_at, plane_points, row_of_cameras
 
-from harmonizer_ns.distill.distiller import Distiller
-from harmonizer_ns.distill.gate import Gate, GateConfig
-from harmonizer_ns.distill.schedule import ProgressiveSchedule
-from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
+from harmonizer_ns.distill.repairs import Repairs
+from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.base import Repaired
-from harmonizer_ns.references import ReferenceSelector
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.types import Frames
 
 TARGETS = [
@@ -18,19 +16,16 @@ TARGETS = [
 ]
 
 
-def distiller(enhancer=None, targets=TARGETS, renderer=None, pseudo_probability=0.5, report_images=4):
-    train = row_of_cameras()
-    return Distiller(
-        ProgressiveSchedule(train, targets, range(10, 101, 10), 100, step_fraction=0.5),
-        renderer or PlaneRenderer(damage=0.3),
-        ReferenceSelector(PlaneCapture(train, plane_points()), count=2),
-        enhancer or TrueEnhancer(),
-        Gate(GateConfig()),
-        PseudoViewStore(400),
-        PseudoViewSampler(pseudo_probability, 1.0),
-        report_images=report_images,
-        report_size=24,
+def planned(enhancer=None, renderer=None, photo_share=2 / 3, report_images=4):
+    """Repairs of a run whose rounds are every tenth step from 10 to 100."""
+    settings = DistillSettings(
+        fix_start=10, steps_per_fix=10, targets="eval", num_references=2, photo_share=photo_share
     )
+    capture = PlaneCapture(row_of_cameras(), plane_points())
+    repairs = Repairs(settings, capture, renderer or PlaneRenderer(damage=0.3), print, report_images, report_size=24)
+    repairs.enhancer = ParkedEnhancer(enhancer or TrueEnhancer())
+    repairs.plan(0, 100, held_out=TARGETS)
+    return repairs
 
 
 def contents(d):
@@ -56,7 +51,7 @@ class Wrapped(TrueEnhancer):
 
 
 def test_a_round_repairs_every_target_and_the_store_learns_the_truth():
-    d = distiller()
+    d = planned()
     report = d.run(10)
     assert [v.target for v in d.store] == [0, 1, 2]
     assert {v.step for v in d.store} == {10}
@@ -71,7 +66,7 @@ def test_a_round_repairs_every_target_and_the_store_learns_the_truth():
 
 
 def test_rounds_approach_the_targets():
-    d = distiller()
+    d = planned()
     reports = [d.run(step) for step in range(10, 101, 10)]
     positions = [r.mean_position for r in reports]
     assert positions == sorted(positions)
@@ -83,14 +78,14 @@ def test_rounds_approach_the_targets():
 
 def test_enhancer_gets_photos_of_the_views_size_with_depth():
     enhancer = TrueEnhancer()
-    distiller(enhancer).run(10)
+    planned(enhancer).run(10)
     sizes = [context.references[0].rgb.shape for context in enhancer.contexts]
     assert sizes == [(2, 3, 32, 48), (2, 3, 40, 40), (2, 3, 32, 48)]
     assert all(context.references[0].depth.min() > 0 for context in enhancer.contexts)
 
 
 def test_report_has_small_pictures_of_the_first_views():
-    report = distiller(report_images=2).run(10)
+    report = planned(report_images=2).run(10)
     assert set(report.views[0].images) == {"render", "repaired", "reference", "weight"}
     assert report.views[0].images["repaired"].shape == (3, 16, 24)
     assert report.views[1].images["weight"].shape == (1, 24, 24)
@@ -106,7 +101,7 @@ def test_views_that_show_nothing_are_skipped_with_a_reason():
             return Frames(frames.rgb, frames.alpha * (not empty), frames.depth * (not empty), cameras)
 
     enhancer = TrueEnhancer()
-    d = distiller(enhancer, renderer=Empty())
+    d = planned(enhancer, renderer=Empty())
     report = d.run(10)
     assert "mean alpha 0.000" in report.views[1].skipped
     assert [v.target for v in report.used] == [0, 2]
@@ -120,7 +115,7 @@ def test_a_broken_render_is_skipped_with_a_reason():
             frames = super().render(cameras)
             return Frames(frames.rgb * torch.nan, frames.alpha, frames.depth, cameras)
 
-    report = distiller(renderer=Broken()).run(10)
+    report = planned(renderer=Broken()).run(10)
     assert all("NaN" in view.skipped for view in report.views)
 
 
@@ -134,14 +129,14 @@ def test_a_broken_render_is_skipped_with_a_reason():
     ],
 )
 def test_broken_enhancers_are_told_so(spoil, message):
-    d = distiller(Wrapped(spoil))
+    d = planned(Wrapped(spoil))
     with pytest.raises(ValueError, match=message):
         d.run(10)
     assert len(d.store) == 0
 
 
 def test_distrusted_repairs_are_not_kept():
-    d = distiller(Wrapped(lambda r: Repaired(r.rgb, torch.zeros_like(r.confidence))))
+    d = planned(Wrapped(lambda r: Repaired(r.rgb, torch.zeros_like(r.confidence))))
     report = d.run(10)
     assert len(d.store) == 0
     assert all("trusted" in view.skipped for view in report.views)
@@ -149,7 +144,7 @@ def test_distrusted_repairs_are_not_kept():
 
 def test_outputs_of_the_enhancer_are_not_changed():
     enhancer = TrueEnhancer()
-    d = distiller(enhancer)
+    d = planned(enhancer)
     d.run(10)
     assert all(torch.equal(output.rgb, copy) for output, copy in enhancer.outputs)
     assert any(copy.max() > 1 for _, copy in enhancer.outputs)
@@ -165,17 +160,17 @@ def test_progress_sees_every_camera():
             seen.append(camera.width)
             yield camera
 
-    distiller().run(10, progress)
+    planned().run(10, progress)
     assert seen == [48, 40, 48]
 
 
 def test_an_interrupted_round_leaves_no_trace_and_runs_again_identically():
-    whole, broken = distiller(), distiller()
+    whole, broken = planned(), planned()
     for d in (whole, broken):
         d.run(10)
     whole.run(20)
     before = contents(broken)
-    broken.enhancer = TrueEnhancer(fail_at=2)
+    broken.enhancer = ParkedEnhancer(TrueEnhancer(fail_at=2))
     with pytest.raises(RuntimeError, match="out of memory"):
         broken.run(20)
     assert identical(contents(broken), before)
@@ -186,11 +181,11 @@ def test_an_interrupted_round_leaves_no_trace_and_runs_again_identically():
 
 
 def test_resumed_run_is_identical(tmp_path):
-    whole = distiller()
+    whole = planned()
     whole.run(10)
     drawn = [whole.draw(10) for _ in range(5)]
     torch.save(whole.state_dict(), tmp_path / "state.pt")
-    resumed = distiller()
+    resumed = planned()
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert identical(contents(whole), contents(resumed))
     for d in (whole, resumed):
@@ -205,7 +200,7 @@ def test_resumed_run_is_identical(tmp_path):
 
 
 def test_trust_falls_to_nothing_at_the_schedules_end():
-    d = distiller(pseudo_probability=1.0)
+    d = planned(photo_share=0.5)
     d.run(10)
     assert d.draw(99) is not None  # rounds run from step 10 to step 100
     assert d.draw(100) is None

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A round repairs one view on the way to every target; what became of them is told in words and small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from harmonizer_ns.images import beside
+from harmonizer_ns.types import Cameras
+
+Progress = Callable[[Sequence[Cameras]], Iterable[Cameras]]
+"""Wraps the cameras of a round while they are worked through, as `progress_bar` does."""
+
+
+@dataclass(frozen=True)
+class ViewReport:
+    """What became of one view of a round.
+
+    Args:
+        target: index of the target.
+        position: how far along its way the view was, in [0, 1].
+        mean_weight: mean trust in its pixels, 0 when skipped.
+        skipped: why it was not used, or None.
+        images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``.
+    """
+
+    target: int
+    position: float
+    mean_weight: float = 0.0
+    skipped: str | None = None
+    images: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round of repairs did: its training step and its views in the order of the targets."""
+
+    step: int
+    views: list[ViewReport]
+
+    @property
+    def used(self) -> list[ViewReport]:
+        """The views that joined the store."""
+        return [view for view in self.views if view.skipped is None]
+
+    @property
+    def mean_weight(self) -> float:
+        """Mean trust over the views used; 0 when none was."""
+        return sum(view.mean_weight for view in self.used) / max(1, len(self.used))
+
+    @property
+    def mean_position(self) -> float:
+        """How far the round was along the way to the targets, in [0, 1]."""
+        return sum(view.position for view in self.views) / max(1, len(self.views))
+
+    def lines(self) -> list[str]:
+        """What the round did in words, and why views were skipped."""
+        done = f"Repaired {len(self.used)} of {len(self.views)} views at step {self.step}: "
+        done += f"{self.mean_position:.0%} of the way, mean weight {self.mean_weight:.2f}"
+        skipped = [f"Target {view.target} skipped: {view.skipped}" for view in self.views if view.skipped]
+        return [done, *skipped]
+
+
+def progress_bar(step: int, console: Console | None = None) -> Progress:
+    """A bar on the terminal over the views of a round."""
+    return lambda cameras: track(cameras, f"Repairing views at step {step}", console=console, transient=True)
+
+
+def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
+    """The pictures of one view side by side."""
+    return beside(list(images.values()))
