@@ -35,7 +35,7 @@ def evaluate_scene(
 ) -> SceneResult:
     """Fit a sparse splat, enhance its held-out renders and average the metrics."""
     fit = config.fit(capture)
-    comparisons = list(compare(fit, enhancer, evenly_spread(fit.split.held_out, config.views)))
+    comparisons = list(compare(fit, enhancer, evenly_spread(fit.capture.test, config.views)))
     if config.output:
         write_images(config.output / capture.name, comparisons)
     return summarize(capture.name, comparisons, distance)

@@ -22,7 +22,7 @@ from harmonizer_ns.evaluation.report import SceneResult
 from harmonizer_ns.features import Distance
 from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
-from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
+from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, select_references, split_capture
 from harmonizer_ns.types import Frames
 
 
@@ -75,7 +75,8 @@ class EvaluationConfig:
 
     def fit(self, capture: Capture) -> SparseFit:
         """A splat of every n-th photo of a capture."""
-        return fit_sparse(capture, every_nth(len(capture), self.every), SplatReconstructor(self._splat()))
+        split = split_capture(capture, range(0, len(capture), self.every))
+        return fit_sparse(split, SplatReconstructor(self._splat()))
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
@@ -105,7 +106,7 @@ def compare(fit: SparseFit, enhancer: Enhancer, views: Sequence[int]) -> Iterabl
     for view in views:
         photo = fit.capture.frames(view)
         render = fit.renderer.render(photo.cameras)
-        references = select_references(fit, render.cameras, enhancer.max_references, exclude=(view,))
+        references = select_references(fit, render.cameras, enhancer.max_references, exclude=view)
         start = time.perf_counter()
         enhanced = enhancer.enhance(render, Context(references=(references,))).rgb
         if enhanced.is_cuda:

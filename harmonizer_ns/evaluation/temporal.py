@@ -78,7 +78,7 @@ def evaluate_scene(capture: Capture, enhancer: Enhancer, config: EvaluationConfi
         InputError: when fewer than two photos are held out.
     """
     fit = config.fit(capture)
-    passed = fit.split.held_out[: config.views]
+    passed = fit.capture.test[: config.views]
     renders = [fit.renderer.render(camera) for camera in trajectory(capture, passed, config.between)]
     enhanced, single = (enhance_video(fit, renders, enhancer, history) for history in (True, False))
     stops = range(0, len(renders), config.between + 1)

@@ -15,7 +15,7 @@ from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.evaluation.enhancer import evaluate_scene, write_images
 from harmonizer_ns.evaluation.protocol import EvaluationConfig, compare, summarize
-from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.held_out import SparseFit, split_capture
 from harmonizer_ns.types import Frames
 
 
@@ -40,7 +40,7 @@ class NoiseEnhancer(ToyEnhancer):
 
 
 def test_a_repair_from_references_counts_as_gain(wall, damaged_renderer):
-    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
     result = summarize("wall", list(compare(fit, WarpEnhancer(), (1, 3, 6))))
     assert result.views == 3
     assert result.psnr_render == pytest.approx(19.5, abs=0.5)  # half of the pixels off by 0.15
@@ -49,14 +49,14 @@ def test_a_repair_from_references_counts_as_gain(wall, damaged_renderer):
 
 
 def test_harm_to_good_pixels_is_seen(wall, perfect_renderer):
-    fit = SparseFit(wall, every_nth(9, 4), perfect_renderer)
+    fit = SparseFit(split_capture(wall, range(0, 9, 4)), perfect_renderer)
     result = summarize("wall", list(compare(fit, NoiseEnhancer(), (1, 3))))
     assert result.psnr_render == pytest.approx(100)
     assert result.good_after == pytest.approx(26.02, abs=0.01)  # -20 log10(0.05)
 
 
 def test_every_metric_belongs_to_its_image(wall, damaged_renderer):
-    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
     distance = lambda image, target: (image - target).abs().mean(dim=(1, 2, 3))  # noqa: E731
     result = summarize("wall", list(compare(fit, NoiseEnhancer(), (2,))), distance)
     assert result.lpips_render == pytest.approx(0.075, abs=0.005)
@@ -67,7 +67,7 @@ def test_every_metric_belongs_to_its_image(wall, damaged_renderer):
 
 
 def test_images_show_render_enhanced_and_photo(wall, damaged_renderer, tmp_path):
-    fit = SparseFit(wall, every_nth(9, 4), damaged_renderer)
+    fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
     write_images(tmp_path, list(compare(fit, WarpEnhancer(), (5,))))
     with Image.open(tmp_path / "0005.png") as image:
         assert image.size == (3 * 48, 32)

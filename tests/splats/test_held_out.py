@@ -4,21 +4,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harmonizer_ns.splats.held_out import SparseFit, every_nth, fit_sparse, select_references
+from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, select_references, split_capture
 from harmonizer_ns.warp import backward_warp
 
 
-@pytest.mark.parametrize(("count", "every", "offset"), [(9, 4, 0), (10, 4, 3), (5, 1, 0), (2, 2, 1)])
-def test_a_split_uses_every_photo_once(count, every, offset):
-    split = every_nth(count, every, offset)
-    assert sorted(split.train + split.held_out) == list(range(count))
-    assert split.train == tuple(range(offset, count, every))
-
-
-@pytest.mark.parametrize(("count", "every", "offset"), [(9, 0, 0), (9, 4, 4), (2, 4, 3), (0, 1, 0)])
-def test_a_split_with_nothing_to_fit_is_refused(count, every, offset):
-    with pytest.raises(ValueError, match=r"every >= 1"):
-        every_nth(count, every, offset)
+def test_a_split_uses_every_photo_once(wall):
+    split = split_capture(wall, range(1, 9, 3))
+    assert (split.train, split.test) == ((1, 4, 7), (0, 2, 3, 5, 6, 8))
 
 
 def test_only_the_training_photos_reach_the_reconstructor(wall, perfect_renderer):
@@ -28,7 +20,7 @@ def test_only_the_training_photos_reach_the_reconstructor(wall, perfect_renderer
             return perfect_renderer
 
     recorder = Recorder()
-    fit = fit_sparse(wall, every_nth(9, 4), recorder)
+    fit = fit_sparse(split_capture(wall, range(0, 9, 4)), recorder)
     for given, i in zip(recorder.photos, (0, 4, 8), strict=True):
         assert torch.equal(given.rgb, wall.frames(i).rgb)
         assert given.cameras is wall.cameras[i]
@@ -37,9 +29,9 @@ def test_only_the_training_photos_reach_the_reconstructor(wall, perfect_renderer
 
 
 def test_references_are_near_warp_onto_the_view_and_never_the_excluded_one(wall, perfect_renderer):
-    fit = SparseFit(wall, every_nth(9, 2), perfect_renderer)
+    fit = SparseFit(split_capture(wall, range(0, 9, 2)), perfect_renderer)
     render = perfect_renderer.render(wall.cameras[4])
-    references = select_references(fit, render.cameras, count=2, exclude=(4,))
+    references = select_references(fit, render.cameras, count=2, exclude=4)
     assert references is not None
     assert sorted(references.cameras.centers[:, 0].tolist()) == pytest.approx([0.5, 1.5])  # photos 2 and 6
     warped = backward_warp(references, render.depth.expand(2, -1, -1, -1), render.cameras[[0, 0]])
@@ -49,7 +41,7 @@ def test_references_are_near_warp_onto_the_view_and_never_the_excluded_one(wall,
 
 
 def test_no_photo_left_means_no_reference(wall, perfect_renderer):
-    fit = SparseFit(wall, every_nth(9, 9), perfect_renderer)
+    fit = SparseFit(split_capture(wall, [0]), perfect_renderer)
     view = wall.cameras[3]
-    assert select_references(fit, view, count=2, exclude=(0,)) is None
+    assert select_references(fit, view, count=2, exclude=0) is None
     assert select_references(fit, view, count=0) is None

@@ -13,7 +13,6 @@ from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.frame import Similarity
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float, to_uint8
-from harmonizer_ns.splats.held_out import Split
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.curation import (
     SPLATS,
@@ -286,9 +285,8 @@ def test_a_real_splat_is_damaged_and_the_same_for_the_same_seed(rig):
         assert 1e-5 < error < (one.target - one.target.mean()).square().mean()
 
 
-def test_windows_use_the_room_there_is():
+def test_windows_use_the_room_there_is(rig):
     names = [f"images/{camera}/{i}.png" for camera in "ab" for i in range(7)]
-    everything = tuple(range(14))
-    assert capacity(names, everything, 3) == 4
-    windows = choose_windows(names, Split(everything, ()), 4, 3, 0.0, random.Random(0))
+    assert capacity(names, range(14), 3) == 4
+    windows = choose_windows(replace(rig, names=tuple(names), train=range(14)), 4, 3, 0.0, random.Random(0))
     assert len({view for window in windows for view in window}) == 12

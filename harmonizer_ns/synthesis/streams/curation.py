@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import count
@@ -24,7 +24,7 @@ from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.poses import nearest_spacing
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
-from harmonizer_ns.splats.held_out import SparseFit, Split, every_nth, fit_sparse
+from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, split_capture
 from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.synthesis.streams.fits import RememberingRenderer, show_photo
@@ -132,8 +132,8 @@ def make_sparse(
     every, offset = _draw_every(capture, settings, draw)
     low, high = settings.share
     steps = max(1, round(settings.steps * low * (high / low) ** draw.random()))
-    split = every_nth(len(capture), every, offset)
-    fit = _fit(capture, split, replace(settings, steps=steps), seed, reconstructors)
+    capture = split_capture(capture, range(offset, len(capture), every))
+    fit = _fit(capture, replace(settings, steps=steps), seed, reconstructors)
     return _show(fit, settings, draw, {"every": every, "offset": offset, "steps": steps})
 
 
@@ -146,14 +146,14 @@ def make_cycle(
         InputError: as `make_sparse`, and when all photos were taken in one place.
     """
     draw = random.Random(seed)
-    everything = every_nth(len(capture), 1)
-    _check_room(capture, everything, settings)
+    capture = split_capture(capture, range(len(capture)))
+    _check_room(capture, settings)
     offset = _draw_offset(capture, settings, draw)
     shifted = [_shifted(camera, offset) for camera in capture.cameras]
-    first = _fit(capture, everything, settings, seed, reconstructors)
+    first = _fit(capture, settings, seed, reconstructors)
     renders = [first.renderer.render(camera) for camera in shifted]
-    second = _fit(capture, everything, settings, seed, reconstructors, renders)
-    windows = choose_windows(capture.names, everything, settings.clips, settings.clip, 1.0, draw)
+    second = _fit(capture, settings, seed, reconstructors, renders)
+    windows = choose_windows(capture, settings.clips, settings.clip, 1.0, draw)
     parameters = {"offset": offset.tolist(), "steps": settings.steps}
     return _pairs(second, [(window, parameters) for window in windows], settings)
 
@@ -167,22 +167,21 @@ def make_cross_reference(
         InputError: as `make_sparse`, and when there is no rig or the patterns leave nothing on one side.
     """
     draw = random.Random(seed)
-    split = _rig_split(capture, settings, draw)
-    _check_room(capture, split, settings)
-    fit = _fit(capture, split, settings, seed, reconstructors)
-    cameras = sorted({camera_of(capture.names[i]) for i in split.train})
+    capture = _split_rig(capture, settings, draw)
+    _check_room(capture, settings)
+    fit = _fit(capture, settings, seed, reconstructors)
+    cameras = sorted({camera_of(capture.names[i]) for i in capture.train})
     return _show(fit, settings, draw, {"cameras": list(settings.cameras) or cameras, "steps": settings.steps})
 
 
 def _fit(
     capture: Capture,
-    split: Split,
     settings: CurationSettings,
     seed: int,
     reconstructors: Reconstructors,
     photos: list[Frames] | None = None,
 ) -> SparseFit:
-    """Fit the split's photos, or those in their place; the renderer remembers what it has rendered."""
+    """Fit the capture's training photos, or those in their place; the renderer remembers what it has rendered."""
     name = settings.reconstructor
     if name not in reconstructors:
         raise InputError(f"the reconstructor {name} is not at hand, only {', '.join(reconstructors)}")
@@ -191,7 +190,7 @@ def _fit(
             f"{capture.name} has {len(capture.points)} seed points, a splat starts from at least {MIN_POINTS}: "
             "name a PLY as ply_file_path in transforms.json, or set reconstructor: nerf"
         )
-    fit = fit_sparse(capture, split, reconstructors[name](settings, seed), photos)
+    fit = fit_sparse(capture, reconstructors[name](settings, seed), photos)
     return replace(fit, renderer=RememberingRenderer(fit.renderer))
 
 
@@ -199,8 +198,8 @@ def _show(
     fit: SparseFit, settings: SparseSettings | CrossReferenceSettings, draw: random.Random, parameters: dict[str, Any]
 ) -> Iterator[Made]:
     """Show clips of held-out photos, and some of fitted ones."""
-    filenames, fitted = fit.capture.names, frozenset(fit.split.train)
-    windows = choose_windows(filenames, fit.split, settings.clips, settings.clip, settings.near_clean, draw)
+    fitted = frozenset(fit.capture.train)
+    windows = choose_windows(fit.capture, settings.clips, settings.clip, settings.near_clean, draw)
     return _pairs(fit, [(window, {**parameters, "fitted": window[0] in fitted}) for window in windows], settings)
 
 
@@ -232,21 +231,21 @@ def _possible(filenames: Sequence[str], settings: SparseSettings) -> list[tuple[
         (n, offset)
         for n in range(low, min(high, len(filenames)) + 1)
         for offset in range(n)
-        if _has_room(filenames, every_nth(len(filenames), n, offset), settings)
+        if _has_room(filenames, range(offset, len(filenames), n), settings)
     ]
 
 
-def _has_room(filenames: Sequence[str], split: Split, settings: CurationSettings) -> bool:
+def _has_room(filenames: Sequence[str], fitted: Collection[int], settings: CurationSettings) -> bool:
     """Tell whether enough photos are fitted, and enough shown: held-out ones, or fitted ones if all are fitted."""
-    shown = split.held_out or split.train
-    return len(split.train) >= _FEWEST and capacity(filenames, shown, settings.clip) >= settings.clips
+    shown = [i for i in range(len(filenames)) if i not in fitted] or list(fitted)
+    return len(fitted) >= _FEWEST and capacity(filenames, shown, settings.clip) >= settings.clips
 
 
-def _check_room(capture: Capture, split: Split, settings: CurationSettings) -> None:
-    if not _has_room(capture.names, split, settings):
-        shown = split.held_out or split.train
+def _check_room(capture: Capture, settings: CurationSettings) -> None:
+    if not _has_room(capture.names, capture.train, settings):
+        shown = capture.test or capture.train
         raise InputError(
-            f"{capture.name} has {len(capture)} photos, {len(split.train)} to fit and {len(shown)} to show: "
+            f"{capture.name} has {len(capture)} photos, {len(capture.train)} to fit and {len(shown)} to show: "
             f"{settings.clips} clips of {settings.clip} need {max(_FEWEST, settings.clips * settings.clip)} of one "
             f"camera to show, and {_FEWEST} to fit; take more photos, or smaller clips"
         )
@@ -269,7 +268,7 @@ def _shifted(cameras: Cameras, offset: Float[Tensor, " 3"]) -> Cameras:
     return replace(cameras, camera_to_world=poses)
 
 
-def _rig_split(capture: Capture, settings: CrossReferenceSettings, draw: random.Random) -> Split:
+def _split_rig(capture: Capture, settings: CrossReferenceSettings, draw: random.Random) -> Capture:
     """Fit the photos of some cameras, and hold out those of the others."""
     names = capture.names
     if settings.cameras:
@@ -288,5 +287,4 @@ def _rig_split(capture: Capture, settings: CrossReferenceSettings, draw: random.
             )
         chosen = set(draw.sample(cameras, draw.randint(1, len(cameras) - 1)))
         fitted = {name for name in names if camera_of(name) in chosen}
-    train = tuple(i for i, name in enumerate(names) if name in fitted)
-    return Split(train, tuple(i for i, name in enumerate(names) if name not in fitted))
+    return split_capture(capture, [i for i, name in enumerate(names) if name in fitted])

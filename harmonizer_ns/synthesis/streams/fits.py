@@ -57,7 +57,7 @@ def show_photo(
         mask: how far each pixel was changed; None where damage is everywhere.
         references: how many photos to look at, at most; never the photo itself.
     """
-    found = named_references(fit, fit.capture.cameras[view], references, exclude=(view,))
+    found = named_references(fit, fit.capture.cameras[view], references, exclude=view)
     return Made(
         damaged.rgb[0],
         fit.capture.frames(view).rgb[0],

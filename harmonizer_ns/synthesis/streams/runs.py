@@ -15,7 +15,7 @@ from torch import Tensor
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
-from harmonizer_ns.splats.held_out import SparseFit, every_nth
+from harmonizer_ns.splats.held_out import SparseFit, split_capture
 from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Clip
@@ -76,7 +76,7 @@ class Run(SparseFit):
     """A run has all of its photos fitted.
 
     Args:
-        capture, split, renderer: see `SparseFit`; each camera is rendered once.
+        capture, renderer: see `SparseFit`; each camera is rendered once.
         splat: what was fitted.
         settings: how.
         seed: of all that is random.
@@ -152,9 +152,10 @@ def fit_run(capture: Capture, settings: RunSettings, seed: int) -> Run:
         InputError: as `draw_run`.
     """
     run = draw_run(capture, settings, seed)
-    photos = [run.frames(i) for i in range(len(run))]
+    run = split_capture(run, range(len(run)))
+    photos = [run.frames(i) for i in run.train]
     splat = splat_fitter(settings, seed).fit(photos, run.points, run.colors)
-    return Run(run, every_nth(len(run), 1), RememberingRenderer(splat), splat, settings, seed)
+    return Run(run, RememberingRenderer(splat), splat, settings, seed)
 
 
 def splat_fitter(settings: RunSettings, seed: int) -> SplatReconstructor:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from harmonizer_ns.splats.held_out import Split
+from harmonizer_ns.captures.capture import Capture
 
 Views = tuple[int, ...]
 """Photos of one clip: their indices in the capture, in capture order."""
@@ -23,22 +23,19 @@ def capacity(filenames: Sequence[str], views: Sequence[int], length: int) -> int
     return sum(len(run) // length for run in _by_camera(filenames, views))
 
 
-def choose_windows(
-    filenames: Sequence[str], split: Split, count: int, length: int, fitted: float, draw: random.Random
-) -> list[Views]:
+def choose_windows(capture: Capture, count: int, length: int, fitted: float, draw: random.Random) -> list[Views]:
     """Choose windows of views that follow each other in capture order; no two share a view.
 
     Args:
-        filenames: of the capture, in capture order.
-        split: a window has fitted photos alone, or held-out ones alone.
+        capture: a window has fitted photos alone, or held-out ones alone.
         count: how many; there must be room for them.
         length: of each.
         fitted: chance of each to have fitted photos, as far as both kinds suffice.
         draw: the randomness.
     """
     unseen, seen = (
-        [window for run in _by_camera(filenames, views) for window in cut_windows(run, length, draw)]
-        for views in (split.held_out, split.train)
+        [window for run in _by_camera(capture.names, views) for window in cut_windows(run, length, draw)]
+        for views in (capture.test, capture.train)
     )
     wanted = sum(draw.random() < fitted for _ in range(count))
     wanted = min(max(wanted, count - len(unseen)), len(seen))
