@@ -9,17 +9,15 @@ from typing import Annotated
 import torch
 import tyro
 
-from gsplat_trainer import checkpoint, harmonize
+from gsplat_trainer import checkpoint
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
-from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World
+from gsplat_trainer.scene import prepare
 from gsplat_trainer.trainer import Trainer
-from gsplat_trainer.viewer import LiveViewer, TrainingViewer
-from harmonizer_ns.captures.capture import Capture
+from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
-from harmonizer_ns.splats.files import read_gsplat
 
 Command = (
     Annotated[DefaultConfig, tyro.conf.subcommand("default")]
@@ -69,50 +67,35 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     """
     if device.type == "cpu":
         give_cores_to_the_rasterizer()
-    splats = None
-    if isinstance(config, HarmonizeConfig):
-        config, scene, splats = harmonize.prepare(config)
-    else:
-        scene = load_data(config)
-    if config.ckpt:
-        return _evaluate_only(config, scene, device, world)
+    config, scene, splats = prepare(config)
     trainer = Trainer(config, scene, device, world, splats)
-    if not config.disable_viewer:
-        trainer.viewer = _open_viewer(trainer)
-    if config.resume is not None:
-        trainer.load_state_dict(checkpoint.load_full(checkpoint.newest_full(config.resume, world.rank)))
-    elif splats is not None and scene.test:
-        trainer.evaluate(0, stage="before")
-    trainer.train()
-    if splats is not None:
-        trainer.export(config.result_dir / harmonize.OUTPUT)
-    _write_videos(trainer)
+    if config.ckpt:
+        trainer.outputs.write_config()
+        trainer.evaluate(0)
+    else:
+        _train(trainer)
+    with trainer.whole_scene():
+        trainer.outputs.write_videos(scene, trainer.repairs, max(trainer.step, 0))
+    trainer.outputs.close()
     trainer.viewer.complete()
     return trainer
 
 
-def _open_viewer(trainer: Trainer) -> TrainingViewer:
-    if trainer.world.size > 1:
-        raise InputError("the viewer shows runs on one device; set CUDA_VISIBLE_DEVICES, or leave disable_viewer on")
-    return LiveViewer(trainer.config, trainer.scene, trainer.repairs, trainer.device)
-
-
-def _evaluate_only(config: Config, scene: Capture, device: torch.device, world: World) -> Trainer:
-    """Measure the splats of gsplat checkpoints, one file for each rank of the run that wrote them."""
-    parts = [read_gsplat(path) for path in config.ckpt or []]
-    splats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    trainer = Trainer(config, scene, device, world, splats)
-    trainer.outputs.write_config()
-    trainer.evaluate(0)
-    _write_videos(trainer)
-    return trainer
-
-
-def _write_videos(trainer: Trainer) -> None:
-    with trainer.whole_scene():
-        if trainer.world.is_first:
-            trainer.outputs.write_videos(trainer.scene, trainer.repairs, max(trainer.step, 0))
-    trainer.outputs.close()
+def _train(trainer: Trainer) -> None:
+    """Train in front of a viewer, go on after a checkpoint, or leave repaired splats, as the settings say."""
+    config, world = trainer.config, trainer.world
+    if not config.disable_viewer:
+        if world.size > 1:
+            raise InputError("the viewer shows runs on one device; set CUDA_VISIBLE_DEVICES, or leave it disabled")
+        trainer.viewer = LiveViewer(config, trainer.scene, trainer.repairs, trainer.device)
+    repairs_splats = isinstance(config, HarmonizeConfig)
+    if config.resume is not None:
+        trainer.load_state_dict(checkpoint.load_full(checkpoint.newest_full(config.resume, world.rank)))
+    elif repairs_splats and trainer.scene.test:
+        trainer.evaluate(0, stage="before")
+    trainer.train()
+    if repairs_splats:
+        trainer.export(config.result_dir / "harmonized.ply")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,14 @@ def save_full(path: Path, state: dict[str, Any]) -> None:
         InputError: when the file cannot be written; earlier ones are intact.
     """
     tensors: dict[str, Tensor] = {}
-    layout = json.dumps(_lifted(state, tensors))
+
+    def lift(value: Tensor) -> dict[str, str]:
+        """Leave a tensor's name in its place; it is copied, for several may share memory."""
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+
+    layout = json.dumps(state, default=lift)
     with written_whole(path, _advice(path)) as partial:
         save_file(tensors, partial, metadata={"format": FORMAT, "layout": layout})
 
@@ -76,7 +83,9 @@ def load_full(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a full checkpoint): {error}") from error
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} is not a full checkpoint of this version: format {meta.get('format')}, not {FORMAT}")
-    return _lowered(json.loads(meta["layout"]), tensors)
+    return json.loads(
+        meta["layout"], object_hook=lambda item: tensors[item[_TENSOR]] if item.keys() == {_TENSOR} else item
+    )
 
 
 def newest_full(place: Path, rank: int) -> Path:
@@ -91,26 +100,3 @@ def newest_full(place: Path, rank: int) -> Path:
     if not found:
         raise InputError(f"no full checkpoint (full_*_rank{rank}.safetensors) in {place}")
     return max(found, key=lambda path: path.name)
-
-
-def _lifted(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors out of a structure; they are copied, for they may share memory."""
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: name}
-    if isinstance(value, dict):
-        return {str(key): _lifted(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lifted(item, tensors) for item in value]
-    return value
-
-
-def _lowered(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {_TENSOR}:
-            return tensors[value[_TENSOR]]
-        return {key: _lowered(item, tensors) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_lowered(item, tensors) for item in value]
-    return value

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
 
 from harmonizer_ns.distill.settings import DistillSettings
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.compressed import require_gsply
 from harmonizer_ns.splats.files import SplatFormat
 
@@ -213,18 +213,14 @@ def scaled(config: Config) -> Config:
         raise InputError(f"steps_scaler must be positive, got {factor}")
     steps = {name: _times(getattr(config, name), factor) for name in _STEPS}
     inner = {n: _times(getattr(config.strategy, n), factor) for n in _STRATEGY_STEPS if hasattr(config.strategy, n)}
-    # Kept at 1 at least: these are used as divisors.
-    steps["sh_degree_interval"] = max(1, steps["sh_degree_interval"])
-    strategy = replace(
-        config.strategy, **{name: value or min(1, getattr(config.strategy, name)) for name, value in inner.items()}
-    )
-    return replace(config, **steps, strategy=strategy, steps_scaler=1.0)
+    return replace(config, **steps, strategy=replace(config.strategy, **inner), steps_scaler=1.0)
 
 
 def _times(value: Any, factor: float) -> Any:
+    """Steps times the factor, at least 1: some are divisors, and 0, which stays 0, turns things off."""
     if isinstance(value, list):
-        return [int(step * factor) for step in value]
-    return None if value is None else int(value * factor)
+        return [_times(step, factor) for step in value]
+    return value and max(1, int(value * factor))
 
 
 def check(config: Config) -> None:
@@ -237,26 +233,6 @@ def check(config: Config) -> None:
         raise InputError("export_formats names no format; to write none, use --no-save_ply")
     for name in set(config.export_formats) - {"ply"}:
         require_gsply(f"--export_formats {name}")
-    if min(config.max_steps, config.data_factor, config.batch_size, config.sh_degree_interval) < 1:
-        raise InputError(
-            "max_steps, data_factor, batch_size and sh_degree_interval must be at least 1, got "
-            f"{config.max_steps}, {config.data_factor}, {config.batch_size} and {config.sh_degree_interval}"
-        )
-    if not 0 <= config.sh_degree <= 3 or not 0 <= config.ssim_lambda <= 1:
-        raise InputError(
-            f"need sh_degree in 0..3 and ssim_lambda in [0, 1], got {config.sh_degree} and {config.ssim_lambda}"
-        )
+    positive = dict.fromkeys(("max_steps", "data_factor", "batch_size", "sh_degree_interval"), (1, math.inf))
+    check_limits(config, sh_degree=(0, 3), ssim_lambda=(0, 1), **positive)
     config.check()
-
-
-def plain(value: Any) -> Any:
-    """Settings as dictionaries, lists, numbers and strings, which YAML writes without code."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path | Enum):
-        return str(value)
-    return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run begins with the splats made here, and changes them with these optimizers."""
+"""Splats are changed by one optimizer for each of their tensors, whose state is part of checkpoints."""
 
 from __future__ import annotations
 
@@ -11,29 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gsplat_trainer.config import Config
-from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.model import MIN_POINTS, NAMES, seed_splats
-
-
-def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
-    """Make Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
-
-    Raises:
-        InputError: when the capture has too few points for ``init_type sfm``.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    points, colors = scene.points, scene.colors
-    if config.init_type == "random":
-        cube = torch.rand(config.init_num_pts, 3, generator=generator) * 2 - 1
-        points = config.init_extent * scene.extent * config.global_scale * cube
-        colors = torch.rand(config.init_num_pts, 3, generator=generator)
-    if len(points) < MIN_POINTS:
-        raise InputError(
-            f"{scene.name} has {len(points)} seed points, at least {MIN_POINTS} are needed; use --init_type random"
-        )
-    quats = torch.rand(len(points), 4, generator=generator)
-    return seed_splats(points, colors, config.sh_degree, config.init_opa, config.init_scale, quats)
+from harmonizer_ns.splats.model import NAMES
 
 
 class VisibleAdam(torch.optim.Adam):
@@ -91,16 +69,9 @@ def set_means_rate(optimizers: dict[str, torch.optim.Optimizer], start: float, p
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Take the moments of an optimizer with one parameter; its rates follow from the settings."""
-    (value,) = optimizer.param_groups[0]["params"]
-    return dict(optimizer.state[value])
+    return optimizer.state_dict()["state"].get(0, {})
 
 
-def set_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], device: torch.device) -> None:
+def set_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Put back what `optimizer_state` took."""
-    (value,) = optimizer.param_groups[0]["params"]
-    optimizer.state[value] = on_device(state, device)
-
-
-def on_device(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Move the tensors of a state to a device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from gsplat_trainer.config import Config, plain
+from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
@@ -54,15 +56,16 @@ class Outputs:
         return self.folder / "ply" / f"point_cloud_{step}.ply"
 
     def write_config(self) -> None:
-        """Write ``cfg.yml``, plain values only.
+        """Write ``cfg.yml``, plain values only: paths as strings, tuples as lists.
 
         Raises:
             InputError: when the result folder cannot be written to.
         """
         if not self.enabled:
             return
+        settings = json.loads(json.dumps(asdict(self.config), default=str))
         with written_whole(self.folder / "cfg.yml", "give another --result_dir") as partial:
-            partial.write_text(yaml.safe_dump(plain(self.config), sort_keys=False), encoding="utf-8")
+            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     def stats(self, name: str, values: dict[str, float]) -> None:
         """Write ``stats/<name>.json``."""

@@ -20,20 +20,19 @@ from torch import Tensor
 from gsplat_trainer import checkpoint
 from gsplat_trainer.config import Config
 from gsplat_trainer.distributed import World, run_round
-from gsplat_trainer.harmonize import make_repairs
 from gsplat_trainer.objective import Objective, make_extras
 from gsplat_trainer.optimizers import (
     VisibleAdam,
-    first_splats,
     make_optimizers,
-    on_device,
     optimizer_state,
     set_means_rate,
     set_optimizer_state,
 )
 from gsplat_trainer.outputs import Outputs
-from gsplat_trainer.viewer import NoViewer, TrainingViewer
+from gsplat_trainer.scene import first_splats, make_repairs
+from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.devices import on_device
 from harmonizer_ns.distill.rounds import progress_bar
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.random_state import random_state, set_random_state
@@ -53,7 +52,6 @@ class Trainer:
         device: where to learn it.
         world: which process this is.
         splats: begin with these, at their full degree of colour, instead of seed points.
-        viewer: shows the scene meanwhile.
 
     Raises:
         InputError: on a scene or settings that cannot be trained.
@@ -66,9 +64,9 @@ class Trainer:
         device: torch.device,
         world: World = World(),
         splats: Splats | None = None,
-        viewer: TrainingViewer = NoViewer(),
     ) -> None:
-        self.config, self.scene, self.device, self.world, self.viewer = config, scene, device, world, viewer
+        self.config, self.scene, self.device, self.world = config, scene, device, world
+        self.viewer = NoViewer()
         torch.manual_seed(config.seed + world.rank)
         if device.type == "cpu":
             use_cpu_ops()
@@ -152,8 +150,7 @@ class Trainer:
         if self.scene.train:
             photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos())
             drawn.append(photo)
-            if not isinstance(self.strategy, MCMCStrategy):
-                self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
+            self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
         view = self.repairs.draw(step)
         if view is not None:
             pseudo, loss = self.objective.pseudo_view(self.splats, self.degree, view)
@@ -218,8 +215,7 @@ class Trainer:
             self.save(step, seconds)
         if done in config.eval_steps or last:
             self.evaluate(step)
-        camera = self.scene.cameras[0]
-        self.viewer.after_step(step, config.batch_size * camera.width * camera.height)
+        self.viewer.after_step(step)
 
     def save(self, step: int, seconds: float = 0.0) -> None:
         """Write both kinds of checkpoint, statistics, and the splats. All ranks must call it."""
@@ -286,7 +282,7 @@ class Trainer:
         for name, extra in self.extras.items():
             extra.module.load_state_dict(state["extras"][name])
         for name, optimizer in self._all_optimizers.items():
-            set_optimizer_state(optimizer, state["optimizers"][name], self.device)
+            set_optimizer_state(optimizer, state["optimizers"][name])
         self.strategy_state = on_device(state["strategy"], self.device)
         self.full_degree_from_start = state["full_degree"]
         self._order = list(state["order"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
 
 import torch
 
@@ -19,37 +18,21 @@ from harmonizer_ns.viewing.session import STEPS_PER_VERSION
 from harmonizer_ns.viewing.worker import FairLock
 
 
-class TrainingViewer(Protocol):
-    """Shows the scene while it trains. Other threads may render only while nobody holds `training`."""
+class NoViewer:
+    """Shows nothing; viewers do what it leaves out."""
 
     def training(self) -> AbstractContextManager:
-        """Held while a step changes the splats; waits while the viewer is paused or renders."""
-        ...
+        """Held while a step changes the splats: other threads may render only while nobody holds it."""
+        return nullcontext()
 
-    def after_step(self, step: int, rays: int) -> None:
-        """Told after every step how many pixels it learned from."""
-        ...
+    def after_step(self, step: int) -> None:
+        """Called after every step."""
 
     def complete(self) -> None:
         """Called once everything has been written; may block while somebody watches."""
-        ...
 
 
-class NoViewer:
-    """Shows nothing."""
-
-    def training(self) -> AbstractContextManager:
-        """Never waits."""
-        return nullcontext()
-
-    def after_step(self, step: int, rays: int) -> None:
-        """Does nothing."""
-
-    def complete(self) -> None:
-        """Does nothing."""
-
-
-class LiveViewer:
+class LiveViewer(NoViewer):
     """Serves the scene in training to browsers, with the folder "Harmonizer".
 
     Its enhancer is its own: the run's may be at work in a round of repair at the same time.
@@ -82,7 +65,7 @@ class LiveViewer:
         """Held while a step changes the splats; waits while a frame is rendered."""
         return self._lock
 
-    def after_step(self, step: int, rays: int) -> None:
+    def after_step(self, step: int) -> None:
         """Show the progress to clients at rest, from time to time."""
         self._step = step
         self.server.scene_changed()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -32,3 +32,8 @@ def choose_dtype(name: Precision, device: torch.device | str) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     return DTYPES[name]
+
+
+def on_device(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The same state with its tensors moved to a device."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in state.items()}

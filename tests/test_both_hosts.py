@@ -5,7 +5,7 @@ import torch
 from runs import run, start, tiny_config
 from splat_runs import CPU, Mixer, go, tiny
 
-from gsplat_trainer.data import load_data
+from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.plugin.pseudo import pseudo_view_loss

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,7 @@ from statistics import median
 import torch
 
 from gsplat_trainer.config import DefaultConfig
-from gsplat_trainer.data import load_data
+from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.bench.watcher import Watcher
@@ -57,32 +56,18 @@ class Rates:
     pictures: list[int] = field(default_factory=list)
 
 
-class _MeasuredViewer:
-    """A viewer that goes on with a measurement after every step of the trainer.
+class _MeasuredViewer(LiveViewer):
+    """A viewer that goes on with a measurement after every step of the trainer; training ends with it."""
 
-    Args:
-        viewer: the one that is measured.
-        measurement: is advanced once for each step; training ends with it.
-    """
+    measurement: Iterator[None]
 
-    def __init__(self, viewer: LiveViewer, measurement: Iterator[None]) -> None:
-        self._viewer, self._measurement = viewer, measurement
-
-    def training(self) -> AbstractContextManager:
-        """The viewer's."""
-        return self._viewer.training()
-
-    def after_step(self, step: int, rays: int) -> None:
+    def after_step(self, step: int) -> None:
         """The viewer's, then the measurement's."""
-        self._viewer.after_step(step, rays)
+        super().after_step(step)
         try:
-            next(self._measurement)
+            next(self.measurement)
         except StopIteration:
             raise _FinishedError from None
-
-    def complete(self) -> None:
-        """Stop serving, whoever watches."""
-        self._viewer.server.close()
 
 
 def _measurement(bench: ViewerBench, port: int, rates: Rates) -> Iterator[None]:
@@ -137,15 +122,15 @@ def measure(bench: ViewerBench, folder: Path, device: torch.device) -> Rates:
     config.strategy.refine_start_iter = config.max_steps
     config.strategy.reset_every = config.max_steps
     trainer = Trainer(config, load_data(config), device)
-    viewer = LiveViewer(config, trainer.scene, trainer.repairs, device)
-    viewer.server.panel.enabled.value = True
     rates = Rates()
-    trainer.viewer = measured = _MeasuredViewer(viewer, _measurement(bench, viewer.server.port, rates))
+    trainer.viewer = viewer = _MeasuredViewer(config, trainer.scene, trainer.repairs, device)
+    viewer.server.panel.enabled.value = True
+    viewer.measurement = _measurement(bench, viewer.server.port, rates)
     try:
         trainer.train()
     except _FinishedError:
         return rates
     finally:
-        measured.complete()
+        viewer.server.close()
         trainer.outputs.close()
     raise RuntimeError("the run ended before its measurements")

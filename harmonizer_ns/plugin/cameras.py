@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.utils.poses import to4x4
 from torch import Tensor
 
 from harmonizer_ns.poses import flip_axes
@@ -18,9 +19,7 @@ from harmonizer_ns.types import Cameras
 
 def opencv_poses(camera_to_worlds: Float[Tensor, "*n r 4"]) -> Float[Tensor, "m 4 4"]:
     """nerfstudio's OpenGL poses (3x4 or 4x4) as 4x4 OpenCV ones; gradients flow."""
-    poses = flip_axes(camera_to_worlds.reshape(-1, *camera_to_worlds.shape[-2:])[:, :3].float())
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
-    return torch.cat([poses, bottom], dim=1)
+    return to4x4(flip_axes(camera_to_worlds.reshape(-1, *camera_to_worlds.shape[-2:])[:, :3].float()))
 
 
 def from_nerfstudio(cameras: NerfstudioCameras) -> Cameras:

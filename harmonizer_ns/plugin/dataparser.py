@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's own dataparser with seed points read by plyfile."""
+"""nerfstudio's data: seed points are read by plyfile, and all is checked before anything is built from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from torch import Tensor
 
 from harmonizer_ns.captures.pointcloud import read_point_cloud
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.plugin.cameras import opencv_poses
+from harmonizer_ns.poses import check_poses
+from harmonizer_ns.splats.model import MIN_POINTS
+
+MIN_PHOTOS = 2
 
 
 class PlyNerfstudio(Nerfstudio):
@@ -25,7 +32,26 @@ class PlyNerfstudio(Nerfstudio):
         return {"points3D_xyz": points, "points3D_rgb": (colors * 255).round().to(torch.uint8)}
 
 
-def without_open3d(config: NerfstudioDataParserConfig) -> None:
-    """Make upstream's configuration build `PlyNerfstudio`; other dataparsers are left alone."""
-    if config._target is Nerfstudio:
-        config._target = PlyNerfstudio
+def check_outputs(outputs: DataparserOutputs, *, needs_points: bool) -> None:
+    """Check what any nerfstudio dataparser found for training.
+
+    Args:
+        outputs: of the training split.
+        needs_points: whether a seed point cloud must be there.
+
+    Raises:
+        InputError: on fewer than two photos, non-rigid poses or missing seed points.
+    """
+    files = [Path(file) for file in outputs.image_filenames]
+    if len(files) < MIN_PHOTOS:
+        raise InputError(f"{len(files)} training photo found, at least {MIN_PHOTOS} are needed to reconstruct a scene")
+    if missing := [file for file in files if not file.is_file()]:
+        raise InputError(f"{len(missing)} photos are missing, the first is {missing[0]}")
+    check_poses(opencv_poses(outputs.cameras.camera_to_worlds), [file.name for file in files])
+    points = outputs.metadata.get("points3D_xyz")
+    if needs_points and (points is None or len(points) < MIN_POINTS):
+        raise InputError(
+            f"{0 if points is None else len(points)} seed points found, a splat needs at least {MIN_POINTS}: point "
+            "ply_file_path in transforms.json at a point cloud, or start from random points with "
+            "--pipeline.model.random-init True"
+        )

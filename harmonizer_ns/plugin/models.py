@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,10 @@ from torch import Tensor
 
 from harmonizer_ns.features import LpipsOnDemand
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
-from harmonizer_ns.plugin.outputs import ENHANCED, EnhancedOutputs
 from harmonizer_ns.splats.model import from_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 
+ENHANCED = "rgb_enhanced"
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 """``(camera, outputs) -> rgb`` of shape ``h w 3``."""
 
@@ -42,6 +43,23 @@ def lpips_on_demand() -> Iterator[None]:
         lpip.LearnedPerceptualImagePatchSimilarity = original
 
 
+class EnhancedOutputs(UserDict):
+    """A model's outputs plus `ENHANCED`, computed at its first look-up and then kept.
+
+    nerfstudio's evaluation, viewer and renderer all read one dictionary by name. They list the new image like any
+    other output, and ``rgb`` stays what the model rendered.
+    """
+
+    def __init__(self, outputs: dict[str, Any], enhance: Callable[[dict[str, Any]], Tensor]) -> None:
+        super().__init__({**outputs, ENHANCED: None})
+        self._enhance = enhance
+
+    def __getitem__(self, key: str) -> Any:
+        if key == ENHANCED and self.data[key] is None:
+            self.data[key] = self._enhance(self.data)
+        return self.data[key]
+
+
 class EnhancedModel(Model):
     """A model with a second image, made when it is read, and with metrics for both images."""
 
@@ -54,7 +72,7 @@ class EnhancedModel(Model):
             super().populate_modules()
 
     @torch.no_grad()
-    def get_outputs_for_camera(self, camera: NerfstudioCameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
+    def get_outputs_for_camera(self, camera: NerfstudioCameras, obb_box: OrientedBox | None = None) -> Any:
         """Render one camera; the result lists ``rgb_enhanced`` last, computed when it is read."""
         outputs = super().get_outputs_for_camera(camera, obb_box)
         enhance_view = self.enhance_view
@@ -104,12 +122,8 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         """As upstream, through the CPU rasterizer where there is no CUDA."""
         if self.device.type == "cuda":
             return super().get_outputs(camera)
-        if self.crop_box is not None and not self.training:
-            return self._cropped_outputs(camera)
-        return self._outputs(camera, slice(None))
-
-    def _cropped_outputs(self, camera: NerfstudioCameras) -> dict[str, Any]:
-        assert self.crop_box is not None
+        if self.crop_box is None or self.training:
+            return self._outputs(camera, slice(None))
         inside = self.crop_box.within(self.means).squeeze()
         if not inside.any():
             return self.get_empty_outputs(int(camera.width.item()), int(camera.height.item()), self.background_color)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -30,8 +30,7 @@ from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
-from harmonizer_ns.plugin.checks import check_outputs
-from harmonizer_ns.plugin.dataparser import without_open3d
+from harmonizer_ns.plugin.dataparser import PlyNerfstudio, check_outputs
 from harmonizer_ns.plugin.models import EnhancedModel
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
@@ -106,8 +105,8 @@ class HarmonizePipeline(VanillaPipeline):
         data: Any = config.datamanager
         parser = data.dataparser
         parser.data = Path(data.data or parser.data)
-        if isinstance(parser, NerfstudioDataParserConfig):
-            without_open3d(parser)
+        if parser._target is Nerfstudio:
+            parser._target = PlyNerfstudio
         if not check and config.max_image_width is None:
             return
         if check and isinstance(parser, NerfstudioDataParserConfig):
@@ -150,10 +149,6 @@ class HarmonizePipeline(VanillaPipeline):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def begin_at(self, step: int) -> None:
-        """Note the run's first step; the checkpoint of a harmonize run, loaded afterwards, restores its own."""
-        self.first_step = step
-
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -170,7 +165,8 @@ class HarmonizePipeline(VanillaPipeline):
 
         def before_iteration(step: int) -> None:
             self._restore_once()
-            self._repair_if_due(trainer, step)
+            if self.repairs.due(step):
+                log_round(self.repairs.run(step, progress_bar(step, CONSOLE)), trainer.base_dir / "harmonize")
 
         return [*callbacks, TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before_iteration)]
 
@@ -181,10 +177,6 @@ class HarmonizePipeline(VanillaPipeline):
         saved.set_datamanager_state(self.datamanager, self._loaded["datamanager"])
         set_random_state(self._loaded["random"])
         self._loaded = None
-
-    def _repair_if_due(self, trainer: Trainer, step: int) -> None:
-        if self.repairs.due(step):
-            log_round(self.repairs.run(step, progress_bar(step, CONSOLE)), trainer.base_dir / "harmonize")
 
     def get_train_loss_dict(self, step: int) -> Losses:
         """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
@@ -237,16 +229,13 @@ class HarmonizePipeline(VanillaPipeline):
         Raises:
             InputError: when the checkpoint holds another kind of model.
         """
-        wanted, found = _kind(self.state_dict()), _kind(loaded_state)
+        ours = self.state_dict()
+        wanted, found = _kind(ours), _kind(loaded_state)
         if found != wanted:
             raise InputError(f"the checkpoint holds a {found} model, this method continues a {wanted} model")
-        wanted_names = {name for name in self.state_dict() if name.startswith("_model.")}
-        super().load_pipeline({k: v for k, v in loaded_state.items() if _is_ours(k, wanted_names)}, step)
-
-
-def _is_ours(name: str, model_names: set[str]) -> bool:
-    """Upstream stores the metric networks (LPIPS) with the scene; they are left out."""
-    return not name.startswith("_model.lpips.") or name in model_names
+        # Upstream stores the metric networks (LPIPS) with the scene; they are left out.
+        kept = {name: v for name, v in loaded_state.items() if name in ours or not name.startswith("_model.lpips.")}
+        super().load_pipeline(kept, step)
 
 
 def _kind(state: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
-from torchvision.utils import save_image
 
-from harmonizer_ns.distill.rounds import RoundReport, ViewReport, picture_strip
+from harmonizer_ns.distill.rounds import RoundReport, picture_strip
 from harmonizer_ns.files import write_json
+from harmonizer_ns.images import save_image
 
 METRICS = ("psnr", "ssim", "lpips")
 PICTURES = 4
@@ -32,14 +32,9 @@ def log_round(report: RoundReport, folder: Path) -> None:
     writer.put_scalar("Harmonize/position", report.mean_position, report.step)
     for view in report.views:
         if view.images:
-            _log_strip(view, report.step, folder)
-
-
-def _log_strip(view: ViewReport, step: int, folder: Path) -> None:
-    strip = picture_strip(view.images)
-    writer.put_image(f"Harmonize/target_{view.target:03d}", strip.permute(1, 2, 0), step)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_image(strip, folder / f"step-{step:06d}_target-{view.target:03d}.png")
+            name, strip = f"{view.target:03d}", picture_strip(view.images)
+            writer.put_image(f"Harmonize/target_{name}", strip.permute(1, 2, 0), report.step)
+            save_image(folder / f"step-{report.step:06d}_target-{name}.png", strip)
 
 
 def print_report(

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
-from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
-from torch.nn import Parameter
 
+from harmonizer_ns.devices import on_device
 from harmonizer_ns.random_state import NUMPY_SCALARS, from_python_state, python_state
 
 COUNTERS = ("train_count", "eval_count", "train_unseen_cameras", "eval_unseen_cameras")
@@ -42,8 +41,7 @@ def set_datamanager_state(datamanager: DataManager, state: dict[str, Any]) -> No
     """Undo `datamanager_state`; what this kind of manager does not have is left out."""
     for name in COUNTERS:
         if name in state and hasattr(datamanager, name):
-            value = state[name]
-            setattr(datamanager, name, list(value) if isinstance(value, list) else value)
+            setattr(datamanager, name, state[name])
     generator = getattr(datamanager, "random_generator", None)
     if "random_generator" in state and isinstance(generator, random.Random):
         generator.setstate(from_python_state(state["random_generator"]))
@@ -60,22 +58,6 @@ def model_state(model: Model) -> dict[str, Any]:
 def set_model_state(model: Model, state: dict[str, Any]) -> None:
     """Undo `model_state`."""
     if "strategy" in state and isinstance(model, SplatfactoModel):
-        on_device = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in state["strategy"].items()}
-        model.strategy_state.update(on_device)
+        model.strategy_state.update(on_device(state["strategy"], model.device))
     for name, value in state.get("sampler", {}).items():
         setattr(model.proposal_sampler, name, value)
-
-
-def relink_optimizers(optimizers: Optimizers, parameters: dict[str, list[Parameter]]) -> None:
-    """Point every optimizer at the model's present parameters and hand over their state.
-
-    Loading a splat of another size replaces the model's parameters, and upstream's optimizers go on updating the
-    old ones (nerfstudio issue #3554).
-    """
-    for name, present in parameters.items():
-        optimizer = optimizers.optimizers[name]
-        (group,) = optimizer.param_groups
-        states = [optimizer.state.pop(old, None) for old in group["params"]]
-        group["params"] = list(present)
-        optimizer.state.update({new: kept for new, kept in zip(present, states, strict=True) if kept})
-        optimizers.parameters[name] = list(present)

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,10 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.files import read_torch, written_whole
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
-from harmonizer_ns.plugin.state import allow_numpy_scalars, relink_optimizers
 from harmonizer_ns.random_state import seed_all
 
 
@@ -43,11 +40,10 @@ class HarmonizeTrainerConfig(TrainerConfig):
         Raises:
             SystemExit: when the folder cannot be written; the message names it.
         """
-        with _clear_errors():
-            try:
-                super().save_config()
-            except OSError as error:
-                raise InputError(f"cannot write to the output folder {self.get_base_dir()}: {error}") from error
+        try:
+            super().save_config()
+        except OSError as error:
+            raise SystemExit(f"harmonize: cannot write to the output folder {self.get_base_dir()}: {error}") from error
 
 
 class HarmonizeTrainer(Trainer):
@@ -60,26 +56,29 @@ class HarmonizeTrainer(Trainer):
         """Build data, model and optimizers, and load the checkpoint if there is one.
 
         Raises:
-            SystemExit: with one message, when something that the user gave is wrong.
+            SystemExit: with one message, when something that the user gave is wrong, or a package is missing.
         """
-        allow_numpy_scalars()
-        with _clear_errors():
+        with errors_in_one_line("harmonize"):
             super().setup(test_mode)
 
     def train(self) -> None:
         """Train up to ``max_num_iterations``, counted from the first step of the whole run.
 
         A resumed run ends where the uninterrupted one would have ended; upstream would train that many more steps.
+
+        Raises:
+            SystemExit: with one message, when what was trained cannot be written.
         """
         total = self.config.max_num_iterations
         self.step = self._start_step
         self.config.max_num_iterations = max(self.pipeline.first_step + total - self._start_step, 0)
-        try:
-            super().train()
-        finally:
-            self.config.max_num_iterations = total
-        if self.config.final_report and self.pipeline.datamanager.eval_dataset:
-            self._report()
+        with errors_in_one_line("harmonize"):
+            try:
+                super().train()
+            finally:
+                self.config.max_num_iterations = total
+            if self.config.final_report and self.pipeline.datamanager.eval_dataset:
+                self._report()
         if not self.config.viewer.quit_on_train_completion:
             self._train_complete_viewer()
 
@@ -90,7 +89,7 @@ class HarmonizeTrainer(Trainer):
             return
         state = read_checkpoint(path)
         self._start_step = state["step"] + 1
-        self.pipeline.begin_at(self._start_step)
+        self.pipeline.first_step = self._start_step  # a harmonize run's own checkpoint then restores its first step
         self.pipeline.load_pipeline(state["pipeline"], state["step"])
         self._load_optimizers(state, path)
         CONSOLE.print(f"Loaded {path}, which ended at step {state['step']}")
@@ -109,9 +108,10 @@ class HarmonizeTrainer(Trainer):
         missing = self.optimizers.optimizers.keys() - state["optimizers"].keys()
         if missing:
             raise InputError(f"{path} has no optimizer state for {sorted(missing)}; was it made with other options?")
+        # Loading a splat of another size replaces the model's parameters; the optimizers must change the present ones.
+        self.optimizers = self.setup_optimizers()
         present = {name: group for name, group in state["optimizers"].items() if name in self.optimizers.optimizers}
         self.optimizers.load_optimizers(present)
-        relink_optimizers(self.optimizers, self.pipeline.get_param_groups())
         if self.config.load_scheduler:
             schedulers = {k: v for k, v in state["schedulers"].items() if k in self.optimizers.schedulers}
             self.optimizers.load_schedulers(schedulers)
@@ -203,12 +203,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         found = sorted(state) if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path} is not a nerfstudio checkpoint: it holds {found}, expected {sorted(expected)}")
     return state
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Show an `InputError` as one message instead of a traceback."""
-    try:
-        yield
-    except InputError as error:
-        raise SystemExit(f"harmonize: {error}") from error

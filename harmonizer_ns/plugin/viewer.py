@@ -13,16 +13,14 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
-from nerfstudio.models.base_model import Model
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.utils import get_camera
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
-from harmonizer_ns.plugin.outputs import ENHANCED
+from harmonizer_ns.plugin.models import ENHANCED
 from harmonizer_ns.plugin.renderer import frames_from_outputs
-from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.gui import HarmonizerPanel, ViewSettings
 from harmonizer_ns.viewing.session import (
     STEPS_PER_VERSION,
@@ -48,26 +46,17 @@ class HarmonizerViewerControl(ViewerControl):
     """
 
     def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._clients: dict[int, ViewerClient] = {}
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         self.session = ViewSession(self._load)
         self.worker = LatestWorker(self._failed)
-        settings = ViewSettings(enhancer=self._pipeline.config.enhancer)
+        settings = ViewSettings(enhancer=self.pipeline.config.enhancer)
         self.panel = HarmonizerPanel(viewer.viser_server.gui, tuple(SPECS), settings, self._changed)
         viewer.viser_server.on_client_connect(self._connected)
         viewer.viser_server.on_client_disconnect(self._disconnected)
-
-    @property
-    def model(self) -> Model:
-        """The model that is shown."""
-        return self._pipeline.model
-
-    def photos(self, view: Cameras) -> Frames | None:
-        """The photos for a pinhole view; their depth is rendered while no step runs."""
-        return self._pipeline.photos_for(view)
 
     def version(self) -> Hashable:
         """Changes with every large update of the scene and with the crop."""
@@ -79,9 +68,9 @@ class HarmonizerViewerControl(ViewerControl):
 
     def _load(self, name: str) -> Any:
         """The pipeline's own enhancer is shared with training; others are loaded beside it."""
-        if name == self._pipeline.config.enhancer:
-            return self._pipeline.repairs.enhancer
-        return load_enhancer(name, self.model.device)
+        if name == self.pipeline.config.enhancer:
+            return self.pipeline.repairs.enhancer
+        return load_enhancer(name, self.pipeline.model.device)
 
     def _changed(self) -> None:
         if not self.panel.enabled.value:
@@ -195,10 +184,10 @@ class ViewerClient:
         return key == self._key(settings) and time.monotonic() - when < pause
 
     def _enhance(self, camera: Any, outputs: dict[str, Any], settings: ViewSettings) -> EnhancedFrame:
-        control = self._control
+        control, pipeline = self._control, self._control.pipeline
         view = from_nerfstudio(camera).to(outputs["rgb"].device)
-        frame = frames_from_outputs(control.model, outputs, view)
-        photos = control.photos if is_pinhole(camera) else _no_photos
+        frame = frames_from_outputs(pipeline.model, outputs, view)
+        photos = pipeline.photos_for if is_pinhole(camera) else lambda view: None  # they are warped into pinhole views
         return control.session.enhance(self._id, frame, settings, photos, control.version())
 
     def _deliver(self, outputs: dict[str, Any], enhanced: EnhancedFrame, settings: ViewSettings, static: bool) -> None:
@@ -208,10 +197,6 @@ class ViewerClient:
         self._send({**outputs, "rgb": _as_output(shown), ENHANCED: _as_output(enhanced.rgb)}, static)
         height, width = rgb.shape[-2:]
         self._control.panel.show_speed(enhanced.milliseconds, enhanced.backend, (width, height))
-
-
-def _no_photos(view: Cameras) -> Frames | None:
-    """No photos: they are warped into pinhole views only."""
 
 
 def _as_output(rgb: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from plyfile import PlyData
 from runs import run, start, tiny_config
 
 from harmonizer_ns.plugin.cameras import to_nerfstudio
-from harmonizer_ns.plugin.outputs import ENHANCED
+from harmonizer_ns.plugin.models import ENHANCED
 
 
 @pytest.fixture(scope="module")

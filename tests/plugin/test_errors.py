@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -98,6 +99,14 @@ def test_unknown_enhancer_is_refused_before_data_is_read(tmp_path):
     text = message(tiny_config(tmp_path / "nowhere", tmp_path, pipeline__enhancer="sharpener"))
     assert "sharpener" in text
     assert "builtin" in text
+
+
+def test_a_missing_package_is_told_with_the_line_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "harmonizer_ns.enhancers.difix", None)
+    text = message(tiny_config(tmp_path / "nowhere", tmp_path, pipeline__enhancer="difix"))
+    assert text.startswith("harmonize: ")
+    assert "pip install" in text
+    assert "\n" not in text
 
 
 def test_checkpoint_of_another_method(capture, tmp_path):

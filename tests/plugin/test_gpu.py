@@ -12,5 +12,5 @@ def test_a_run_on_cuda(capture, tmp_path, nerf):
     assert config.machine.device_type == "cuda"
     trainer = run(config)
     assert trainer.pipeline.device.type == "cuda"
-    assert trainer.pipeline.summary()["rounds"] == 2
+    assert trainer.pipeline.repairs.summary()["rounds"] == 2
     assert all(torch.isfinite(parameter).all() for parameter in trainer.pipeline.model.parameters())

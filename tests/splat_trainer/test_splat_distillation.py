@@ -12,8 +12,8 @@ from splat_runs import CPU, Mixer, go, tiny
 
 import gsplat_trainer
 from gsplat_trainer.config import HarmonizeConfig
-from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World, run_round
+from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.errors import InputError

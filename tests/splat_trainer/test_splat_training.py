@@ -16,7 +16,7 @@ from toy import arc_cameras, write_colmap
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import main
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
-from gsplat_trainer.data import load_data
+from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.trajectory import focus_point, make_trajectory
 from harmonizer_ns.errors import InputError

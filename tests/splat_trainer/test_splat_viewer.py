@@ -46,8 +46,8 @@ def watched(monkeypatch):
             threads.append(threading.Thread(target=watch, args=(self,), daemon=True))
             threads[0].start()
 
-        def pause(self, step, rays):
-            after_step(self, step, rays)
+        def pause(self, step):
+            after_step(self, step)
             if step == PAUSED:
                 threads[0].join(60)
 

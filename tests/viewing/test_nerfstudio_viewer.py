@@ -14,7 +14,7 @@ from toy_enhancer import ToyEnhancer
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.plugin import viewer as plugin_viewer
-from harmonizer_ns.plugin.outputs import ENHANCED
+from harmonizer_ns.plugin.models import ENHANCED
 
 
 class Inverting(ToyEnhancer):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This module connects the trainer to `harmonizer_ns.distill`, and prepares splats that exist already for repair."""
+"""A run works on a scene: a capture, the splats that it begins with, and their repairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,51 +11,38 @@ import torch
 from torch import Tensor
 
 from gsplat_trainer.config import Config, HarmonizeConfig
-from gsplat_trainer.data import load_data
 from gsplat_trainer.distributed import World
-from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.files import read_splats
+from harmonizer_ns.splats.files import read_gsplat, read_splats
+from harmonizer_ns.splats.model import MIN_POINTS, Splats, seed_splats
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Renderer
 
-OUTPUT = "harmonized.ply"
 MIN_ALPHA = 0.05
 """Cameras that see less than this of the splats, on average, are in another frame."""
 _SOLID = 0.5
 _CHECKED = 4
 
 
-def make_repairs(
-    config: Config, scene: Capture, renderer: Renderer, world: World, say: Callable[[str], None]
-) -> Repairs:
-    """Plan the repairs of a run. Only the first rank repairs, so only it loads an enhancer."""
-    repairs = Repairs(config, scene, renderer, say)
-    if not world.is_first:
-        repairs.enhancer = ParkedEnhancer(IdentityEnhancer())
-    repairs.plan(0, config.max_steps - 1, scene.test_cameras, _path_transform(config, scene))
-    return repairs
+def prepare(config: Config) -> tuple[Config, Capture, Splats | None]:
+    """Read what the settings name: a capture, and the splats that a run begins with unless it makes its own.
 
-
-def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
-    """The way from the frame of a camera path into the scene's, if the settings name one."""
-    file = config.camera_path_transform
-    if file is None:
-        return None
-    way = scene.nerfstudio_frame(file).inverse()
-    return (scene.normalization().after(way) if config.normalize_world_space else way).poses
-
-
-def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Capture, Mapping[str, Tensor]]:
-    """Read settings, scene and splats, and bring them all into the splats' frame.
+    Splats to be repaired keep their frame, so settings and capture are brought into it. Those of gsplat checkpoints
+    are in one file for each rank of the run that wrote them.
 
     Raises:
         InputError: on splats or a capture that cannot be used, or that do not fit together.
     """
+    if config.ckpt:
+        parts = [read_gsplat(path) for path in config.ckpt]
+        return config, load_data(config), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if not isinstance(config, HarmonizeConfig):
+        return config, load_data(config), None
     if config.ply is None:
         raise InputError("give the splats with --ply (.ply, .spz, .pt or .ckpt)")
     if config.camera_path_transform is not None:
@@ -71,6 +58,28 @@ def prepare(config: HarmonizeConfig) -> tuple[HarmonizeConfig, Capture, Mapping[
     return config, scene, splats
 
 
+def load_data(config: Config) -> Capture:
+    """Read the capture that the settings name, in gsplat's normalised frame where that is asked for.
+
+    Raises:
+        InputError: naming what is wrong with it.
+    """
+    if config.data_dir is None:
+        raise InputError("give the capture's folder with --data_dir")
+    capture = load_capture(
+        config.data_dir,
+        factor=config.data_factor,
+        spare=config.result_dir,
+        form=config.data_format,
+        masks=config.mask_dir,
+        train_list=config.train_list,
+        test_list=config.test_list,
+        test_every=config.test_every,
+        with_tracks=config.depth_loss,
+    )
+    return capture.moved(capture.normalization()) if config.normalize_world_space else capture
+
+
 def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
     """Settings for a run in which no photo can confirm a repair, so that the enhancer's own confidence has to do."""
     if config.targets != "path" or config.camera_path is None:
@@ -80,7 +89,7 @@ def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
     return replace(config, gate=replace(config.gate, unseen_weight=1.0))
 
 
-def _path_scene(config: HarmonizeConfig, splats: Mapping[str, Tensor]) -> Capture:
+def _path_scene(config: HarmonizeConfig, splats: Splats) -> Capture:
     """A scene without photos: the path's cameras stand for where the splats are looked at."""
     assert config.camera_path is not None
     cameras = load_camera_path(config.camera_path)
@@ -102,7 +111,7 @@ def _in_splats_frame(scene: Capture, transform: str) -> Capture:
 
 
 @torch.no_grad()
-def _check_fit(scene: Capture, splats: Mapping[str, Tensor]) -> None:
+def _check_fit(scene: Capture, splats: Splats) -> None:
     """Refuse cameras that do not see the splats; the usual cause is another world frame."""
     renderer = SplatRenderer(splats)
     some = scene.train_cameras[:: max(1, len(scene.train) // _CHECKED)][:_CHECKED]
@@ -114,3 +123,43 @@ def _check_fit(scene: Capture, splats: Mapping[str, Tensor]) -> None:
             "ns-export writes nerfstudio's frame: give its run's dataparser_transforms.json with --ply_transform; "
             "gsplat's trainer normalises the world: --ply_transform gsplat"
         )
+
+
+def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
+    """Make Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
+
+    Raises:
+        InputError: when the capture has too few points for ``init_type sfm``.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    points, colors = scene.points, scene.colors
+    if config.init_type == "random":
+        cube = torch.rand(config.init_num_pts, 3, generator=generator) * 2 - 1
+        points = config.init_extent * scene.extent * config.global_scale * cube
+        colors = torch.rand(config.init_num_pts, 3, generator=generator)
+    if len(points) < MIN_POINTS:
+        raise InputError(
+            f"{scene.name} has {len(points)} seed points, at least {MIN_POINTS} are needed; use --init_type random"
+        )
+    quats = torch.rand(len(points), 4, generator=generator)
+    return seed_splats(points, colors, config.sh_degree, config.init_opa, config.init_scale, quats)
+
+
+def make_repairs(
+    config: Config, scene: Capture, renderer: Renderer, world: World, say: Callable[[str], None]
+) -> Repairs:
+    """Plan the repairs of a run. Only the first rank repairs, so only it loads an enhancer."""
+    repairs = Repairs(config, scene, renderer, say)
+    if not world.is_first:
+        repairs.enhancer = ParkedEnhancer(IdentityEnhancer())
+    repairs.plan(0, config.max_steps - 1, scene.test_cameras, _path_transform(config, scene))
+    return repairs
+
+
+def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
+    """The way from the frame of a camera path into the scene's, if the settings name one."""
+    file = config.camera_path_transform
+    if file is None:
+        return None
+    way = scene.nerfstudio_frame(file).inverse()
+    return (scene.normalization().after(way) if config.normalize_world_space else way).poses
