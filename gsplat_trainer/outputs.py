@@ -24,7 +24,7 @@ from harmonizer_ns.distill.rounds import RoundReport, picture_strip
 from harmonizer_ns.features import LpipsOnDemand
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
-from harmonizer_ns.media import VideoWriter
+from harmonizer_ns.media import written_video
 from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
@@ -145,10 +145,10 @@ class Outputs:
             return
         path = self.folder / "videos" / f"traj_{step}.mp4"
         with ExitStack() as stack:
-            raw = stack.enter_context(VideoWriter(path, _FPS))
+            raw = stack.enter_context(written_video(path, _FPS))
             enhanced, stream = None, None
             if self.config.enhancer != "none":
-                enhanced = stack.enter_context(VideoWriter(path.with_stem(f"{path.stem}_enhanced"), _FPS))
+                enhanced = stack.enter_context(written_video(path.with_stem(f"{path.stem}_enhanced"), _FPS))
                 stream = repairs.stream()
             for camera in cameras:
                 frames = repairs.renderer.render(camera)

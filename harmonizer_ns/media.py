@@ -7,11 +7,10 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -40,7 +39,7 @@ def media_kind(path: Path) -> Literal["image", "video", "folder"]:
         return "image"
     if suffix in VIDEO_SUFFIXES:
         return "video"
-    raise InputError(f"{path}: {suffix} is neither an image's extension ({_listed(IMAGE_SUFFIXES)}) nor a video's")
+    raise InputError(f"{path}: {suffix} is neither an image's extension ({', '.join(IMAGE_SUFFIXES)}) nor a video's")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -53,7 +52,7 @@ def image_files(folder: Path) -> list[Path]:
         raise InputError(f"there is no folder {folder}")
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not found:
-        raise InputError(f"{folder} holds no images ({_listed(IMAGE_SUFFIXES)})")
+        raise InputError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return sorted(found, key=lambda path: natural_key(path.name))
 
 
@@ -120,8 +119,9 @@ def _frames(path: Path, reader: Iterator[Any], info: VideoInfo) -> Iterator[Floa
         raise InputError(f"{path} holds no frames that can be read")
 
 
-class VideoWriter:
-    """Writes a video; it appears under its name when it is whole, and not at all after an exception.
+@contextmanager
+def written_video(path: Path, fps: float, joinable: bool = False) -> Iterator[VideoWriter]:
+    """Write a video; it appears under its name when it is whole, and not at all after an exception.
 
     Args:
         path: ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``; H.264.
@@ -129,24 +129,34 @@ class VideoWriter:
         joinable: whether it is a part for `join_videos`; files are slightly larger then.
 
     Raises:
-        InputError: when the extension is another, or the folder cannot be written to.
+        InputError: when the extension is another, the folder cannot be written to, or there are no frames.
+    """
+    check_video_output(path)
+    with written_whole(path) as partial, tempfile.TemporaryFile() as errors:
+        partial.touch()
+        writer = VideoWriter(path, partial, fps, joinable, errors)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.stop()
+
+
+class VideoWriter:
+    """Codes the frames of a video, see `written_video`.
+
+    Args:
+        path: what the video will be called.
+        partial: what it is called until it is whole.
+        fps: frames per second.
+        joinable: whether it is a part of a video.
+        errors: takes what ffmpeg complains about.
     """
 
-    def __init__(self, path: Path, fps: float, joinable: bool = False) -> None:
-        check_video_output(path)
-        self._path, self._fps, self._joinable = path, fps, joinable
+    def __init__(self, path: Path, partial: Path, fps: float, joinable: bool, errors: IO[bytes]) -> None:
+        self._path, self._partial, self._fps, self._joinable, self._errors = path, partial, fps, joinable, errors
         self._process: subprocess.Popen[bytes] | None = None
         self._size = (0, 0)
-        with ExitStack() as parts:
-            self._partial = parts.enter_context(written_whole(path))
-            self._partial.touch()
-            self._errors = parts.enter_context(tempfile.TemporaryFile())
-            parts.callback(self._stop)
-            parts.push(self._finish)
-            self._parts = parts.pop_all()
-
-    def __enter__(self) -> VideoWriter:
-        return self
 
     def write(self, frame: Float[Tensor, "3 h w"]) -> None:
         """Add a frame in [0, 1]; all have the size of the first.
@@ -164,15 +174,8 @@ class VideoWriter:
         except BrokenPipeError as error:
             raise InputError(f"{self._path} cannot be written: {self._complaint()}") from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._parts.__exit__(kind, error, trace)
-
-    def _finish(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Let ffmpeg end the file, unless an exception has come."""
-        if kind is not None:
-            return
+    def finish(self) -> None:
+        """Let ffmpeg end the file."""
         if self._process is None:
             raise InputError(f"{self._path} cannot be written: it has no frames")
         try:
@@ -182,7 +185,8 @@ class VideoWriter:
         if self._process.returncode:
             raise InputError(f"{self._path} cannot be written: {self._complaint()}")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End ffmpeg if it is still at work."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -208,7 +212,7 @@ def join_videos(parts: list[Path], path: Path, sound_from: Path | None = None) -
     """Put videos of one size and rate one behind the other; nothing is coded anew.
 
     Args:
-        parts: written by `VideoWriter`, joinable.
+        parts: written by `written_video`, joinable.
         path: of the whole, which appears when it is complete.
         sound_from: a file whose sound, if it has any, is taken over.
 
@@ -261,8 +265,4 @@ def check_video_output(path: Path) -> None:
         InputError: naming those that can.
     """
     if path.suffix.lower() not in WRITABLE_VIDEO_SUFFIXES:
-        raise InputError(f"{path}: videos are written as {_listed(WRITABLE_VIDEO_SUFFIXES)}")
-
-
-def _listed(suffixes: tuple[str, ...]) -> str:
-    return ", ".join(suffixes)
+        raise InputError(f"{path}: videos are written as {', '.join(WRITABLE_VIDEO_SUFFIXES)}")

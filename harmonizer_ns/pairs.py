@@ -142,7 +142,7 @@ class _Reader:
             clip=clip,
             frame=frame,
             depth=self._path(entry, "depth"),
-            cameras=_cameras(entry.get("cameras"), image, len(references)),
+            cameras=cameras_from_json(entry.get("cameras"), image, len(references)),
             source=_optional(entry, "source", (str, dict)),
         )
 
@@ -175,7 +175,17 @@ def _optional(entry: dict[str, Any], key: str, kind: type | tuple[type, ...]) ->
     return value
 
 
-def _cameras(value: Any, image: Path, references: int) -> Cameras | None:
+def cameras_from_json(value: Any, image: Path, references: int) -> Cameras | None:
+    """The cameras of an image and of its references, as `cameras_as_json` wrote them; None of None.
+
+    Args:
+        value: see the module's table.
+        image: is asked for width and height where they are not told.
+        references: how many there are.
+
+    Raises:
+        InputError: when one of them is no rigid pinhole camera, or the image cannot be read.
+    """
     if value is None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("references", []), list):
@@ -183,34 +193,21 @@ def _cameras(value: Any, image: Path, references: int) -> Cameras | None:
     others = value.get("references", [])
     if len(others) != references:
         raise InputError(f'"cameras" has {len(others)} references, there are {references} reference images')
+    names = ["image", *(f"reference {i}" for i in range(references))]
+    poses, intrinsics = map(torch.stack, zip(*map(_camera, [value.get("image"), *others], names), strict=True))
     size = _optional(value, "width", int), _optional(value, "height", int)
-    return cameras_from_json([value.get("image"), *others], image, size if all(size) else None)
-
-
-def cameras_from_json(entries: list[Any], image: Path, size: tuple[int, int] | None = None) -> Cameras:
-    """The cameras of an image and of its references, as `cameras_as_json` wrote them.
-
-    Args:
-        entries: the image's camera, then those of the references.
-        image: is asked for width and height when ``size`` does not tell them.
-        size: width and height.
-
-    Raises:
-        InputError: when one of them is no rigid pinhole camera, or the image cannot be read.
-    """
-    names = ["image", *(f"reference {i}" for i in range(len(entries) - 1))]
-    poses, intrinsics = map(torch.stack, zip(*map(_camera, entries, names), strict=True))
     try:
         check_poses(poses, names)
-        return Cameras(poses, intrinsics, *(size or image_size(image)))
+        return Cameras(poses, intrinsics, *(size if all(size) else image_size(image)))
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
 
 
-def cameras_as_json(cameras: Cameras) -> list[dict[str, Any]]:
-    """Each camera as the module's table describes it."""
+def cameras_as_json(cameras: Cameras) -> dict[str, Any]:
+    """The camera of an image, then those of its references, as the module's table describes them."""
     poses, intrinsics = cameras.camera_to_world.tolist(), cameras.intrinsics.tolist()
-    return [{"camera_to_world": p, "intrinsics": k} for p, k in zip(poses, intrinsics, strict=True)]
+    image, *others = ({"camera_to_world": p, "intrinsics": k} for p, k in zip(poses, intrinsics, strict=True))
+    return {"image": image, "references": others, "width": cameras.width, "height": cameras.height}
 
 
 def _camera(value: Any, name: str) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
@@ -270,12 +267,7 @@ def _entry(pair: Pair, folder: Path) -> dict[str, Any]:
         "clip": pair.clip,
         "frame": pair.frame,
         "depth": text(pair.depth),
-        "cameras": pair.cameras and _camera_entries(pair.cameras),
+        "cameras": pair.cameras and cameras_as_json(pair.cameras),
         "source": pair.source,
     }
     return {key: value for key, value in entry.items() if value is not None}
-
-
-def _camera_entries(cameras: Cameras) -> dict[str, Any]:
-    image, *references = cameras_as_json(cameras)
-    return {"image": image, "references": references, "width": cameras.width, "height": cameras.height}

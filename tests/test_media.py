@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
-from harmonizer_ns.media import VideoWriter, image_files, join_videos, media_kind, read_video
+from harmonizer_ns.media import image_files, join_videos, media_kind, read_video, written_video
 
 
 def smooth_frames(count=5, height=48, width=64):
@@ -17,7 +17,7 @@ def smooth_frames(count=5, height=48, width=64):
 
 
 def write(path, frames, fps=25.0, joinable=False):
-    with VideoWriter(path, fps, joinable) as writer:
+    with written_video(path, fps, joinable) as writer:
         for frame in frames:
             writer.write(frame)
 
@@ -114,10 +114,10 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
 
 def test_videos_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match=r"clip\.avi.*\.mp4"):
-        VideoWriter(tmp_path / "clip.avi", 25)
+        write(tmp_path / "clip.avi", [])
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*clip\.mp4"):
-        VideoWriter(tmp_path / "file" / "clip.mp4", 25)
+        write(tmp_path / "file" / "clip.mp4", [])
     with pytest.raises(InputError, match=r"none\.mp4 cannot be written: it has no frames"):
         write(tmp_path / "none.mp4", [])
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

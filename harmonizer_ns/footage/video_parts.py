@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.footage.sequence import Item
-from harmonizer_ns.media import VideoWriter, check_same_size, join_videos, read_video
+from harmonizer_ns.media import VideoWriter, check_same_size, join_videos, read_video, written_video
 
 PART_FRAMES = 480
 PART_SECONDS = 60.0
@@ -52,6 +53,7 @@ class VideoParts:
         self._folder = target.with_name(f".{target.name}.parts")
         self._state: dict[str, Any] = {"settings": settings, "next": 0, "parts": [], "failures": [], "size": None}
         self._writer: VideoWriter | None = None
+        self._open = ExitStack()
         self._numbers: list[int] = []
         self._began = 0.0
 
@@ -87,7 +89,8 @@ class VideoParts:
         self._state["size"] = self._state["size"] or size
         check_same_size(self._target, self._state["size"], size)
         if self._writer is None:
-            self._writer = VideoWriter(self._folder / f"{item.number:09d}.mp4", self._fps, joinable=True).__enter__()
+            part = written_video(self._folder / f"{item.number:09d}.mp4", self._fps, joinable=True)
+            self._writer = self._open.enter_context(part)
             self._began = self._clock()
         self._writer.write(picture)
         self._numbers.append(item.number)
@@ -100,8 +103,8 @@ class VideoParts:
         """Make the video of the parts; after an error they wait for the next run. Without frames there is nothing."""
         if kind is None:
             self._end_part()
-        elif self._writer is not None:
-            self._writer.__exit__(kind, error, trace)
+        else:
+            self._open.__exit__(kind, error, trace)
         files = [self._folder / part["file"] for part in self._state["parts"]]
         if kind is None and files:
             join_videos(files, self._target, self._sound_from)
@@ -111,8 +114,8 @@ class VideoParts:
     def _end_part(self) -> None:
         if self._writer is None:
             return
-        writer, self._writer = self._writer, None
-        writer.__exit__(None, None, None)
+        self._writer = None
+        self._open.close()
         part = {"file": f"{self._numbers[0]:09d}.mp4", "numbers": self._numbers}
         self._state["parts"].append(part)
         self._state.update(next=self._numbers[-1] + 1, failures=list(self._failures))

@@ -17,7 +17,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer, as_frames
 from harmonizer_ns.images import load_image, save_image
-from harmonizer_ns.media import VideoWriter, read_video
+from harmonizer_ns.media import read_video, written_video
 
 
 class Negative(ToyEnhancer):
@@ -56,7 +56,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def video(tmp_path):
-    with VideoWriter(tmp_path / "in.mp4", 24000 / 1001) as writer:
+    with written_video(tmp_path / "in.mp4", 24000 / 1001) as writer:
         for i in range(6):
             writer.write(picture(i))
     return tmp_path / "in.mp4"

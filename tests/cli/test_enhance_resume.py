@@ -11,7 +11,7 @@ from harmonizer_ns.footage import video_parts
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item
 from harmonizer_ns.images import save_image
-from harmonizer_ns.media import VideoWriter, read_video
+from harmonizer_ns.media import read_video, written_video
 
 
 class Negative(ToyEnhancer):
@@ -44,7 +44,7 @@ def short_parts(monkeypatch):
 
 @pytest.fixture
 def video(tmp_path):
-    with VideoWriter(tmp_path / "in.mp4", 30000 / 1001) as writer:
+    with written_video(tmp_path / "in.mp4", 30000 / 1001) as writer:
         for i in range(9):
             writer.write(frame(i))
     return tmp_path / "in.mp4"

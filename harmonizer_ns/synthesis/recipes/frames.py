@@ -21,7 +21,7 @@ from harmonizer_ns.images import save_image, to_float, to_uint8
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.pairs import Pair, cameras_as_json, cameras_from_json
 from harmonizer_ns.synthesis.streams.base import Made, NamedPhotos
-from harmonizer_ns.types import Frames
+from harmonizer_ns.types import Frames, cat_cameras
 
 _HALF_RANGE = (6.2e-5, 6.5e4)
 """Where half floats have all their digits."""
@@ -38,7 +38,7 @@ class Record(TypedDict):
         file: the target's file, "" when it was rendered.
         mask: whether it has one.
         references: file names of its reference photos.
-        cameras: of the image and then of the references, None where they are unknown.
+        cameras: of the image and of the references as in a pairs file, None where they are unknown.
     """
 
     clip: int
@@ -48,7 +48,7 @@ class Record(TypedDict):
     file: str
     mask: bool
     references: list[str]
-    cameras: list[dict[str, Any]] | None
+    cameras: dict[str, Any] | None
 
 
 class FrameWriter:
@@ -148,11 +148,11 @@ def _relative(file: str, scene: str) -> str:
     return path.relative_to(scene).as_posix() if scene and file and path.is_relative_to(scene) else file
 
 
-def _cameras(made: Made) -> list[dict[str, Any]] | None:
+def _cameras(made: Made) -> dict[str, Any] | None:
     if made.geometry is None:
         return None
-    others = cameras_as_json(made.references.frames.cameras) if made.references else []
-    return cameras_as_json(made.geometry.cameras) + others
+    others = [made.references.frames.cameras] if made.references else []
+    return cameras_as_json(cat_cameras([made.geometry.cameras, *others]))
 
 
 def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, Any]) -> list[Pair]:
@@ -167,7 +167,7 @@ def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, A
     lengths = Counter(record["clip"] for record in records)
     pairs = []
     for number, record in enumerate(records):
-        stem, cameras, moves = folder / f"{number:04d}", record["cameras"], lengths[record["clip"]] > 1
+        stem, moves = folder / f"{number:04d}", lengths[record["clip"]] > 1
         image = _file(stem, "image.png")
         pairs.append(
             Pair(
@@ -178,8 +178,8 @@ def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, A
                 mask=_file(stem, "mask.png") if record["mask"] else None,
                 clip=f"{name}/clip{record['clip']}" if moves else None,
                 frame=record["frame"] if moves else None,
-                depth=_file(stem, "depth.safetensors") if cameras else None,
-                cameras=cameras_from_json(cameras, image) if cameras else None,
+                depth=_file(stem, "depth.safetensors") if record["cameras"] else None,
+                cameras=cameras_from_json(record["cameras"], image, len(record["references"])),
                 source={**source, "file": record["file"], "parameters": record["parameters"]},
             )
         )
