@@ -53,13 +53,15 @@ def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as `load_image` gives it; only its header is read.
+def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
+    """Width and height of an image as `load_image` gives it; only its header is read, or all of it to ``decode`` it.
 
     Raises:
         InputError: when there is no such file, or it is not a readable image.
     """
     with _opened(path) as image:
+        if decode:
+            image.load()
         return upright_size(image)
 
 

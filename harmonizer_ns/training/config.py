@@ -8,7 +8,7 @@ here, `builtin.config.BuiltinConfig`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,7 +40,8 @@ class DataConfig:
     width: int = 1024
     """Width of the training crops in pixels; rounded down to what the network takes."""
     zoom: float = 1.5
-    """How much closer than necessary a crop may look, up to the image's own resolution."""
+    """How much closer than necessary a crop may look, up to the image's own resolution: the scale is drawn between the
+    one at which the image just covers the crop and so many times it."""
     flip: bool = True
     """Mirror half of the items, except those with cameras."""
     batch: int = 1
@@ -60,6 +61,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_positive("data", self, "height", "width", "batch", "accumulation")
+        if not 1 <= self.zoom < math.inf:
+            raise InputError(f"--data.zoom should be at least 1 and finite, it is {self.zoom}")
+
+    def fitted(self, multiple: int) -> DataConfig:
+        """The same with sides rounded down to multiples of a number, at least one."""
+        height, width = (max(multiple, side // multiple * multiple) for side in (self.height, self.width))
+        return replace(self, height=height, width=width)
 
 
 @dataclass(frozen=True)

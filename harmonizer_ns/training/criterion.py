@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from harmonizer_ns.features import Distance, load_features, load_lpips
 from harmonizer_ns.flow import load_raft
 from harmonizer_ns.training.config import LossConfig
-from harmonizer_ns.training.losses.gram import SQUEEZENET_WEIGHTS, VGG16_WEIGHTS, gram_loss
-from harmonizer_ns.training.losses.perceptual import lpips_loss, patch_loss
-from harmonizer_ns.training.losses.pixel import l1_loss, l2_loss
+from harmonizer_ns.training.losses.perceptual import SQUEEZENET_WEIGHTS, VGG16_WEIGHTS, gram_loss, patch_loss
 from harmonizer_ns.training.losses.preserve import preservation_loss
 from harmonizer_ns.training.losses.temporal import true_motion, warp_loss
 from harmonizer_ns.training.pairs_data.batch import PairBatch
@@ -56,44 +57,49 @@ class Criterion:
     def __call__(
         self,
         output: Images,
-        batch: PairBatch,
+        image: Images,
+        target: Images,
+        seeds: Sequence[int],
         step: int,
-        before: PairBatch | None = None,
+        clip: PairBatch | None = None,
         previous: Images | None = None,
     ) -> tuple[Float[Tensor, ""], Parts]:
         """The loss at an optimizer step, and its terms without their weights.
 
         Args:
             output: of the network, in [0, 1], not clamped.
-            batch: the views that it repairs.
+            image: what it repairs.
+            target: what it should look like.
+            seeds: one for each image, from which squares are drawn.
             step: counted from 1.
-            before: in a clip, the frames before them.
-            previous: what was made of those.
-        """
-        terms = self._terms(output, batch, step, before, previous)
-        total = output.new_zeros(())
-        for name, value in terms.items():
-            total = total + getattr(self._config, name) * value
-        return total, {name: value.detach() for name, value in terms.items()}
+            clip: whose last frames these are.
+            previous: what was made of the frames before them.
 
-    def _terms(
-        self, output: Images, batch: PairBatch, step: int, before: PairBatch | None, previous: Images | None
-    ) -> Parts:
-        config, target = self._config, batch.target
+        Raises:
+            ValueError: when the shapes differ, and would broadcast.
+        """
+        if not output.shape == image.shape == target.shape or output.ndim != 4 or output.shape[1] != 3:
+            shapes = [tuple(images.shape) for images in (output, image, target)]
+            raise ValueError(f"losses compare images of one shape b 3 h w, got {shapes}")
+        config = self._config
         terms: Parts = {}
         if config.l1:
-            terms["l1"] = _SPAN * l1_loss(output, target)
+            terms["l1"] = _SPAN * F.l1_loss(output, target)
         if config.l2:
-            terms["l2"] = _SPAN**2 * l2_loss(output, target)
+            terms["l2"] = _SPAN**2 * F.mse_loss(output, target)
         if self._lpips is not None:
-            terms["lpips"] = lpips_loss(output, target, self._lpips)
+            terms["lpips"] = self._lpips(output, target, normalize=True).mean()
         if config.gram and self._features is not None and step > config.gram_after:
             layers = VGG16_WEIGHTS if config.net == "vgg" else SQUEEZENET_WEIGHTS
-            terms["gram"] = gram_loss(output, target, self._features, batch.seeds, config.gram_crop, layers)
+            terms["gram"] = gram_loss(output, target, self._features, seeds, config.gram_crop, layers)
         if config.patches and self._features is not None:
-            terms["patches"] = patch_loss(output, target, self._features, batch.seeds)
+            terms["patches"] = patch_loss(output, target, self._features, seeds)
         if config.preserve:
-            terms["preserve"] = _SPAN * preservation_loss(output, batch.image, target)
-        if config.temporal and before is not None and previous is not None:
-            terms["temporal"] = _SPAN**2 * warp_loss(output, previous, true_motion(batch, before, self._raft))
-        return terms
+            terms["preserve"] = _SPAN * preservation_loss(output, image, target)
+        if config.temporal and clip is not None and previous is not None:
+            motion = true_motion(clip.frame(-1), clip.frame(-2), self._raft)
+            terms["temporal"] = _SPAN**2 * warp_loss(output, previous, motion)
+        total = output.new_zeros(())
+        for name, value in terms.items():
+            total = total + getattr(config, name) * value
+        return total, {name: value.detach() for name, value in terms.items()}

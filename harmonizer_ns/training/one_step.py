@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the one-step diffusion networks (Difix, Cosmos)."""
+"""Training of the one-step diffusion networks (Difix, Cosmos), on single views and on clips."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.training.config import TemporalConfig
-from harmonizer_ns.training.context import Images, roll_out
-from harmonizer_ns.training.criterion import Criterion
+from harmonizer_ns.training.criterion import Criterion, Images
 from harmonizer_ns.training.models import export, export_difix
 from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.trainee import Parts, Pictures, Validation, validated
@@ -43,16 +43,42 @@ class OneStepTrainee:
         """All losses of single views, or of the last frames of clips with the frames before as context."""
         batch = batch.to(next(self.network.parameters()).device)
         if batch.frames is None:
-            return self.criterion(self._repair(network, batch).float(), batch, step)
-        history = roll_out(
-            self.network,
-            lambda index, context: self._repair(self.network, batch.frame(index), context),
-            batch,
-            self.temporal.context,
-            self.temporal.truth,
+            output = self._repair(network, batch, []).float()
+            return self.criterion(output, batch.image, batch.target, batch.seeds, step)
+        history, view = self._roll_out(batch), batch.frame(-1)
+        output = self._repair(network, view, history).float()
+        return self.criterion(output, view.image, view.target, view.seeds, step, batch, history[0])
+
+    def _roll_out(self, clip: PairBatch) -> list[Images]:
+        """The context of a clip's last frame: outputs of the frames before it, newest first, without gradients.
+
+        Frames are repaired in their order, each with the outputs of the K frames before it; the first ones, which have
+        fewer, without any, as streams begin.
+        """
+        length, history = self.temporal.context, []
+        self.network.eval()
+        with torch.no_grad():
+            for index in range((clip.frames or 0) - 1):
+                view = clip.frame(index)
+                output = self._repair(self.network, view, history if len(history) == length else []).float().clamp(0, 1)
+                history = [self._mixed(output, view, index), *history][:length]
+        self.network.train()
+        return history
+
+    def _mixed(self, output: Images, view: PairBatch, index: int) -> Images:
+        """Some outputs replaced by the truth; which ones depends on the item, not on how items are batched."""
+        chosen = [random.Random(f"{seed}/truth/{index}").random() < self.temporal.truth for seed in view.seeds]
+        return torch.where(torch.tensor(chosen, device=output.device)[:, None, None, None], view.target, output)
+
+    def _repair(self, network: nn.Module, view: PairBatch, context: list[Images]) -> Images:
+        """Between colours in [0, 1] and the network's [-1, 1]."""
+        references = view.references if self.network.max_references else None
+        output = network(
+            view.image * 2 - 1,
+            references=None if references is None else references * 2 - 1,
+            context=torch.stack(context, dim=1) * 2 - 1 if context else None,
         )
-        last, before = batch.frame(-1), batch.frame(-2)
-        return self.criterion(self._repair(network, last, history).float(), last, step, before, history[0])
+        return output / 2 + 0.5
 
     def validate(self, batches: list[PairBatch], step: int) -> Validation:
         """Metrics and pictures of single views."""
@@ -60,7 +86,7 @@ class OneStepTrainee:
 
     def _pictures(self, batch: PairBatch) -> list[Pictures]:
         on_device = batch.to(next(self.network.parameters()).device)
-        outputs = self._repair(self.network, on_device).float().clamp(0, 1).cpu()
+        outputs = self._repair(self.network, on_device, []).float().clamp(0, 1).cpu()
         references = [None] * len(batch) if batch.references is None else list(batch.references[:, 0])
         return [Pictures(*parts) for parts in zip(batch.image, outputs, batch.target, references, strict=True)]
 
@@ -69,13 +95,3 @@ class OneStepTrainee:
         export(self.network, folder, metadata)
         if self.difix_checkpoint:
             export_difix(self.network, folder.parent / f"model_{metadata['training']['steps']}.pkl")
-
-    def _repair(self, network: nn.Module, batch: PairBatch, context: list[Images] | None = None) -> Images:
-        """Between colours in [0, 1] and the network's [-1, 1]."""
-        references = batch.references if self.network.max_references else None
-        output = network(
-            batch.image * 2 - 1,
-            references=None if references is None else references * 2 - 1,
-            context=torch.stack(context, dim=1) * 2 - 1 if context else None,
-        )
-        return output / 2 + 0.5

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from harmonizer_ns.training.config import TemporalConfig
-from harmonizer_ns.training.context import roll_out
+from harmonizer_ns.training.config import LossConfig, TemporalConfig
+from harmonizer_ns.training.criterion import Criterion
+from harmonizer_ns.training.one_step import OneStepTrainee
 from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.pairs_data.draws import clip_steps, shows_context
 
@@ -14,22 +15,35 @@ from harmonizer_ns.training.pairs_data.draws import clip_steps, shows_context
 def clip(frames: int = 6, items: int = 40) -> PairBatch:
     """Frame t is t / 100, its truth t / 100 + 1/2."""
     image = (torch.arange(frames) / 100)[None, :, None, None, None].expand(items, frames, 3, 4, 4)
-    return PairBatch(("x",) * items, ("",) * items, tuple(range(items)), image, image + 0.5)
+    depth, eyes = 0 * image[:, :, :1], [torch.eye(side).expand(items, frames, side, side) for side in (4, 3)]
+    return PairBatch(("x",) * items, tuple(range(items)), image, image + 0.5, depth, *eyes)
+
+
+class Recorder(nn.Module):
+    """A one-step network that changes nothing, and remembers the contexts that it was shown."""
+
+    max_references = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.contexts = []
+        self.learning = []
+
+    def forward(self, image, references=None, context=None):
+        self.contexts.append([] if context is None else list(context.unbind(1)))
+        self.learning.append((self.training, torch.is_grad_enabled()))
+        return image + 0 * self.weight
 
 
 def rolled(truth: float, frames: int = 6, length: int = 4):
     """The context of the last frame, and of each frame before it the numbers of the frames that it saw."""
-    network, seen = nn.Linear(1, 1), []
-
-    def repair(index, context):
-        assert not network.training
-        assert not torch.is_grad_enabled()
-        seen.append([round(100 * float(output[0, 0, 0, 0])) for output in context])
-        return clip(frames).frame(index).image + 0 * network.weight
-
-    history = roll_out(network, repair, clip(frames), length, truth)
-    assert network.training
-    return history, seen
+    network = Recorder()
+    trainee = OneStepTrainee(network, Criterion(LossConfig(l2=1.0)), TemporalConfig(length, clip=frames, truth=truth))
+    trainee.loss(network, clip(frames), step=1)
+    assert network.learning == [(False, False)] * (frames - 1) + [(True, True)]
+    *before, history = [[output / 2 + 0.5 for output in context] for context in network.contexts]
+    return history, [[round(100 * float(output[0, 0, 0, 0])) for output in context] for context in before]
 
 
 def test_context_is_the_networks_own_outputs_newest_first():

@@ -136,6 +136,8 @@ def test_what_a_killed_process_left_behind_goes(tmp_path):
         (SavingConfig, "every", 0),
         (SavingConfig, "keep", 0),
         (DataConfig, "batch", 0),
+        (DataConfig, "height", 0),
+        (DataConfig, "zoom", 0.5),
         (OptimizerConfig, "average", 1.0),
         (ScheduleConfig, "max_steps", 0),
         (TemporalConfig, "every", 0),

@@ -8,16 +8,22 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.optical_flow import raft_small
 
-from harmonizer_ns.features import load_features, load_lpips
+from harmonizer_ns.features import load_features
 from harmonizer_ns.flow import Flow, load_raft, raft_flow
 from harmonizer_ns.images import resize
-from harmonizer_ns.training.losses.gram import VGG16_WEIGHTS, gram_loss, gram_matrix
-from harmonizer_ns.training.losses.perceptual import feature_distance, lpips_loss, patch_loss
-from harmonizer_ns.training.losses.pixel import l1_loss, l2_loss
+from harmonizer_ns.training.config import LossConfig
+from harmonizer_ns.training.criterion import Criterion
+from harmonizer_ns.training.losses.perceptual import (
+    VGG16_WEIGHTS,
+    feature_distance,
+    gram_loss,
+    gram_matrix,
+    patch_loss,
+    random_square,
+)
 from harmonizer_ns.training.losses.preserve import clean_pixels, preservation_loss
 from harmonizer_ns.training.losses.temporal import true_motion, warp_loss
-from harmonizer_ns.training.losses.windows import random_square
-from harmonizer_ns.training.pairs_data.batch import Geometry, PairBatch, collate
+from harmonizer_ns.training.pairs_data.batch import PairBatch, collate
 
 
 def images(count=2, height=32, width=40, seed=0):
@@ -53,15 +59,17 @@ def descend(start, loss, steps, rate=0.02):
     return x.detach()
 
 
-def every_loss(lpips, features):
-    """Name -> loss of output, target and seeds."""
-    return {
-        "l1": lambda x, y, seeds=(1, 2): l1_loss(x, y),
-        "l2": lambda x, y, seeds=(1, 2): l2_loss(x, y),
-        "lpips": lambda x, y, seeds=(1, 2): lpips_loss(x, y, lpips),
-        "patches": lambda x, y, seeds=(1, 2): patch_loss(x, y, features, seeds, patches=1, sides=(32, 64)),
-        "gram": lambda x, y, seeds=(1, 2): gram_loss(x, y, toy_features, seeds, weights=(1.0, 1.0)),
-    }
+def judged(output, target, seeds=(1, 2), **weights):
+    """The weighted sum of the losses that are named; those of pixels are of colours in [-1, 1]."""
+    return Criterion(LossConfig(**weights))(output, output.detach(), target, seeds, step=1)[0]
+
+
+def l1_loss(x, y):
+    return judged(x, y, l1=1 / 2)
+
+
+def l2_loss(x, y):
+    return judged(x, y, l2=1 / 4)
 
 
 NAMES = ("l1", "l2", "lpips", "patches", "gram")
@@ -69,7 +77,16 @@ NAMES = ("l1", "l2", "lpips", "patches", "gram")
 
 @pytest.fixture(scope="module")
 def losses(squeezenet_file):
-    return every_loss(load_lpips("squeeze", squeezenet_file), load_features("squeeze", squeezenet_file))
+    """Name -> loss of output, target and seeds."""
+    features = load_features("squeeze", squeezenet_file)
+    lpips = Criterion(LossConfig(lpips=1.0, net="squeeze", backbone=squeezenet_file))
+    return {
+        "l1": lambda x, y, seeds=(1, 2): l1_loss(x, y),
+        "l2": lambda x, y, seeds=(1, 2): l2_loss(x, y),
+        "lpips": lambda x, y, seeds=(1, 2): lpips(x, x, y, seeds, step=1)[0],
+        "patches": lambda x, y, seeds=(1, 2): patch_loss(x, y, features, seeds, patches=1, sides=(32, 64)),
+        "gram": lambda x, y, seeds=(1, 2): gram_loss(x, y, toy_features, seeds, weights=(1.0, 1.0)),
+    }
 
 
 # --- what all have in common ---
@@ -82,12 +99,13 @@ def test_equal_images_cost_nothing_and_others_something(losses, name):
     assert losses[name](x, y) > 1e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_shapes_that_would_broadcast_are_refused(losses, name):
-    with pytest.raises(ValueError, match="one shape"):
-        losses[name](images(2), images(1))
-    with pytest.raises(ValueError, match="one shape"):
-        losses[name](images(2)[:, :1], images(2)[:, :1])
+@pytest.mark.parametrize("name", [*NAMES, "preserve", "temporal"])
+def test_shapes_that_would_broadcast_are_refused(squeezenet_file, name):
+    criterion = Criterion(LossConfig(**{name: 1.0}, net="squeeze", backbone=squeezenet_file))
+    both, one = images(2), images(1)
+    for shown in ((both, both, one), (both, one, both), (one, both, both), [both[:, :1]] * 3):
+        with pytest.raises(ValueError, match="one shape"):
+            criterion(*shown, seeds=(1, 2), step=1)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +200,9 @@ def test_there_is_one_seed_for_each_image():
 def test_squares_cover_the_image_and_stay_inside():
     chance = random.Random(0)
     squares = [random_square(10, 14, 6, chance) for _ in range(400)]
-    assert {(s.top, s.left) for s in squares} == {(i, j) for i in range(5) for j in range(9)}
-    assert random_square(10, 14, 400, chance) == (0, 0, 10, 14)
+    assert {(rows.start, columns.start) for rows, columns in squares} == {(i, j) for i in range(5) for j in range(9)}
+    assert all(side.stop - side.start == 6 for square in squares for side in square)
+    assert random_square(10, 14, 400, chance) == (slice(0, 10), slice(0, 14))
 
 
 # --- gram ---
@@ -294,16 +313,12 @@ def test_a_clip_optimised_directly_becomes_right_and_steady():
     assert l2_loss(frames, targets).item() < 1e-6
 
 
-def single_view(target, depth=None, x=0.0):
-    """A batch of one; with a depth, seen by a camera at ``x`` with focal length 20."""
-    geometry = None
-    if depth is not None:
-        pose = torch.eye(4)[None]
-        pose[0, 0, 3] = x
-        K = torch.tensor([[[20.0, 0, 20], [0, 20, 12], [0, 0, 1]]])
-        plane = torch.full_like(target[:, :1], depth)
-        geometry = Geometry(plane, pose, K)
-    return PairBatch(("a",), ("",), (0,), target, target, geometry=geometry)
+def single_view(target, depth=0.0, x=0.0):
+    """A batch of one, seen by a camera at ``x`` with focal length 20; without a depth nothing is known of it."""
+    pose = torch.eye(4)[None]
+    pose[0, 0, 3] = x
+    K = torch.tensor([[[20.0, 0, 20], [0, 20, 12], [0, 0, 1]]])
+    return PairBatch(("a",), (0,), target, target, torch.full_like(target[:, :1], depth), pose, K)
 
 
 def test_true_motion_is_exact_where_depth_is_known():

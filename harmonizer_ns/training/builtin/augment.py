@@ -13,30 +13,27 @@ from torch import Tensor
 from harmonizer_ns.enhancers.builtin.inputs import CUE_STRIDE
 from harmonizer_ns.training.builtin.config import AugmentConfig
 from harmonizer_ns.training.builtin.views import Batch, WarpedView, show
+from harmonizer_ns.training.config import DataConfig
 
 
-def random_crop(
-    view: WarpedView, height: int, width: int, references: int, flip: bool, config: AugmentConfig, chance: random.Random
-) -> Batch:
+def random_crop(view: WarpedView, data: DataConfig, config: AugmentConfig, chance: random.Random) -> Batch:
     """One augmented crop, as a batch of one.
 
     Args:
         view: not smaller than the crop.
-        height: of the crop.
-        width: of the crop.
-        references: how many may be shown.
-        flip: mirror some crops, and turn square ones.
+        data: size of the crop, how many references may be shown, and whether some crops are mirrored, and square ones
+            turned.
         config: how crops are varied.
         chance: draws.
     """
     rows, columns = view.render.shape[-2:]
-    window = (_random_slice(rows, height, chance), _random_slice(columns, width, chance))
-    shown = _random_references(min(references, len(view.warps)), config, chance)
+    window = (_random_slice(rows, data.height, chance), _random_slice(columns, data.width, chance))
+    shown = _random_references(min(data.references, len(view.warps)), config, chance)
     previous = chance.random() if chance.random() < config.show_previous else None
     batch = show(view, shown, previous, window, chance.getrandbits(63))
     inputs = replace(batch.inputs, render=_cleaned(batch, config, chance), warps=_exposed(batch, config, chance))
     batch = _jittered(replace(batch, inputs=inputs), config, chance)
-    return _flipped(batch, chance) if flip else batch
+    return _flipped(batch, chance) if data.flip else batch
 
 
 def _random_slice(side: int, crop: int, chance: random.Random) -> slice:

@@ -6,33 +6,33 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from harmonizer_ns.enhancers.builtin.network import MULTIPLE
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import file_digest
 from harmonizer_ns.images import image_size
-from harmonizer_ns.pairs import Pair, Pairs, read_pairs
+from harmonizer_ns.pairs import Pair
 from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.training.builtin.augment import random_crop
 from harmonizer_ns.training.builtin.config import BuiltinConfig
 from harmonizer_ns.training.builtin.views import Batch, WarpedView, collate, warp_view
-from harmonizer_ns.training.pairs_data.checks import check_pairs
 from harmonizer_ns.training.pairs_data.dataset import MixtureSampler, shard
-from harmonizer_ns.training.pairs_data.draws import split_pairs
+from harmonizer_ns.training.pairs_data.draws import read_splits
 
 
 class Views:
     """Warped views of pairs files. The first ones asked for are kept while there is room; others are warped each time.
 
     Args:
-        files: pairs of each file, both splits.
+        files: pairs of each file.
         room: bytes of memory for views that are kept.
     """
 
-    def __init__(self, files: Sequence[Pairs], room: float) -> None:
-        self._frames = [{(pair.clip, pair.frame): pair for pair in file.train + file.test} for file in files]
+    def __init__(self, files: Iterable[Iterable[Pair]], room: float) -> None:
+        self._frames = [{(pair.clip, pair.frame): pair for pair in file} for file in files]
         self._room = room
         self._kept: dict[tuple[Path, Path], WarpedView] = {}
 
@@ -69,15 +69,12 @@ class BuiltinData:
     """
 
     def __init__(self, config: BuiltinConfig, rank: int = 0, processes: int = 1) -> None:
-        data = config.data
-        files = [read_pairs(path, data.allow_outside) for path in config.pairs]
-        check_pairs([file.train + file.test for file in files])
-        self._training, self._held_out = split_pairs(files, data.held_out)
+        self._training, self._held_out = read_splits(config)
         self._config, self._rank, self._processes = config, rank, processes
-        self._height, self._width = (max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in (data.height, data.width))
+        self._data = config.data.fitted(MULTIPLE)
         self._check()
-        self._views = Views(files, config.cache * 1e9)
-        self._sampler = MixtureSampler([len(pairs) for pairs in self._training], data.weights, config.seed)
+        self._views = Views(map(chain, self._training, self._held_out), config.cache * 1e9)
+        self._sampler = MixtureSampler([len(pairs) for pairs in self._training], self._data.weights, config.seed)
 
     def _check(self) -> None:
         training = [pair for pairs in self._training for pair in pairs]
@@ -92,23 +89,23 @@ class BuiltinData:
             )
         for pair in training:
             width, height = image_size(pair.image)
-            if height < self._height or width < self._width:
+            if height < self._data.height or width < self._data.width:
                 raise InputError(
-                    f"crops of {self._width}x{self._height} pixels do not fit into {pair.image}, which is "
+                    f"crops of {self._data.width}x{self._data.height} pixels do not fit into {pair.image}, which is "
                     f"{width}x{height}; lower --data.width and --data.height"
                 )
 
     def batch(self, step: int, micro: int) -> Batch:
         """Augmented crops."""
-        data = self._config.data
+        data = self._data
         number = (step - 1) * data.accumulation + micro
         return collate([self._crop(draw) for draw in shard(number, data.batch, self._rank, self._processes)])
 
     def _crop(self, number: int) -> Batch:
         source, index, epoch = self._sampler.draw(number)
-        config, chance = self._config, random.Random(f"{self._config.seed}/{source}/{index}/{epoch}")
-        view, sides = self._views.of(source, self._training[source][index]), (self._height, self._width)
-        return random_crop(view, *sides, config.data.references, config.data.flip, config.augment, chance)
+        chance = random.Random(f"{self._config.seed}/{source}/{index}/{epoch}")
+        view = self._views.of(source, self._training[source][index])
+        return random_crop(view, self._data, self._config.augment, chance)
 
     def validation(self) -> list[WarpedView]:
         """Some of the held-out views, evenly spread."""

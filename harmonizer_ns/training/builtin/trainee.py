@@ -24,7 +24,6 @@ from harmonizer_ns.training.builtin.validation import CONDITIONS, means, score, 
 from harmonizer_ns.training.builtin.views import Batch, WarpedView
 from harmonizer_ns.training.criterion import Criterion
 from harmonizer_ns.training.journal import curves, read_log
-from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.trainee import Parts, Validation
 
 logger = logging.getLogger(__name__)
@@ -79,9 +78,7 @@ class BuiltinTrainee:
         batch = batch.to(next(self.network.parameters()).device)
         choice = network(batch.inputs)
         own = total_loss(choice, batch, self.config.choice_loss, step / self.config.schedule.max_steps)
-        unnamed = ("",) * len(batch.seeds)
-        pairs = PairBatch(unnamed, unnamed, batch.seeds, batch.inputs.render, batch.target)
-        others, parts = self.criterion(choice.rgb.float(), pairs, step)
+        others, parts = self.criterion(choice.rgb.float(), batch.inputs.render, batch.target, batch.seeds, step)
         return own + others, {"own": own.detach(), **parts}
 
     def validate(self, batches: list[WarpedView], step: int) -> Validation:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steadiness: what moved with the scene should look as it did."""
+"""A loss for what changes from frame to frame although it only moved with the scene."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.flow import Flow, depth_flow, raft_flow, warp_by_flow
-from harmonizer_ns.training.losses.pixel import check_alike
 from harmonizer_ns.training.pairs_data.batch import PairBatch
 
 
@@ -21,11 +20,7 @@ def warp_loss(output: Float[Tensor, "b 3 h w"], previous: Float[Tensor, "b 3 h w
         output: the enhanced frame, E_t.
         previous: the enhanced frame before it, E_{t-1}; gradients pass to it too unless it is detached.
         motion: the true one, from the current frame to the previous one (`true_motion`).
-
-    Raises:
-        ValueError: when the shapes differ.
     """
-    check_alike(output, previous)
     error = (output - warp_by_flow(previous, motion.offset)).square().mean(1, keepdim=True) * motion.valid
     return (error.sum((1, 2, 3)) / motion.valid.sum((1, 2, 3)).clamp(min=1)).mean()
 
@@ -41,24 +36,11 @@ def true_motion(current: PairBatch, previous: PairBatch, raft: nn.Module | None 
         previous: the frames before them.
         raft: from `harmonizer_ns.flow.load_raft`.
     """
-    here, there = current.geometry, previous.geometry
-    nothing = torch.zeros_like(current.image[:, :1])
-    motion = Flow(nothing.expand(-1, 2, -1, -1), nothing > 0)
-    if here is not None and there is not None:
-        motion = depth_flow(here.depth, here.cameras(), there.depth, there.cameras())
-    if raft is None:
-        return motion
-    missing = ~_known(current)
-    if not missing.any():
+    motion = depth_flow(current.depth, current.cameras(), previous.depth, previous.cameras())
+    missing = ~(current.depth > 0).flatten(1).any(1)
+    if raft is None or not missing.any():
         return motion
     estimated = raft_flow(raft, current.target[missing], previous.target[missing])
     offset, valid = motion.offset.clone(), motion.valid.clone()
     offset[missing], valid[missing] = estimated.offset.to(offset.dtype), estimated.valid
     return Flow(offset, valid)
-
-
-def _known(batch: PairBatch) -> Bool[Tensor, " b"]:
-    """Which views have depth."""
-    if batch.geometry is None:
-        return torch.zeros(len(batch), dtype=torch.bool, device=batch.image.device)
-    return (batch.geometry.depth > 0).flatten(1).any(1)

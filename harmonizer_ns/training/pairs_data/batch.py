@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,30 +18,6 @@ from harmonizer_ns.pairs import Pair
 from harmonizer_ns.training.pairs_data.crops import Window, covered, following
 from harmonizer_ns.types import Cameras, Frames
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Depth and cameras of a batch. Where a pair has none, depth is 0 (unknown) everywhere.
-
-    Leading dimensions are those of the batch's images: ``b``, or ``b t`` for clips.
-
-    Args:
-        depth: z-depth in scene units, 0 where unknown.
-        camera_to_world: OpenCV axes.
-        intrinsics: in pixels of the crop.
-    """
-
-    depth: Float[Tensor, "*b 1 h w"]
-    camera_to_world: Float[Tensor, "*b 4 4"]
-    intrinsics: Float[Tensor, "*b 3 3"]
-
-    def cameras(self) -> Cameras:
-        """The cameras, in one row."""
-        height, width = self.depth.shape[-2:]
-        return Cameras(self.camera_to_world.reshape(-1, 4, 4), self.intrinsics.reshape(-1, 3, 3), width, height)
-
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -49,24 +25,24 @@ class PairBatch:
 
     Args:
         names: of the pairs; of a clip, its last frame's.
-        prompts: their texts, maybe empty; likewise.
         seeds: a random number of each item, for what a loss draws: the same however items are spread over processes.
         image: damaged.
         target: what it should look like.
+        depth: z-depth in scene units, 0 where unknown; everywhere for pairs without both depth and cameras.
+        camera_to_world: OpenCV axes; any where depth is unknown.
+        intrinsics: in pixels of the crop; likewise.
         references: real photos, as many for each item as were asked for; None when none were. Pairs with fewer repeat
             theirs; a pair without any is its own reference, which adds nothing to attention over both.
-        mask: where the image was changed, in [0, 1]; 1 for pairs that do not tell. None when none tells.
-        geometry: None when no pair has both depth and cameras.
     """
 
     names: tuple[str, ...]
-    prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     image: Float[Tensor, "*b 3 h w"]
     target: Float[Tensor, "*b 3 h w"]
+    depth: Float[Tensor, "*b 1 h w"]
+    camera_to_world: Float[Tensor, "*b 4 4"]
+    intrinsics: Float[Tensor, "*b 3 3"]
     references: Float[Tensor, "*b r 3 h w"] | None = None
-    mask: Float[Tensor, "*b 1 h w"] | None = None
-    geometry: Geometry | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,19 +60,24 @@ class PairBatch:
         """
         if self.frames is None:
             raise ValueError("a batch of single views has no frames to choose from")
-        return _changed(self, lambda value: value[:, index])
+        return self._changed(lambda value: value[:, index])
+
+    def cameras(self) -> Cameras:
+        """The cameras, in one row."""
+        height, width = self.image.shape[-2:]
+        return Cameras(self.camera_to_world.reshape(-1, 4, 4), self.intrinsics.reshape(-1, 3, 3), width, height)
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on a device."""
-        return _changed(self, lambda value: value.to(device, non_blocking=True))
+        return self._changed(lambda value: value.to(device, non_blocking=True))
 
+    def as_clip(self) -> PairBatch:
+        """Consecutive frames, oldest first, as one clip."""
+        return replace(self._changed(lambda value: value[None]), names=self.names[-1:], seeds=self.seeds[-1:])
 
-def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """A batch or geometry with every tensor in it changed."""
-    parts = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
-    changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor)}
-    changed |= {name: _changed(part, change) for name, part in parts.items() if isinstance(part, Geometry)}
-    return replace(value, **changed)  # type: ignore[type-var]
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        """With every tensor changed."""
+        return replace(self, **{name: change(part) for name, part in vars(self).items() if isinstance(part, Tensor)})
 
 
 class LoadedPair(NamedTuple):
@@ -142,25 +123,20 @@ def load_view(pair: Pair, window: Window, references: int) -> PairBatch:
         references: photos to show; fewer are repeated, and without any the image itself is shown.
     """
     loaded = load_pair(pair)
-    render, there = loaded.render, len(pair.references)
+    render, cameras, there = loaded.render, loaded.render.cameras, len(pair.references)
     photos = [
         _photo(pair, i % there, render, window) if there else window.cut(render.rgb)[0] for i in range(references)
     ]
     return PairBatch(
         names=(pair.name,),
-        prompts=(pair.prompt,),
         seeds=(0,),
         image=window.cut(render.rgb),
         target=window.cut(loaded.target),
+        depth=window.cut_nearest(render.depth),
+        camera_to_world=cameras.camera_to_world,
+        intrinsics=window.intrinsics(cameras.intrinsics) if pair.has_geometry else cameras.intrinsics,
         references=torch.stack(photos)[None] if photos else None,
-        mask=window.cut(load_image(pair.mask)[None].mean(1, keepdim=True)) if pair.mask else None,
-        geometry=_geometry(render, window) if pair.has_geometry else None,
     )
-
-
-def _geometry(view: Frames, window: Window) -> Geometry:
-    cameras = view.cameras
-    return Geometry(window.cut_nearest(view.depth), cameras.camera_to_world, window.intrinsics(cameras.intrinsics))
 
 
 def _photo(pair: Pair, index: int, render: Frames, window: Window) -> Float[Tensor, "3 h w"]:
@@ -172,46 +148,12 @@ def _photo(pair: Pair, index: int, render: Frames, window: Window) -> Float[Tens
 
 
 def collate(batches: Sequence[PairBatch]) -> PairBatch:
-    """Join batches of one kind; what only some of them tell is filled with "unknown" for the others."""
-    masks, geometries = [batch.mask for batch in batches], [batch.geometry for batch in batches]
-    if any(mask is not None for mask in masks):
-        masks = [
-            torch.ones_like(b.image[..., :1, :, :]) if m is None else m for b, m in zip(batches, masks, strict=True)
-        ]
-    if any(geometry is not None for geometry in geometries):
-        geometries = [b.geometry or _unknown_geometry(b) for b in batches]
-    return PairBatch(
-        names=tuple(chain.from_iterable(batch.names for batch in batches)),
-        prompts=tuple(chain.from_iterable(batch.prompts for batch in batches)),
-        seeds=tuple(chain.from_iterable(batch.seeds for batch in batches)),
-        image=torch.cat([batch.image for batch in batches]),
-        target=torch.cat([batch.target for batch in batches]),
-        references=_joined([batch.references for batch in batches]),
-        mask=_joined(masks),
-        geometry=_joined_geometry(geometries),
-    )
+    """Join batches of one kind."""
+    return PairBatch(**{f.name: _joined([getattr(batch, f.name) for batch in batches]) for f in fields(PairBatch)})
 
 
-def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    known = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(known) if known else None
-
-
-def _joined_geometry(geometries: Sequence[Geometry | None]) -> Geometry | None:
-    known = [geometry for geometry in geometries if geometry is not None]
-    if not known:
-        return None
-    return Geometry(**{f.name: torch.cat([getattr(g, f.name) for g in known]) for f in fields(Geometry)})
-
-
-def _unknown_geometry(batch: PairBatch) -> Geometry:
-    """Geometry that says nothing: no depth, any camera."""
-    depth = torch.zeros_like(batch.image[..., :1, :, :])
-    eyes = (torch.eye(size, device=depth.device).expand(*depth.shape[:-3], size, size) for size in (4, 3))
-    return Geometry(depth, *eyes)
-
-
-def as_clip(frames: PairBatch) -> PairBatch:
-    """Consecutive frames, oldest first, as one clip."""
-    clip = _changed(frames, lambda value: value[None])
-    return replace(clip, names=frames.names[-1:], prompts=frames.prompts[-1:], seeds=frames.seeds[-1:])
+def _joined(parts: Sequence[Any]) -> Any:
+    """Tuples or tensors in one row; None when there are none."""
+    if isinstance(parts[0], tuple):
+        return tuple(chain.from_iterable(parts))
+    return None if parts[0] is None else torch.cat(list(parts))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass, replace
 
@@ -11,37 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import resize
+from harmonizer_ns.training.config import DataConfig
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import reproject
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Size of training crops, and how they vary.
-
-    Args:
-        height: in pixels.
-        width: in pixels.
-        zoom: how much closer than necessary a crop may look, at most up to the image's own resolution: the scale is
-            drawn between the one at which the image just covers the crop and ``zoom`` times it.
-        flip: mirror half of the items that have no cameras.
-
-    Raises:
-        InputError: on a non-positive size or a zoom below 1.
-    """
-
-    height: int
-    width: int
-    zoom: float = 1.5
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1 or not 1 <= self.zoom < math.inf:
-            raise InputError(
-                f"crops need a positive size and a zoom of at least 1, got {self.width}x{self.height}, {self.zoom}"
-            )
 
 
 @dataclass(frozen=True)
@@ -53,7 +25,7 @@ class Window:
         left: first column.
         height: rows.
         width: columns.
-        crop: size that it is resized to.
+        size: height and width that it is resized to.
         flip: mirror it.
     """
 
@@ -61,17 +33,16 @@ class Window:
     left: int
     height: int
     width: int
-    crop: CropConfig
+    size: tuple[int, int]
     flip: bool = False
 
     def cut(self, image: Float[Tensor, "n c hs ws"]) -> Float[Tensor, "n c h w"]:
         """The crop of colours."""
-        return self._mirrored(resize(self._part(image), self.crop.height, self.crop.width)).contiguous()
+        return self._mirrored(resize(self._part(image), *self.size)).contiguous()
 
     def cut_nearest(self, depth: Float[Tensor, "n 1 hs ws"]) -> Float[Tensor, "n 1 h w"]:
         """The crop of depth: nearest neighbours, for a mean across an edge lies nowhere."""
-        size = (self.crop.height, self.crop.width)
-        return self._mirrored(F.interpolate(self._part(depth), size=size, mode="nearest-exact")).contiguous()
+        return self._mirrored(F.interpolate(self._part(depth), self.size, mode="nearest-exact")).contiguous()
 
     def intrinsics(self, intrinsics: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
         """Intrinsics of the crop: ``fx s, (cx - left) s``, and so on, with ``s`` the scale of each side.
@@ -84,7 +55,7 @@ class Window:
         moved = intrinsics.clone()
         moved[:, 0, 2] -= self.left
         moved[:, 1, 2] -= self.top
-        scale = moved.new_tensor([self.crop.width / self.width, self.crop.height / self.height, 1.0])
+        scale = moved.new_tensor([self.size[1] / self.width, self.size[0] / self.height, 1.0])
         return moved * scale[:, None]
 
     def _part(self, image: Float[Tensor, "n c hs ws"]) -> Float[Tensor, "n c hw ww"]:
@@ -94,29 +65,30 @@ class Window:
         return image.flip(-1) if self.flip else image
 
 
-def random_window(height: int, width: int, crop: CropConfig, flip: bool, chance: random.Random) -> Window:
+def random_window(height: int, width: int, crop: DataConfig, flip: bool, chance: random.Random) -> Window:
     """A window at a random scale and place, mirrored half of the time if ``flip``."""
-    covering = _covering(height, width, crop)
+    size = (crop.height, crop.width)
+    covering = _covering(height, width, size)
     scale = chance.uniform(covering, max(covering, min(1.0, covering * crop.zoom)))
-    rows, columns = _sides(height, width, crop, scale)
+    rows, columns = _sides(height, width, size, scale)
     top, left = chance.randint(0, height - rows), chance.randint(0, width - columns)
-    return Window(top, left, rows, columns, crop, flip and chance.random() < 0.5)
+    return Window(top, left, rows, columns, size, flip and chance.random() < 0.5)
 
 
-def centre_window(height: int, width: int, crop: CropConfig) -> Window:
-    """The largest window of the crop's shape, in the middle."""
-    rows, columns = _sides(height, width, crop, _covering(height, width, crop))
-    return Window((height - rows) // 2, (width - columns) // 2, rows, columns, crop)
+def centre_window(height: int, width: int, size: tuple[int, int]) -> Window:
+    """The largest window of a crop's shape, in the middle."""
+    rows, columns = _sides(height, width, size, _covering(height, width, size))
+    return Window((height - rows) // 2, (width - columns) // 2, rows, columns, size)
 
 
-def _covering(height: int, width: int, crop: CropConfig) -> float:
+def _covering(height: int, width: int, size: tuple[int, int]) -> float:
     """The least scale at which the image is as large as the crop."""
-    return max(crop.height / height, crop.width / width)
+    return max(size[0] / height, size[1] / width)
 
 
-def _sides(height: int, width: int, crop: CropConfig, scale: float) -> tuple[int, int]:
+def _sides(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Rows and columns of the image that the crop shows at a scale."""
-    return max(1, min(height, round(crop.height / scale))), max(1, min(width, round(crop.width / scale)))
+    return max(1, min(height, round(size[0] / scale))), max(1, min(width, round(size[1] / scale)))
 
 
 def following(window: Window, view: Frames, photo: Cameras) -> Window:
@@ -145,7 +117,4 @@ def following(window: Window, view: Frames, photo: Cameras) -> Window:
 
 def covered(image: Float[Tensor, "3 hs ws"], height: int, width: int) -> Float[Tensor, "3 h w"]:
     """A photo brought to another photo's size without stretching: its largest part of that shape, in the middle."""
-    if tuple(image.shape[-2:]) == (height, width):
-        return image
-    _, rows, columns = image.shape
-    return centre_window(rows, columns, CropConfig(height, width)).cut(image[None])[0]
+    return centre_window(*image.shape[-2:], (height, width)).cut(image[None])[0]

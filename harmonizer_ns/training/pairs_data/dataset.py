@@ -19,9 +19,10 @@ from typing import NamedTuple
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import image_size
 from harmonizer_ns.pairs import Pair
-from harmonizer_ns.training.pairs_data.batch import PairBatch, as_clip, collate, load_view
+from harmonizer_ns.training.config import DataConfig
+from harmonizer_ns.training.pairs_data.batch import PairBatch, collate, load_view
 from harmonizer_ns.training.pairs_data.checks import clips
-from harmonizer_ns.training.pairs_data.crops import CropConfig, centre_window, random_window
+from harmonizer_ns.training.pairs_data.crops import centre_window, random_window
 
 Item = tuple[Pair, ...]
 """One pair, or the consecutive frames of a clip."""
@@ -37,24 +38,23 @@ def items_of(pairs: Sequence[Pair], frames: int | None) -> list[Item]:
     return [run for run in runs if run[-1].frame - run[0].frame == frames - 1]  # type: ignore[operator]
 
 
-def load_item(
-    item: Item, crop: CropConfig, references: int = 0, clip: bool = False, chance: random.Random | None = None
-) -> PairBatch:
+def load_item(item: Item, data: DataConfig, clip: bool = False, chance: random.Random | None = None) -> PairBatch:
     """Load one item as a batch of one; all its frames are cropped alike.
 
     Args:
         item: what to load.
-        crop: size, and how it varies.
-        references: photos of each frame.
+        data: the crop, and how many photos each frame has.
         clip: keep the dimension of the frames.
         chance: draws the crop; None takes the largest one, in the middle.
     """
     width, height = image_size(item[0].image)
-    flip = crop.flip and not any(pair.cameras for pair in item)
-    window = centre_window(height, width, crop) if chance is None else random_window(height, width, crop, flip, chance)
-    frames = collate([load_view(pair, window, references) for pair in item])
-    seed = chance.getrandbits(63) if chance else 0
-    return replace(as_clip(frames) if clip else frames, seeds=(seed,))
+    if chance is None:
+        window, seed = centre_window(height, width, (data.height, data.width)), 0
+    else:
+        flip = data.flip and not any(pair.cameras for pair in item)
+        window, seed = random_window(height, width, data, flip, chance), chance.getrandbits(63)
+    frames = collate([load_view(pair, window, data.references) for pair in item])
+    return replace(frames.as_clip() if clip else frames, seeds=(seed,))
 
 
 _BLOCK = 1024  # draws in which every source has its share
@@ -104,37 +104,32 @@ class MixtureSampler:
             )
         self.sizes, self.seed = tuple(sizes), seed
         self.quotas = _quotas(shares)
-        self._block = lru_cache(maxsize=4)(self._shuffled_block)
-        self._order = lru_cache(maxsize=2 * len(sizes))(self._shuffled_items)
 
     def draw(self, number: int) -> Draw:
         """Draw number ``number``, counted from 0."""
         block, place = divmod(number, _BLOCK)
-        source, before = self._block(block)[place]
+        source, before = _shuffled_block(self.quotas, self.seed, block)[place]
         epoch, index = divmod(block * self.quotas[source] + before, self.sizes[source])
-        return Draw(source, self._order(source, epoch)[index], epoch)
+        return Draw(source, _shuffled_items(self.sizes[source], self.seed, source, epoch)[index], epoch)
 
-    def _shuffled_block(self, block: int) -> list[tuple[int, int]]:
-        """For each place of a block its source, and how often that came before in the block."""
-        sources = [source for source, quota in enumerate(self.quotas) for _ in range(quota)]
-        random.Random(f"{self.seed}/block/{block}").shuffle(sources)
-        seen, places = [0] * len(self.quotas), []
-        for source in sources:
-            places.append((source, seen[source]))
-            seen[source] += 1
-        return places
 
-    def _shuffled_items(self, source: int, epoch: int) -> list[int]:
-        order = list(range(self.sizes[source]))
-        random.Random(f"{self.seed}/order/{source}/{epoch}").shuffle(order)
-        return order
+@lru_cache(maxsize=4)
+def _shuffled_block(quotas: tuple[int, ...], seed: int, block: int) -> list[tuple[int, int]]:
+    """For each place of a block its source, and how often that came before in the block."""
+    sources = [source for source, quota in enumerate(quotas) for _ in range(quota)]
+    random.Random(f"{seed}/block/{block}").shuffle(sources)
+    seen, places = [0] * len(quotas), []
+    for source in sources:
+        places.append((source, seen[source]))
+        seen[source] += 1
+    return places
 
-    def __getstate__(self) -> dict:
-        """Without caches, which do not travel to worker processes."""
-        return {"sizes": self.sizes, "seed": self.seed, "quotas": self.quotas}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["sizes"], state["quotas"], state["seed"])
+@lru_cache(maxsize=64)
+def _shuffled_items(size: int, seed: int, source: int, epoch: int) -> list[int]:
+    order = list(range(size))
+    random.Random(f"{seed}/order/{source}/{epoch}").shuffle(order)
+    return order
 
 
 def _quotas(shares: Sequence[float]) -> tuple[int, ...]:
@@ -163,10 +158,8 @@ class PairDataset:
 
     Args:
         files: the pairs to train on, of each file.
-        crop: size of the items, and how they vary.
-        references: photos of each item.
+        data: the crops, and how often each file is drawn from.
         frames: length of clips; None gives single views.
-        weights: how often each file is drawn from; empty: by its number of items.
         seed: of everything random.
 
     Raises:
@@ -174,13 +167,7 @@ class PairDataset:
     """
 
     def __init__(
-        self,
-        files: Sequence[Sequence[Pair]],
-        crop: CropConfig,
-        references: int = 0,
-        frames: int | None = None,
-        weights: Sequence[float] = (),
-        seed: int = 0,
+        self, files: Sequence[Sequence[Pair]], data: DataConfig, frames: int | None = None, seed: int = 0
     ) -> None:
         self.items = [items_of(file, frames) for file in files]
         if frames is not None and not any(self.items):
@@ -188,15 +175,15 @@ class PairDataset:
                 f"no pairs file has a clip of {frames} consecutive frames; temporal training needs them "
                 '("clip" and "frame" of every pair), or set --temporal.context 0'
             )
-        self.crop, self.references, self.clip, self.seed = crop, references, frames is not None, seed
-        self.sampler = MixtureSampler([len(items) for items in self.items], weights, seed)
+        self.data, self.clip, self.seed = data, frames is not None, seed
+        self.sampler = MixtureSampler([len(items) for items in self.items], data.weights, seed)
 
     def __getitem__(self, number: int) -> PairBatch:
         """Draw number ``number``, as a batch of one."""
         source, index, epoch = self.sampler.draw(number)
         item = self.items[source][index]
         chance = random.Random(f"{self.seed}/{source}/{index}/{epoch}")
-        return load_item(item, self.crop, self.references, self.clip, chance)
+        return load_item(item, self.data, self.clip, chance)
 
     def batch(self, numbers: Iterable[int]) -> PairBatch:
         """Several draws (`shard` gives those of a process)."""
@@ -205,6 +192,6 @@ class PairDataset:
     def fingerprint(self) -> str:
         """Changes when other things are drawn, but not when the files move."""
         names = [[[pair.name for pair in item] for item in items] for items in self.items]
-        crop = [self.crop.height, self.crop.width, self.crop.zoom, self.crop.flip]
-        content = [names, crop, self.references, self.clip, self.sampler.quotas, self.seed]
+        crop = [self.data.height, self.data.width, self.data.zoom, self.data.flip]
+        content = [names, crop, self.data.references, self.clip, self.sampler.quotas, self.seed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.pairs import Pair, Pairs, read_pairs
+from harmonizer_ns.pairs import Pair, read_pairs
 from harmonizer_ns.spread import evenly_spread
-from harmonizer_ns.training.config import OneStepConfig, TemporalConfig
+from harmonizer_ns.training.config import OneStepConfig, TemporalConfig, TrainingConfig
 from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.pairs_data.checks import check_pairs
-from harmonizer_ns.training.pairs_data.crops import CropConfig
 from harmonizer_ns.training.pairs_data.dataset import PairDataset, load_item, shard
 
 
@@ -30,19 +28,14 @@ class PairsData:
     """
 
     def __init__(self, config: OneStepConfig, multiple: int, rank: int = 0, processes: int = 1) -> None:
-        files = [read_pairs(path, config.data.allow_outside) for path in config.pairs]
-        check_pairs([file.train + file.test for file in files])
-        data = config.data
-        height, width = (max(multiple, side // multiple * multiple) for side in (data.height, data.width))
+        training, held_out = read_splits(config)
         self._config, self._rank, self._processes = config, rank, processes
-        self._crop = CropConfig(height, width, data.zoom, data.flip)
-        training, held_out = split_pairs(files, data.held_out)
-        self._tests = evenly_spread([pair for pairs in held_out for pair in pairs], data.validation_pairs)
-        options = (data.weights, config.seed)
-        self._singles = PairDataset(training, self._crop, data.references, None, *options)
+        self._data = config.data.fitted(multiple)
+        self._tests = evenly_spread([pair for pairs in held_out for pair in pairs], config.data.validation_pairs)
+        self._singles = PairDataset(training, self._data, seed=config.seed)
         self._clips = None
         if config.temporal.context:
-            self._clips = PairDataset(training, self._crop, data.references, config.temporal.clip, *options)
+            self._clips = PairDataset(training, self._data, config.temporal.clip, config.seed)
 
     @property
     def lacks_motion(self) -> bool:
@@ -52,7 +45,7 @@ class PairsData:
 
     def batch(self, step: int, micro: int) -> PairBatch:
         """Views, or clips at the steps that show context."""
-        data, clips = self._config.data, clip_steps(step, self._config.temporal)
+        data, clips = self._data, clip_steps(step, self._config.temporal)
         if shows_context(step, self._config.temporal) and self._clips:
             dataset, turn = self._clips, clips - 1
         else:
@@ -61,10 +54,10 @@ class PairsData:
 
     def validation(self) -> list[PairBatch]:
         """Some of the held-out pairs, each by itself: the largest crop in the middle."""
-        return [load_item((pair,), self._crop, self._config.data.references) for pair in self._tests]
+        return [load_item((pair,), self._data) for pair in self._tests]
 
     def fingerprint(self) -> str:
-        """Of what is drawn."""
+        """Changes when what is drawn changes, but not when the files move."""
         parts = [dataset.fingerprint() for dataset in (self._singles, self._clips) if dataset]
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
@@ -79,12 +72,15 @@ def clip_steps(step: int, config: TemporalConfig) -> int:
     return max(0, step // config.every - config.start // config.every) if config.context else 0
 
 
-def split_pairs(files: Sequence[Pairs], scenes: Sequence[str]) -> tuple[list[list[Pair]], list[list[Pair]]]:
+def read_splits(config: TrainingConfig) -> tuple[list[list[Pair]], list[list[Pair]]]:
     """Pairs to train on and pairs that are held out, of each file: by its own splits, or by scenes that are named.
 
     Raises:
-        InputError: when no pair is of a scene that is named.
+        InputError: naming everything that is wrong with pairs files and the images that they name, and when no pair is
+            of a scene that is named.
     """
+    files, scenes = [read_pairs(path, config.data.allow_outside) for path in config.pairs], config.data.held_out
+    check_pairs([file.train + file.test for file in files])
     if not scenes:
         return [list(file.train) for file in files], [list(file.test) for file in files]
     known = {pair.scene for file in files for pair in file.train + file.test}
