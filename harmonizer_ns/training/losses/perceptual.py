@@ -86,7 +86,8 @@ def gram_loss(
     Raises:
         ValueError: when there is not one seed for each image or one weight for each layer.
     """
-    squares = [(..., *random_square(*output.shape[-2:], side, random.Random(seed))) for seed in seeds]
+    height, width = output.shape[-2:]
+    squares = [(..., *random_square(height, width, side, random.Random(seed))) for seed in seeds]
     x, y = (
         torch.stack([image[square] for image, square in zip(images, squares, strict=True)])
         for images in (output, target)

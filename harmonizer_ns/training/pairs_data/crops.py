@@ -117,4 +117,5 @@ def following(window: Window, view: Frames, photo: Cameras) -> Window:
 
 def covered(image: Float[Tensor, "3 hs ws"], height: int, width: int) -> Float[Tensor, "3 h w"]:
     """A photo brought to another photo's size without stretching: its largest part of that shape, in the middle."""
-    return centre_window(*image.shape[-2:], (height, width)).cut(image[None])[0]
+    _, rows, columns = image.shape
+    return centre_window(rows, columns, (height, width)).cut(image[None])[0]
