@@ -6,7 +6,7 @@ import tiny_cosmos
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
 
-from harmonizer_ns.enhancers.cosmos.cuts import FixedTransformer, FrameConvolution, cut_network, cut_upsampling
+from harmonizer_ns.enhancers.cosmos.cuts import FrameConvolution, cut_network
 from harmonizer_ns.enhancers.cosmos.formats import PlainCosmosNetwork
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
@@ -41,7 +41,7 @@ def test_zero_text_adds_exactly_nothing(transformer):
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_transformer_with_the_time_built_in(transformer, frames):
     latents = torch.randn(2, 4, frames, 6, 10)
-    fixed = FixedTransformer(transformer, 0.2)
+    fixed = cut_network(tiny_cosmos.network()).transformer  # t = 0.2 at sigma = 0.25
     assert_agree(velocity(fixed, latents), velocity(transformer, latents))
     at_another_time = velocity(transformer, latents, time=0.9)
     assert (at_another_time - velocity(transformer, latents)).norm() > 1e-2 * at_another_time.norm()
@@ -79,12 +79,13 @@ def test_a_network_cut_for_single_frames_refuses_more():
 
 
 def test_upsampling_copies_values():
-    upsampling = torch.nn.Sequential(WanUpsample(scale_factor=(2.0, 2.0), mode="nearest-exact"))
-    image = torch.randn(1, 3, 5, 7, dtype=torch.bfloat16)
-    expected = upsampling(image)
-    cut_upsampling(upsampling)
-    assert type(upsampling[0]) is torch.nn.Upsample
-    assert torch.equal(upsampling(image), expected)
+    network = tiny_cosmos.network()
+    image, replaced = torch.randn(1, 3, 5, 7, dtype=torch.bfloat16), dict(cut_network(network).vae.named_modules())
+    upsamplings = {name: layer for name, layer in network.vae.named_modules() if isinstance(layer, WanUpsample)}
+    assert upsamplings
+    for name, upsampling in upsamplings.items():
+        assert type(replaced[name]) is torch.nn.Upsample
+        assert torch.equal(replaced[name](image), upsampling(image))
 
 
 @torch.no_grad()

@@ -15,10 +15,11 @@ Decoding only the current frame's latent, which saves temporal networks most, is
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
+from typing import Any, TypeVar
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanUpsample
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
 from diffusers.models.embeddings import apply_rotary_emb
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
+Layer = TypeVar("Layer", bound=nn.Module)
 Rotations = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 """Cosines and sines of the rotary position embedding."""
 
@@ -37,56 +39,57 @@ def cut_network(network: CosmosNetwork) -> CosmosNetwork:
     Raises:
         ValueError: when the transformer is of a kind that cannot be cut.
     """
-    fixed = FixedTransformer(network.transformer, network.time)
-    cut = copy.deepcopy(network, memo={id(network.transformer): fixed})
-    joint = bool(cut.max_context) and not cut.cached_context
-    cut_convolutions(cut.vae.encoder, keep_video=joint)
-    cut_convolutions(cut.vae.decoder, keep_video=False)
-    cut_convolutions(cut.vae, keep_video=joint)
-    cut_upsampling(cut.vae)
+    transformer, joint = network.transformer, bool(network.max_context) and not network.cached_context
+    replaced = {**_fixed_layers(transformer, network.time), **_image_layers(network.vae, joint)}
+    cut = copy.deepcopy(network, memo={id(layer): cheaper for layer, cheaper in replaced.items()})
+    cut.transformer.register_to_config(concat_padding_mask=False)
+    nn.Module.to(cut.transformer, transformer.proj_out.weight.dtype)  # diffusers' own warns about nothing
     return cut.eval().requires_grad_(False)
 
 
-class FixedTransformer(nn.Module):
-    """A ``CosmosTransformer3DModel`` for one flow time and zero text, with its call signature.
+def _fixed_layers(transformer: Any, time: float) -> dict[nn.Module, nn.Module]:
+    """What takes the place of a ``CosmosTransformer3DModel``'s layers, for one flow time ``t`` and zero text."""
+    config = transformer.config
+    if config["use_crossattn_projection"] or config["img_context_dim_in"] or config["extra_pos_embed_type"]:
+        raise ValueError("only transformers of Cosmos 2.0's text-to-image kind can be cut")
+    condition = _time_condition(transformer, time)
+    columns = config["in_channels"] * math.prod(config["patch_size"])
+    return {
+        transformer.patch_embed.proj: _linear(transformer.patch_embed.proj.weight[:, :columns]),
+        transformer.time_embed: NoTime(),
+        transformer.norm_out: _fixed_norm(transformer.norm_out, condition)[0],
+        **{block: FixedBlock(block, condition) for block in transformer.transformer_blocks},
+    }
 
-    Args:
-        transformer: diffusers' model; its weights are copied.
-        time: flow time ``t`` of the only step.
 
-    Raises:
-        ValueError: when the transformer has inputs that this one has not.
-    """
+def _image_layers(vae: nn.Module, joint: bool) -> dict[nn.Module, nn.Module]:
+    """What takes the place of an autoencoder's layers; its encoder sees clips if ``joint``, its decoder never does."""
+    replaced: dict[nn.Module, nn.Module] = {}
+    for name, layer in vae.named_modules():
+        keep_video = joint and not name.startswith("decoder.")
+        if isinstance(layer, WanUpsample):
+            replaced[layer] = nn.Upsample(scale_factor=layer.scale_factor, mode=layer.mode)
+        elif isinstance(layer, WanCausalConv3d) and not name.endswith(".time_conv"):
+            replaced[layer] = FrameConvolution(layer, keep_video)
+        elif isinstance(layer, WanCausalConv3d) and not keep_video:
+            replaced[layer] = nn.Identity()  # never called on single frames
+    return replaced
 
-    def __init__(self, transformer: Any, time: float) -> None:
-        super().__init__()
-        config = transformer.config
-        if config["use_crossattn_projection"] or config["img_context_dim_in"] or config["extra_pos_embed_type"]:
-            raise ValueError("only transformers of Cosmos 2.0's text-to-image kind can be cut")
-        self.config = config
-        self.patch_size = tuple(config["patch_size"])
-        self.rope = copy.deepcopy(transformer.rope)
-        columns = config["in_channels"] * self.patch_size[0] * self.patch_size[1] * self.patch_size[2]
-        self.patch_embed = _linear(transformer.patch_embed.proj.weight[:, :columns])
-        condition = _time_condition(transformer, time)
-        self.blocks = nn.ModuleList(FixedBlock(block, condition) for block in transformer.transformer_blocks)
-        shift, scale = _modulation(transformer.norm_out, condition, parts=2)
-        self.norm_out = _affine_norm(shift, scale, transformer.norm_out.norm.eps)
-        self.proj_out = _linear(transformer.proj_out.weight)
-        self.to(transformer.proj_out.weight.dtype)
 
-    def forward(self, hidden_states: Float[Tensor, "b c t h w"], **_fixed: object) -> tuple[Float[Tensor, "b c t h w"]]:
-        """The velocity; time, text and padding mask are built in, so they are not looked at."""
-        pt, ph, pw = self.patch_size
-        b, _, t, h, w = hidden_states.shape
-        grid = (t // pt, h // ph, w // pw)
-        rotations = self.rope(hidden_states)
-        patches = hidden_states.reshape(b, -1, grid[0], pt, grid[1], ph, grid[2], pw)
-        tokens = self.patch_embed(patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3))
-        for block in self.blocks:
-            tokens = block(tokens, rotations)
-        patches = self.proj_out(self.norm_out(tokens)).reshape(b, *grid, ph, pw, pt, -1)
-        return (patches.permute(0, 7, 1, 6, 2, 4, 3, 5).reshape(b, -1, t, h, w),)
+class NoTime(nn.Module):
+    """Stands in a time embedding's place where nothing is conditioned on the time any more."""
+
+    def forward(self, *_: Tensor) -> tuple[None, None]:
+        """No condition."""
+        return None, None
+
+
+class FixedNorm(nn.LayerNorm):
+    """An adaptive normalisation with its shift and scale built in."""
+
+    def forward(self, tokens: Float[Tensor, "b n c"], *_: None) -> Float[Tensor, "b n c"]:
+        """Normalise, whatever the time."""
+        return super().forward(tokens)
 
 
 class FixedBlock(nn.Module):
@@ -95,20 +98,24 @@ class FixedBlock(nn.Module):
     def __init__(self, block: Any, condition: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         attention, layers = block.attn1, block.ff.net
-        shift, scale, gate = _modulation(block.norm1, condition, parts=3)
         self.heads = attention.heads
-        self.norm1 = _affine_norm(shift, scale, block.norm1.norm.eps)
+        self.norm1, gate = _fixed_norm(block.norm1, condition)
         self.to_qkv = _linear(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
-        self.norm_q = _rms_norm(attention.norm_q)
-        self.norm_k = _rms_norm(attention.norm_k)
+        self.norm_q, self.norm_k = (
+            _filled(nn.RMSNorm(norm.weight.shape, eps=norm.eps, device="meta"), norm.weight)
+            for norm in (attention.norm_q, attention.norm_k)
+        )
         self.to_out = _linear(_gated(gate, attention.to_out[0].weight))
-        shift, scale, gate = _modulation(block.norm3, condition, parts=3)
-        self.norm2 = _affine_norm(shift, scale, block.norm3.norm.eps)
+        self.norm2, gate = _fixed_norm(block.norm3, condition)
         self.expand = _linear(layers[0].proj.weight)
         self.shrink = _linear(_gated(gate, layers[2].weight))
 
-    def forward(self, tokens: Float[Tensor, "b n c"], rotations: Rotations) -> Float[Tensor, "b n c"]:
-        """One residual attention and one residual feed-forward step."""
+    def forward(self, tokens: Float[Tensor, "b n c"], *given: Any) -> Float[Tensor, "b n c"]:
+        """One residual attention and one residual feed-forward step.
+
+        Of what diffusers gives a block besides (text, the time twice, rotations, masks), only the rotations matter.
+        """
+        rotations: Rotations = given[3]
         tokens = tokens + self.to_out(self._attend(self.norm1(tokens), rotations))
         return tokens + self.shrink(F.gelu(self.expand(self.norm2(tokens))))
 
@@ -132,11 +139,10 @@ class FrameConvolution(nn.Module):
     def __init__(self, convolution: WanCausalConv3d, keep_video: bool) -> None:
         super().__init__()
         weight = convolution.weight
-        padding = weight.shape[3] // 2, weight.shape[4] // 2  # frames keep their size
         self.taps = weight.shape[2]
-        self.image = _convolution(weight[:, :, -1], convolution.bias, padding)
+        self.image = _convolution(weight[:, :, -1], convolution.bias)
         joined = weight.transpose(1, 2).flatten(1, 2)
-        self.clip = _convolution(joined, convolution.bias, padding) if keep_video and self.taps > 1 else None
+        self.clip = _convolution(joined, convolution.bias) if keep_video and self.taps > 1 else None
 
     def forward(
         self, x: Float[Tensor, "b c t h w"], cache_x: Float[Tensor, "b c s h w"] | None = None
@@ -153,41 +159,12 @@ class FrameConvolution(nn.Module):
         return _unfold(self.clip(torch.cat(shifted, dim=1)), x)
 
 
-def cut_convolutions(module: nn.Module, keep_video: bool) -> None:
-    """Replace the causal convolutions below ``module``, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, WanResample):
-            if not keep_video and hasattr(child, "time_conv"):
-                child.add_module("time_conv", nn.Identity())  # never called on single frames
-        elif isinstance(child, WanCausalConv3d):
-            setattr(module, name, FrameConvolution(child, keep_video))
-        elif not isinstance(child, FrameConvolution):
-            cut_convolutions(child, keep_video)
-
-
-def cut_upsampling(module: nn.Module) -> None:
-    """Upsample in the numbers' own precision, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, WanUpsample):
-            setattr(module, name, nn.Upsample(scale_factor=child.scale_factor, mode=child.mode))
-        else:
-            cut_upsampling(child)
-
-
 def _fold(clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt c h w"]:
     return clip.transpose(1, 2).flatten(0, 1)
 
 
 def _unfold(frames: Float[Tensor, "bt d h w"], like: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
     return frames.unflatten(0, (like.shape[0], -1)).transpose(1, 2)
-
-
-def _convolution(weight: Float[Tensor, "o i kh kw"], bias: Tensor | None, padding: tuple[int, int]) -> nn.Conv2d:
-    out_channels, in_channels, height, width = weight.shape
-    result = nn.Conv2d(in_channels, out_channels, (height, width), padding=padding, device="meta")
-    result.weight = nn.Parameter(weight.clone())
-    result.bias = None if bias is None else nn.Parameter(bias.clone())
-    return result
 
 
 def _time_condition(transformer: Any, time: float) -> tuple[Tensor, Tensor]:
@@ -198,24 +175,15 @@ def _time_condition(transformer: Any, time: float) -> tuple[Tensor, Tensor]:
     return shared[0], embedded[0]
 
 
-def _modulation(norm: Any, condition: tuple[Tensor, Tensor], parts: int) -> tuple[Tensor, ...]:
-    """Shift, scale and, with three parts, gate that an adaptive normalisation applies, in float32."""
+def _fixed_norm(norm: Any, condition: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+    """An adaptive normalisation with shift and scale built in and, if it has one, its gate; in float32."""
     shared, embedded = condition
     low = F.linear(F.silu(embedded), norm.linear_1.weight.float())
     values = F.linear(low, norm.linear_2.weight.float())
-    return (values + shared[: len(values)]).chunk(parts)
-
-
-def _affine_norm(shift: Tensor, scale: Tensor, eps: float) -> nn.LayerNorm:
-    norm = nn.LayerNorm(len(shift), eps=eps)
-    norm.weight, norm.bias = nn.Parameter(1 + scale), nn.Parameter(shift.clone())
-    return norm
-
-
-def _rms_norm(norm: Any) -> nn.RMSNorm:
-    result = nn.RMSNorm(norm.weight.shape[0], eps=norm.eps)
-    result.weight = nn.Parameter(norm.weight.clone())
-    return result
+    shape = norm.norm.normalized_shape
+    shift, scale, *gate = (values + shared[: len(values)]).split(shape[0])
+    fixed = FixedNorm(shape, eps=norm.norm.eps, device="meta")
+    return _filled(fixed, 1 + scale, shift), *gate
 
 
 def _gated(gate: Float[Tensor, " c"], weight: Float[Tensor, "c d"]) -> Float[Tensor, "c d"]:
@@ -223,9 +191,19 @@ def _gated(gate: Float[Tensor, " c"], weight: Float[Tensor, "c d"]) -> Float[Ten
 
 
 def _linear(weight: Float[Tensor, "o i"]) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight.clone())
-    return linear
+    return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta"), weight)
+
+
+def _convolution(weight: Float[Tensor, "o i kh kw"], bias: Tensor | None) -> nn.Conv2d:
+    outputs, inputs, *size = weight.shape
+    return _filled(nn.Conv2d(inputs, outputs, tuple(size), padding="same", device="meta"), weight, bias)  # type: ignore
+
+
+def _filled(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> Layer:
+    """The layer itself, with weights of its own in place of what it had."""
+    layer.weight = nn.Parameter(weight.clone())
+    layer.bias = None if bias is None else nn.Parameter(bias.clone())
+    return layer
 
 
 def _rotate(x: Float[Tensor, "b heads n d"], rotations: Rotations) -> Float[Tensor, "b heads n d"]:
