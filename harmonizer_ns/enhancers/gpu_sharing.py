@@ -36,21 +36,8 @@ class ParkedEnhancer:
     def __init__(self, enhancer: Enhancer, free: Callable[[torch.device], float] = free_share) -> None:
         self._enhancer, self._free, self._lock = enhancer, free, threading.Lock()
         self._device: torch.device | None = None
-
-    @property
-    def max_references(self) -> int:
-        """As the enhancer's."""
-        return self._enhancer.max_references
-
-    @property
-    def max_context(self) -> int:
-        """As the enhancer's."""
-        return self._enhancer.max_context
-
-    @property
-    def needs_geometry(self) -> bool:
-        """As the enhancer's."""
-        return self._enhancer.needs_geometry
+        self.max_references, self.max_context = enhancer.max_references, enhancer.max_context
+        self.needs_geometry = enhancer.needs_geometry
 
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames, after coming to their device."""

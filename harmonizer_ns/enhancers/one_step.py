@@ -111,19 +111,10 @@ class OneStepEnhancer(ABC):
             raise InputError(f"a tile has at least {MIN_TILE} pixels (0: whole frames), not {tile}")
         self.network = network.eval()
         self.metadata = metadata or {}
+        self.max_references, self.max_context = network.max_references, network.max_context
         self._compiled = compiled
         self._latents = LatentCache()
         self._precision_follows_device = False
-
-    @property
-    def max_references(self) -> int:
-        """Photos that it looks at, the first ones of each frame."""
-        return self.network.max_references
-
-    @property
-    def max_context(self) -> int:
-        """Previous outputs that it looks at, when there are so many."""
-        return self.network.max_context
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads, with all that it takes."""

@@ -30,40 +30,23 @@ def in_tiles(step: Step, side: int | None, scales: tuple[int, ...] = (1,), scale
     """
 
     def tiled(*images: Float[Tensor, "*batch hi wi"]) -> Float[Tensor, "*batch ho wo"]:
-        def piece(window: Window) -> Float[Tensor, "*batch th tw"]:
-            return step(*(image[(..., *scaled(window, of))] for image, of in zip(images, scales, strict=True)))
-
         height, width = (length // scales[0] for length in images[0].shape[-2:])
-        return blend(piece, height, width, side, scale)
+        windows = [(rows, columns) for rows in cover(height, side) for columns in cover(width, side)]
+        if len(windows) == 1:
+            return step(*images)
+        total = weights = None
+        for window in windows:
+            piece = step(*(image[(..., *scaled(window, of))] for image, of in zip(images, scales, strict=True)))
+            if total is None or weights is None:
+                total = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale, dtype=torch.float32)
+                weights = total.new_zeros(*total.shape[-2:])
+            weight = _ramp(piece.shape[-2], total)[:, None] * _ramp(piece.shape[-1], total)
+            place = (..., *scaled(window, scale))
+            total[place] += piece * weight
+            weights[place] += weight
+        return (total / weights).to(piece.dtype)
 
     return tiled
-
-
-def blend(
-    tile: Callable[[Window], Float[Tensor, "*batch th tw"]], height: int, width: int, side: int | None, scale: int = 1
-) -> Float[Tensor, "*batch h w"]:
-    """Put a whole together from overlapping tiles.
-
-    Args:
-        tile: gives the piece of a window, ``scale`` times as large.
-        height: of the whole, in the windows' pixels.
-        width: likewise.
-        side: most that a window may be high or wide; None: no limit.
-        scale: pixels of a piece for a pixel of its window.
-    """
-    windows = [(rows, columns) for rows in cover(height, side) for columns in cover(width, side)]
-    if len(windows) == 1:
-        return tile(windows[0])
-    piece = tile(windows[0])
-    whole = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale, dtype=torch.float32)
-    weights = whole.new_zeros(*whole.shape[-2:])
-    for window in windows:
-        piece = piece if window is windows[0] else tile(window)
-        weight = _ramp(piece.shape[-2], whole)[:, None] * _ramp(piece.shape[-1], whole)
-        place = (..., *scaled(window, scale))
-        whole[place] += piece * weight
-        weights[place] += weight
-    return (whole / weights).to(piece.dtype)
 
 
 def cover(length: int, side: int | None) -> list[slice]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.formats import read_checkpoint
 from harmonizer_ns.enhancers.difix.network import PROMPT, DifixNetwork
-from harmonizer_ns.enhancers.difix.tiled import TiledDifix, check_tiny_decoder, read_tiny_decoder
+from harmonizer_ns.enhancers.difix.tiled import TiledDifix, read_tiny_decoder
 from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.errors import InputError
@@ -56,7 +56,6 @@ class DifixEnhancer(OneStepEnhancer):
     ) -> None:
         if batch < 1:
             raise InputError(f"a batch has at least 1 frame, not {batch}")
-        check_tiny_decoder(tiny_decoder, network)
         super().__init__(network, metadata, tile=tile, compiled=compiled)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch, self.tiny_decoder = batch, tiny_decoder

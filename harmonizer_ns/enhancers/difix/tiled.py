@@ -25,9 +25,16 @@ class TiledDifix:
         network: the network.
         side: of a tile, in pixels; 0 for whole frames.
         tiny_decoder: a diffusers ``AutoencoderTiny`` that decodes in place of the network's decoder; None: that one.
+
+    Raises:
+        InputError: on a decoder for latents of another number of channels.
     """
 
     def __init__(self, network: DifixNetwork, side: int = 0, tiny_decoder: Any = None) -> None:
+        if tiny_decoder is not None:
+            theirs, ours = tiny_decoder.config["latent_channels"], network.vae.config["latent_channels"]
+            if theirs != ours:
+                raise InputError(f"the tiny decoder is for latents of {theirs} channels, this network's have {ours}")
         scale, self.network, self.tiny_decoder = network.multiple, network, tiny_decoder
         self.latents = in_tiles(network.latents, side // scale or None, (scale,))
         self._decode = in_tiles(self._decoded, side // scale or None, (1, scale), scale)
@@ -64,16 +71,3 @@ def read_tiny_decoder(folder_or_id: str | Path) -> Any:
     tiny = AutoencoderTiny(**own_arguments(AutoencoderTiny, config))
     load_weights(tiny, read_model(folder, WEIGHTS), folder)
     return tiny.eval()
-
-
-def check_tiny_decoder(tiny: Any, network: DifixNetwork) -> None:
-    """Refuse a tiny decoder for other latents; None is fine.
-
-    Raises:
-        InputError: telling both numbers of channels.
-    """
-    if tiny is None:
-        return
-    theirs, ours = tiny.config["latent_channels"], network.vae.config["latent_channels"]
-    if theirs != ours:
-        raise InputError(f"the tiny decoder is for latents of {theirs} channels, this network's have {ours}")
