@@ -25,7 +25,7 @@ from harmonizer_ns.synthesis.streams.curation import (
     make_cycle,
     make_sparse,
 )
-from harmonizer_ns.synthesis.streams.windows import capacity, choose_windows
+from harmonizer_ns.synthesis.streams.fits import capacity, choose_windows
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject, backward_warp
 

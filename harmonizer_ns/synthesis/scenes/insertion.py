@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from harmonizer_ns.synthesis.scenes import meshes
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, look_at, polar
-from harmonizer_ns.synthesis.scenes.objects import THINGS, Material, Part, Thing, flat, place
+from harmonizer_ns.synthesis.scenes.objects import Material, Part, Thing, ThingMaker, flat, place
 from harmonizer_ns.synthesis.scenes.patterns import color
-from harmonizer_ns.synthesis.scenes.procedural import Disc, Route, design_stage, footprint
+from harmonizer_ns.synthesis.scenes.procedural import Disc, Route, design_stage, footprint, scatter
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
 from harmonizer_ns.synthesis.scenes.rooms import Sun, sky
 from harmonizer_ns.synthesis.scenes.textures import TEXTURES, random_texture
@@ -43,7 +43,7 @@ class Insertion:
 class _Support:
     """A level rectangle around the z axis to put things on: half sides, height, and the furniture that bears it."""
 
-    half: tuple[float, float]
+    half: Float[np.ndarray, " 2"]
     height: float
     furniture: Thing
 
@@ -65,16 +65,26 @@ def design_insertion(
         count: things to insert; one that finds no room is left out, the first always does.
     """
     lens = Lens(*size, size[0] * float(rng.uniform(0.85, 1.35)))
-    support = _table(rng) if rng.random() < 0.4 else _Support((0.8, 0.8), 0.0, [])
-    inserted, discs, names = _insert(rng, support, count)
+    support = _table(rng) if rng.random() < 0.4 else _Support(np.array([0.8, 0.8]), 0.0, [])
+    discs: list[Disc] = []
+    inserted = scatter(
+        rng,
+        count,
+        make=lambda maker: _small(rng, maker, support),
+        spots=lambda radius: _spots(rng, np.maximum(support.half - radius, 0)),
+        taken=discs,
+        height=support.height,
+    )
     route = _glide(rng, frames, np.append(np.mean(discs, axis=0)[:2], support.height))
     taken = [(0.0, 0.0, footprint(support.furniture))] if support.furniture else discs
     taken = [(x, y, radius + 0.15) for x, y, radius in taken] + _line_of_sight(route)
     stage, things = design_stage(rng, route, outdoors, [], taken)
     stage = replace(stage, parts=stage.parts + support.furniture)
     stage, light = _daylight(rng, stage) if outdoors else _lamplight(rng, stage, support.height + 0.1)
+    names = [name for name, _ in inserted]
     facts = {"outdoors": outdoors, "support": support.name, "inserted": names, "things": things, "light": light}
-    return Insertion(stage, inserted, look_at(route.eyes, route.targets), lens, facts)
+    parts = [part for _, thing in inserted for part in thing]
+    return Insertion(stage, parts, look_at(route.eyes, route.targets), lens, facts)
 
 
 def _table(rng: np.random.Generator) -> _Support:
@@ -85,40 +95,23 @@ def _table(rng: np.random.Generator) -> _Support:
     spots = [(sx * (width / 2 - 0.05), sy * (depth / 2 - 0.05)) for sx in (-1, 1) for sy in (-1, 1)]
     legs = meshes.merge([meshes.cylinder(0.025, height - 0.04).moved(x, y) for x, y in spots])
     furniture = place([Part(top, cover), Part(legs, Material(flat(color(rng))))])
-    return _Support((width / 2, depth / 2), float(height), furniture)
+    return _Support(np.array([width, depth]) / 2, float(height), furniture)
 
 
-def _insert(rng: np.random.Generator, support: _Support, count: int) -> tuple[list[Part], list[Disc], list[str]]:
-    """Put things side by side on the support; also returns their places on it, and what they are."""
-    parts, taken, names = [], [], []
-    for _ in range(count):
-        name = str(rng.choice(list(THINGS)))
-        thing = [_opaque(part) for part in THINGS[name](rng, lambda: random_texture(rng, 256))]
-        thing = place(thing, scale=rng.uniform(0.5, 1.0) * (0.4 if support.furniture else 1.0))
-        radius = footprint(thing)
-        spot = _spot(rng, support.half, radius, taken)
-        if spot is not None:
-            taken.append((*spot, radius))
-            names.append(name)
-            parts += place(thing, *spot, support.height, yaw=rng.uniform(0, 360))
-    return parts, taken, names
+def _small(rng: np.random.Generator, maker: ThingMaker, support: _Support) -> Thing:
+    """Make a thing that fits on the support, without glass: what is seen through it would keep its shadow."""
+    thing = [_opaque(part) for part in maker(rng, lambda: random_texture(rng, 256))]
+    return place(thing, scale=rng.uniform(0.5, 1.0) * (0.4 if support.furniture else 1.0))
+
+
+def _spots(rng: np.random.Generator, free: Float[np.ndarray, " 2"]) -> Iterator[Float[np.ndarray, " 2"]]:
+    """Draw places within a rectangle of these half sides."""
+    return (rng.uniform(-free, free) for _ in range(60))
 
 
 def _opaque(part: Part) -> Part:
-    """Glass becomes gloss: what is seen through an inserted thing would keep its shadow."""
+    """Glass becomes gloss."""
     return replace(part, material=replace(part.material, finish="glossy")) if part.material.finish == "glass" else part
-
-
-def _spot(
-    rng: np.random.Generator, half: tuple[float, float], radius: float, taken: Iterable[Disc]
-) -> tuple[float, float] | None:
-    """Find a free place on the support; None when it is too crowded."""
-    free = np.maximum(np.array(half) - radius, 0)
-    for _ in range(60):
-        x, y = (float(value) for value in rng.uniform(-free, free))
-        if all(np.hypot(x - a, y - b) > radius + r for a, b, r in taken):
-            return x, y
-    return None
 
 
 def _glide(rng: np.random.Generator, count: int, center: Float[np.ndarray, " 3"]) -> Route:

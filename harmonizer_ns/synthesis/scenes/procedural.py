@@ -7,7 +7,7 @@ Every scene follows from (seed, index) alone, so a longer run extends a shorter 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.files import remove_leftovers, write_json, written_whole
 from harmonizer_ns.media import image_files
-from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
-from harmonizer_ns.synthesis.scenes.objects import THINGS, Thing, place
+from harmonizer_ns.synthesis.scenes.cameras import Lens, jitter, look_at, polar
+from harmonizer_ns.synthesis.scenes.objects import THINGS, Thing, ThingMaker, place
 from harmonizer_ns.synthesis.scenes.patterns import Texture
 from harmonizer_ns.synthesis.scenes.render import Stage, StageRenderer, Variant, auto_exposure, develop
 from harmonizer_ns.synthesis.scenes.rooms import Extent, open_ground, room
@@ -74,14 +74,12 @@ class Route(NamedTuple):
 
 def arc(rng: np.random.Generator, count: int) -> Route:
     """Walk part of a circle around the things, with changing distance and height."""
-    span, t = rng.uniform(50, 150), np.linspace(0, 1, count)
-    return _around(rng, "arc", rng.uniform(0, 360) + span * t, t)
+    return _around(rng, "arc", rng.uniform(50, 150), count)
 
 
 def orbit(rng: np.random.Generator, count: int) -> Route:
     """Walk nearly once around the things."""
-    span, t = rng.uniform(220, 350), np.linspace(0, 1, count)
-    return _around(rng, "orbit", rng.uniform(0, 360) + span * t, t)
+    return _around(rng, "orbit", rng.uniform(220, 350), count)
 
 
 def walk(rng: np.random.Generator, count: int) -> Route:
@@ -107,11 +105,13 @@ def facing_grid(rng: np.random.Generator, count: int) -> Route:
     return Route("grid", eyes, jitter(rng, np.tile(aim, (count, 1)) + 0.4 * (eyes - eyes.mean(0)), 0.05), aim[:2])
 
 
-def _around(rng: np.random.Generator, name: str, azimuth: np.ndarray, t: np.ndarray) -> Route:
+def _around(rng: np.random.Generator, name: str, span: float, count: int) -> Route:
+    t = np.linspace(0, 1, count)
+    azimuth = rng.uniform(0, 360) + span * t
     radius = rng.uniform(1.9, 3.2) + rng.uniform(-0.5, 0.5) * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t)
     height = rng.uniform(0.7, 2.0) + rng.uniform(-0.35, 0.35) * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t)
     eyes = jitter(rng, polar(np.zeros(3), azimuth, radius, height), 0.06)
-    targets = jitter(rng, np.tile([0.0, 0.0, rng.uniform(0.25, 0.6)], (len(t), 1)), 0.08)
+    targets = jitter(rng, np.tile([0.0, 0.0, rng.uniform(0.25, 0.6)], (count, 1)), 0.08)
     return Route(name, eyes, targets, np.zeros(2))
 
 
@@ -142,17 +142,22 @@ def make_scene(config: ProceduralConfig, index: int, photos: list[Path]) -> Path
     return folder
 
 
-def photograph(config: ProceduralConfig, index: int, photos: list[Path]) -> tuple[RenderedCapture, dict[str, object]]:
+def photograph(config: ProceduralConfig, index: int, textures: list[Path]) -> tuple[RenderedCapture, dict[str, object]]:
     """Design a scene and take its photos; also returns what kind of scene it is."""
     rng = np.random.default_rng([config.seed, index])
     lens = Lens(config.width, config.height, config.width * float(rng.uniform(0.7, 1.3)))
     route = ROUTES[int(rng.integers(len(ROUTES)))](rng, config.frames)
     outdoors = bool(rng.random() < 0.4)
-    stage, count = design_stage(rng, route, outdoors, photos)
-    renderer = StageRenderer(stage, lens, config.variant, config.threads)
-    capture = _shoot(rng, renderer, look_at(route.eyes, route.targets), lens, config)
+    stage, count = design_stage(rng, route, outdoors, textures)
+    renderer, poses = StageRenderer(stage, lens, config.variant, config.threads), look_at(route.eyes, route.targets)
+    seeds = rng.integers(0, 2**31, len(poses)).tolist()
+    linear = [renderer.radiance(pose, config.spp, seed) for pose, seed in zip(poses, seeds, strict=True)]
+    exposure = auto_exposure(linear) * rng.uniform(0.75, 1.25)
+    photos = [develop(image, exposure) for image in linear]
+    surfaces = [renderer.positions(pose) for pose in poses]
+    points = find_seed_points(rng, photos, surfaces, poses, lens, config.points)
     facts = {"seed": config.seed, "index": index, "route": route.name, "outdoors": outdoors, "things": count}
-    return capture, facts
+    return RenderedCapture(photos, poses, lens, points, numbered("frame_", len(photos), ".png")), facts
 
 
 def design_stage(
@@ -165,8 +170,16 @@ def design_stage(
 
     extent = _extent(rng, route)
     stage = (open_ground if outdoors else room)(rng, extent, texture)
-    things = _scatter(rng, route, extent, int(rng.integers(6, 21)), texture, taken)
-    return Stage([*stage.parts, *(part for thing in things for part in thing)], stage.lights, stage.sky), len(things)
+    things = scatter(
+        rng,
+        int(rng.integers(6, 21)),
+        make=lambda maker: place(maker(rng, texture), scale=rng.uniform(0.6, 1.5)),
+        spots=lambda radius: _spots(rng, route, extent, radius),
+        taken=list(taken),
+        apart=0.85,
+    )
+    parts = [part for _, thing in things for part in thing]
+    return Stage([*stage.parts, *parts], stage.lights, stage.sky), len(things)
 
 
 def _extent(rng: np.random.Generator, route: Route) -> Extent:
@@ -174,24 +187,37 @@ def _extent(rng: np.random.Generator, route: Route) -> Extent:
     return Extent(around.min(axis=0) - rng.uniform(0.5, 1.2, 2), around.max(axis=0) + rng.uniform(0.5, 1.2, 2))
 
 
-def _scatter(
+def scatter(
     rng: np.random.Generator,
-    route: Route,
-    extent: Extent,
     count: int,
-    texture: Callable[[], Texture],
-    occupied: Sequence[Disc],
-) -> list[Thing]:
-    """Put things on the ground: most near the focus, none into each other or close to a camera."""
-    makers, taken, things = list(THINGS.values()), list(occupied), []
+    make: Callable[[ThingMaker], Thing],
+    spots: Callable[[float], Iterable[Float[np.ndarray, " 2"]]],
+    taken: list[Disc],
+    height: float = 0.0,
+    apart: float = 1.0,
+) -> list[tuple[str, Thing]]:
+    """Put random things side by side, and name them; one that finds no room is left out.
+
+    Args:
+        rng: source of randomness.
+        count: things that are tried.
+        make: makes a thing in its final size.
+        spots: offers places for a thing of some radius, of which the first free one is taken.
+        taken: places that are occupied; those of the things are added.
+        height: of the ground they stand on.
+        apart: least distance of two things, in sums of their radii.
+    """
+    placed = []
     for _ in range(count):
-        thing = place(makers[int(rng.integers(len(makers)))](rng, texture), scale=rng.uniform(0.6, 1.5))
+        name = str(rng.choice(list(THINGS)))
+        thing = make(THINGS[name])
         radius = footprint(thing)
-        spot = _free_spot(rng, route, extent, radius, taken)
-        if spot is not None:
-            taken.append((*spot, radius))
-            things.append(place(thing, *spot, yaw=rng.uniform(0, 360)))
-    return things
+        for x, y in spots(radius):
+            if all(np.hypot(x - a, y - b) > apart * (radius + r) for a, b, r in taken):
+                taken.append((x, y, radius))
+                placed.append((name, place(thing, x, y, height, yaw=rng.uniform(0, 360))))
+                break
+    return placed
 
 
 def footprint(thing: Thing) -> float:
@@ -199,27 +225,11 @@ def footprint(thing: Thing) -> float:
     return max(float(np.hypot(*p.mesh.vertices[:, :2].T).max()) for p in thing)
 
 
-def _free_spot(
-    rng: np.random.Generator, route: Route, extent: Extent, radius: float, taken: list[Disc]
-) -> Float[np.ndarray, " 2"] | None:
-    """Find a free place on the ground; None when it is too crowded."""
+def _spots(rng: np.random.Generator, route: Route, extent: Extent, radius: float) -> Iterator[Float[np.ndarray, " 2"]]:
+    """Draw places on the ground, most near the focus, that are inside and out of the cameras' way."""
     for _ in range(40):
         near = route.focus + rng.normal(0, 0.9, 2) * [1, 1.6 if route.name == "walk" else 1]
         spot = near if rng.random() < 0.75 else rng.uniform(extent.low, extent.high)
         inside = (spot - radius > extent.low).all() and (spot + radius < extent.high).all()
-        clear = np.linalg.norm(route.eyes[:, :2] - spot, axis=1).min() > radius + 0.45
-        if inside and clear and all(np.hypot(spot[0] - x, spot[1] - y) > 0.85 * (radius + r) for x, y, r in taken):
-            return spot
-    return None
-
-
-def _shoot(
-    rng: np.random.Generator, renderer: StageRenderer, poses: Poses, lens: Lens, config: ProceduralConfig
-) -> RenderedCapture:
-    seeds = rng.integers(0, 2**31, len(poses)).tolist()
-    linear = [renderer.radiance(pose, config.spp, seed) for pose, seed in zip(poses, seeds, strict=True)]
-    exposure = auto_exposure(linear) * rng.uniform(0.75, 1.25)
-    photos = [develop(image, exposure) for image in linear]
-    surfaces = [renderer.positions(pose) for pose in poses]
-    points = find_seed_points(rng, photos, surfaces, poses, lens, config.points)
-    return RenderedCapture(photos, poses, lens, points, numbered("frame_", len(photos), ".png"))
+        if inside and np.linalg.norm(route.eyes[:, :2] - spot, axis=1).min() > radius + 0.45:
+            yield spot

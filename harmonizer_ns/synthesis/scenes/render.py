@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.meshes import Mesh
 from harmonizer_ns.synthesis.scenes.objects import Material, Part
@@ -17,6 +18,8 @@ from harmonizer_ns.synthesis.scenes.textures import to_uint8
 Variant = Literal["scalar_rgb", "llvm_ad_rgb"]
 NEAR = 0.01
 """Where camera rays begin, metres in front of the camera; distances are measured from there."""
+_BOUNCES = 5
+"""Longest light path that is followed."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ def load_mitsuba(variant: Variant, threads: int = 0) -> Any:
         threads: number of worker threads; 0 keeps Mitsuba's choice.
 
     Raises:
-        ImportError: when Mitsuba is missing, with the command that installs it.
+        InputError: when Mitsuba is missing, with the command that installs it.
     """
     try:
         import drjit
         import mitsuba
     except ImportError as error:
-        raise ImportError('rendering scenes needs Mitsuba 3: pip install "harmonizer-ns[synthesis]"') from error
+        raise InputError("scenes are rendered by Mitsuba 3: pip install 'harmonizer-ns[synthesis]'") from error
     mitsuba.set_variant(variant)
     mitsuba.set_log_level(mitsuba.LogLevel.Error)
     if threads:
@@ -79,16 +82,13 @@ class StageRenderer:
         lens: intrinsics of all cameras.
         variant: Mitsuba variant, see `load_mitsuba`.
         threads: number of threads, 0 for all cores.
-        depth: longest light path that is followed.
     """
 
-    def __init__(
-        self, stage: Stage, lens: Lens, variant: Variant = "scalar_rgb", threads: int = 0, depth: int = 5
-    ) -> None:
+    def __init__(self, stage: Stage, lens: Lens, variant: Variant = "scalar_rgb", threads: int = 0) -> None:
         self._mi = load_mitsuba(variant, threads)
         self._lens = lens
         self._scene = self._mi.load_dict(scene_dict(self._mi, stage))
-        self._path = self._mi.load_dict({"type": "path", "max_depth": depth})
+        self._path = self._mi.load_dict({"type": "path", "max_depth": _BOUNCES})
         self._positions = self._mi.load_dict({"type": "aov", "aovs": "position:position,distance:depth"})
 
     def radiance(self, pose: Float[np.ndarray, "4 4"], spp: int, seed: int) -> Float[np.ndarray, "h w 3"]:

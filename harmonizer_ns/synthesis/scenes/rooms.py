@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from harmonizer_ns.synthesis.scenes import meshes
 from harmonizer_ns.synthesis.scenes.meshes import rotation
-from harmonizer_ns.synthesis.scenes.objects import Material, Part, TextureSource, Thing, place
+from harmonizer_ns.synthesis.scenes.objects import Material, Part, TextureSource, Thing, flat, place
 from harmonizer_ns.synthesis.scenes.patterns import color, noise, smoothstep
 from harmonizer_ns.synthesis.scenes.render import Light, Stage
 from harmonizer_ns.synthesis.scenes.textures import TEXTURES, texture_among
@@ -184,7 +184,7 @@ def _backdrop(rng: np.random.Generator, azimuth: float, distance: float, texture
         height = rng.uniform(2.5, 7.0)
         solid = meshes.box(rng.uniform(3, 7), 3.0, height).retiled(3, 2)
         thing = [Part(solid, Material(TEXTURES["bricks" if rng.random() < 0.6 else "plaster"](rng, 512)))]
-        glass = Material(np.ones((4, 4, 3), np.float32) * color(rng, (0.05, 0.3)), "glossy", 0.08)
+        glass = Material(flat(color(rng, (0.05, 0.3))), "glossy", 0.08)
         panes = [
             meshes.box(0.8, 0.05, 1.0).moved(x, -1.52, z) for x in (-1, 0.3) for z in np.arange(0.8, height - 1.2, 1.7)
         ]

@@ -233,25 +233,11 @@ def _shape(
         draw.line((x, y, *ends), fill=fill, width=max(1, scale // 60))
 
 
-TEXTURES: dict[str, TextureMaker] = {
-    "plaster": plaster,
-    "mottled": mottled,
-    "wood": wood,
-    "planks": planks,
-    "marble": marble,
-    "mosaic": mosaic,
-    "terrazzo": terrazzo,
-    "checker": checker,
-    "tiles": tiles,
-    "bricks": bricks,
-    "fabric": fabric,
-    "stripes": stripes,
-    "rug": rug,
-    "ground": ground,
-    "poster": poster,
-    "scribbles": scribbles,
-    "leafage": leafage,
-}
+TEXTURES: dict[str, TextureMaker] = {maker.__name__: maker for maker in (
+    plaster, mottled, wood, planks, marble, mosaic, terrazzo, checker, tiles, bricks, fabric, stripes, rug, ground,
+    poster, scribbles, leafage,
+)}  # fmt: skip
+"""All makers by name. Their order counts: scenes draw by it."""
 
 
 def to_uint8(image: np.ndarray) -> UInt8[np.ndarray, " ..."]:
@@ -268,11 +254,9 @@ def photo_crop(rng: np.random.Generator, path: Path, size: int) -> Texture:
     return np.asarray(crop, np.float32) / 255
 
 
-def random_texture(
-    rng: np.random.Generator, size: int, photos: Sequence[Path] = (), photo_share: float = 0.3
-) -> Texture:
+def random_texture(rng: np.random.Generator, size: int, photos: Sequence[Path] = ()) -> Texture:
     """Draw any texture of the table, or now and then a crop of one of ``photos``."""
-    if photos and rng.random() < photo_share:
+    if photos and rng.random() < 0.3:
         return photo_crop(rng, photos[int(rng.integers(len(photos)))], size)
     names = [name for name in TEXTURES if name not in ("leafage", "plaster")]
     return TEXTURES[names[int(rng.integers(len(names)))]](rng, size)

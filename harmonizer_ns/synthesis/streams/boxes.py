@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.poses import quaternion_to_rotation
+from harmonizer_ns.poses import check_poses, quaternion_to_rotation
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.types import Cameras
 
@@ -73,9 +73,12 @@ def _corners(box: dict[str, Any]) -> Float[np.ndarray, "8 3"]:
 def _rotation(given: np.ndarray) -> Float[np.ndarray, "3 3"]:
     if given.shape == (4,) and np.isfinite(given).all() and given.any():
         return quaternion_to_rotation(torch.from_numpy(given / np.linalg.norm(given))).numpy()
-    if given.shape == (3, 3) and np.allclose(given @ given.T, np.eye(3), atol=1e-3) and np.linalg.det(given) > 0:
-        return given
-    raise ValueError(f"rotation {given.tolist()} is neither a quaternion (w, x, y, z) nor a rotation matrix")
+    if given.shape != (3, 3):
+        raise ValueError(f"rotation {given.tolist()} is neither a quaternion (w, x, y, z) nor a matrix")
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = torch.from_numpy(given)
+    check_poses(pose[None], ["the box"])
+    return given
 
 
 def project_box(corners: Float[np.ndarray, "8 3"], cameras: Cameras) -> Bool[Tensor, "n 1 h w"]:

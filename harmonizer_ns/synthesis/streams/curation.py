@@ -27,8 +27,14 @@ from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, split_capture
 from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.fits import RememberingRenderer, show_photo
-from harmonizer_ns.synthesis.streams.windows import Views, camera_of, capacity, choose_windows
+from harmonizer_ns.synthesis.streams.fits import (
+    RememberingRenderer,
+    Views,
+    camera_of,
+    capacity,
+    choose_windows,
+    show_photo,
+)
 from harmonizer_ns.types import Cameras, Frames, Reconstructor
 
 _FEWEST = 3

@@ -16,7 +16,7 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.synthesis.streams.base import Clip, Made, damaged_clip
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather, foreground
-from harmonizer_ns.synthesis.streams.shading import LUMINANCE, to_linear, to_srgb
+from harmonizer_ns.synthesis.streams.shading import LUMINANCE, luminance, to_linear, to_srgb
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def develop(image: Float[Tensor, "n 3 h w"], isp: Isp) -> Float[Tensor, "n 3 h w
 
 def _gains(isp: Isp) -> Float[Tensor, "3 1 1"]:
     gains = torch.tensor([2**isp.red, 1.0, 2**isp.blue])
-    return (gains / (gains * torch.tensor(LUMINANCE)).sum() * sum(LUMINANCE))[:, None, None]
+    return (gains / luminance(gains) * sum(LUMINANCE))[:, None, None]
 
 
 def _falloff(image: Tensor, vignetting: float) -> Float[Tensor, "h w"]:

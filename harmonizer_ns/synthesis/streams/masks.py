@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import local_mean
 from harmonizer_ns.synthesis.streams.base import Clip
 from harmonizer_ns.synthesis.streams.boxes import box_mask
 from harmonizer_ns.synthesis.streams.grabcut import object_mask
@@ -112,5 +113,5 @@ def feather(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h
     if pixels < 1:
         return mask
     inner = -F.max_pool2d(-mask, 2 * pixels + 1, 1, pixels)
-    soft = F.avg_pool2d(inner, 2 * pixels + 1, 1, pixels, count_include_pad=False)
+    soft = local_mean(inner, 2 * pixels + 1)
     return torch.where(mask > 0, soft, torch.zeros_like(soft)).clamp(0, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError, check_limits
-from harmonizer_ns.images import resize
+from harmonizer_ns.images import local_mean, resize
 from harmonizer_ns.raster import rasterization
 from harmonizer_ns.synthesis.streams.base import Clip, Made, damaged_clip
 from harmonizer_ns.synthesis.streams.labels import LabelConfig, Labels, find_labels
@@ -106,7 +106,7 @@ def splat_blur(image: Float[Tensor, "3 h w"], size: float, stretch: float, seed:
     count = max(4, int(1.5 * height * width / size**2))
     places = torch.rand(count, 2, generator=generator)
     grid = (2 * places - 1)[None, None]
-    blurred = F.avg_pool2d(image[None], 2 * round(size) + 1, 1, round(size), count_include_pad=False)
+    blurred = local_mean(image[None], 2 * round(size) + 1)
     colors = F.grid_sample(blurred, grid, align_corners=False, padding_mode="border")[0, :, 0].T
     angle = math.pi * torch.rand(count, generator=generator)
     ratio = stretch ** torch.rand(count, generator=generator).sub(0.5)

@@ -26,10 +26,9 @@ from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.splats.model import Splats, base_colors, chosen
 from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.fits import show_photo
+from harmonizer_ns.synthesis.streams.fits import Views, show_photo
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.runs import Run, RunSettings, fit_run, splat_fitter
-from harmonizer_ns.synthesis.streams.windows import Views
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import in_frustum, project
 
@@ -94,21 +93,16 @@ def lift(splats: Splats, renders: Frames, masks: Float[Tensor, "n 1 h w"]) -> Bo
     """
     reach = max(1, masks.shape[-1] // 100)
     masks = F.max_pool2d(masks, 2 * reach + 1, 1, reach)
-    inside, in_view, ratio = _places(splats, renders, masks)
+    places = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
+    inside, in_view, ratio = map(torch.stack, zip(*places, strict=True))
     seen = in_view & (ratio < 1.05)
     width = masks.sum(dim=(1, 2, 3)).sqrt() / renders.cameras.intrinsics[:, 0, 0]
     mostly = (inside & seen).sum(0) > 0.5 * seen.sum(0)
     return mostly | (~seen.any(0) & (inside & (ratio < 1 + width[:, None])).all(0))
 
 
-def _places(splats: Splats, renders: Frames, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tell of each Gaussian in each view: is it inside the mask, is it in view, and its depth over the visible one."""
-    every = [_place(splats["means"], render, mask) for render, mask in zip(renders, masks, strict=True)]
-    inside, in_view, ratio = zip(*every, strict=True)
-    return torch.stack(inside), torch.stack(in_view), torch.stack(ratio)
-
-
-def _place(means: Tensor, render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+def _place(means: Float[Tensor, "g 3"], render: Frames, mask: Float[Tensor, "1 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tell of each Gaussian in a view: is it inside the mask, is it in view, and its depth over the visible one."""
     camera = render.cameras
     pixels, z = project(means[None], camera)
     place = pixels / means.new_tensor([camera.width, camera.height]) * 2 - 1
@@ -126,7 +120,7 @@ def visible_share(renderer: SplatRenderer, own: Bool[Tensor, " g"], cameras: Cam
 
 def _make_clip(run: Run, own: Tensor, views: Views, number: int, settings: ReinsertSettings) -> Iterator[Made]:
     visible = visible_share(run.splat, own, run.cameras(range(len(run.capture))))
-    masks = with_shadow(visible > 0.4, settings)
+    masks = torch.stack([with_shadow(mask, settings) for mask in (visible > 0.4).float()])
     background, asset = fit_background(run, own, masks, settings), select(run.splat, own)
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
     soft = feather(masks, settings.feather)
@@ -139,12 +133,8 @@ def _make_clip(run: Run, own: Tensor, views: Views, number: int, settings: Reins
         yield show_photo(run, view, render, parameters, number, mask)
 
 
-def with_shadow(masks: Bool[Tensor, "n 1 h w"], settings: ReinsertSettings) -> Float[Tensor, "n 1 h w"]:
-    """Grow masks on all sides, and more around the foot of the object, where its shadow is likely."""
-    return torch.stack([_with_shadow(mask.float(), settings) for mask in masks])
-
-
-def _with_shadow(mask: Float[Tensor, "1 h w"], settings: ReinsertSettings) -> Float[Tensor, "1 h w"]:
+def with_shadow(mask: Float[Tensor, "1 h w"], settings: ReinsertSettings) -> Float[Tensor, "1 h w"]:
+    """Grow a mask on all sides, and more around the foot of the object, where its shadow is likely."""
     rows = mask[0].any(1).nonzero()[:, 0]
     if not len(rows):
         return mask

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.synthesis.streams.base import Made
-from harmonizer_ns.synthesis.streams.fits import show_photo
+from harmonizer_ns.synthesis.streams.fits import Views, show_photo
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, feather
 from harmonizer_ns.synthesis.streams.relight_diffusion import DiffusionSettings, diffusion_gain
 from harmonizer_ns.synthesis.streams.runs import Run, RunSettings, fit_run
@@ -37,7 +37,6 @@ from harmonizer_ns.synthesis.streams.shading import (
     to_linear,
     to_srgb,
 )
-from harmonizer_ns.synthesis.streams.windows import Views
 from harmonizer_ns.types import Cameras, Frames
 
 

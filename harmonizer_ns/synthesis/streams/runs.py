@@ -19,10 +19,9 @@ from harmonizer_ns.splats.held_out import SparseFit, split_capture
 from harmonizer_ns.splats.model import MIN_POINTS
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.synthesis.streams.base import Clip
-from harmonizer_ns.synthesis.streams.fits import RememberingRenderer
+from harmonizer_ns.synthesis.streams.fits import RememberingRenderer, Views, cut_windows
 from harmonizer_ns.synthesis.streams.masks import MaskConfig, foreground
 from harmonizer_ns.synthesis.streams.solids import find_objects
-from harmonizer_ns.synthesis.streams.windows import Views, cut_windows
 from harmonizer_ns.types import Cameras, Frames, cat_cameras, cat_frames
 from harmonizer_ns.warp import in_frustum
 

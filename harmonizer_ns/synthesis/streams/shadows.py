@@ -24,7 +24,7 @@ from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.insertion import Insertion, design_insertion
 from harmonizer_ns.synthesis.scenes.layers import FINE, LayerRenderer, Layers
 from harmonizer_ns.synthesis.scenes.objects import Part
-from harmonizer_ns.synthesis.scenes.render import auto_exposure, develop, load_mitsuba
+from harmonizer_ns.synthesis.scenes.render import auto_exposure, develop
 from harmonizer_ns.synthesis.streams.base import Made
 from harmonizer_ns.types import Frames
 
@@ -68,10 +68,6 @@ def make_shadows(source: None, settings: ShadowSettings, seed: int) -> list[Made
     Raises:
         InputError: when Mitsuba is missing, or no scene suits the settings.
     """
-    try:
-        load_mitsuba("scalar_rgb")
-    except ImportError as error:
-        raise InputError("shadows are rendered by Mitsuba 3: pip install 'harmonizer-ns[synthesis]'") from error
     rng = np.random.default_rng(seed)
     scene = _worthwhile(rng, settings)
     renderer = LayerRenderer(scene.stage, scene.inserted)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from harmonizer_ns.images import local_mean, to_uint8
 from harmonizer_ns.synthesis.streams.grabcut import cut_out, doubtful_edge
@@ -56,7 +55,7 @@ def find_objects(photos: Frames, share: tuple[float, float], seed: int) -> Itera
     found = sorted((item for item in found if item[0] > _LEAST), key=lambda item: -item[0])[:_BEST]
     best = [masks for score, masks in found if score > 0.7 * found[0][0]]
     for i in torch.randperm(len(best), generator=generator).tolist():
-        masks = sharpen(best[i], photos.rgb)
+        masks = torch.stack([sharpen(mask, photo) for mask, photo in zip(best[i], photos.rgb, strict=True)])
         if _is_steady(masks):
             yield masks
 
@@ -90,7 +89,7 @@ def _grouped(features: Float[Tensor, "n h w c"], count: int, generator: torch.Ge
 def _cleaned(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 1 h w"]:
     """Remove specks and pinholes, and all but the largest parts of each frame."""
     radius = max(1, masks.shape[-1] // 160)
-    smooth = F.avg_pool2d(masks[:, None].float(), 2 * radius + 1, 1, radius, count_include_pad=False) > 0.5
+    smooth = local_mean(masks[:, None].float(), 2 * radius + 1) > 0.5
     return torch.from_numpy(np.stack([_largest_parts(mask) for mask in smooth[:, 0].numpy()]))[:, None].float()
 
 
@@ -133,15 +132,11 @@ def _around(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return local_mean(image, 7)
 
 
-def sharpen(masks: Float[Tensor, "n 1 h w"], frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
+def sharpen(mask: Float[Tensor, "1 h w"], frame: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
     """Let a mask's edge follow colours: GrabCut (Rother et al. 2004) in a band around the given edge.
 
     A mask that GrabCut shrinks or grows by more than a third stays as it was.
     """
-    return torch.stack([_sharpen(mask, frame) for mask, frame in zip(masks, frames, strict=True)])
-
-
-def _sharpen(mask: Float[Tensor, "1 h w"], frame: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
     import cv2
 
     side = 2 * max(2, mask.shape[-1] // 60) + 1
