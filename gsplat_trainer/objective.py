@@ -175,16 +175,12 @@ class PoseCorrections(torch.nn.Module):
     def forward(self, cameras: Cameras, photos: Int[Tensor, " n"]) -> Cameras:
         """Cameras times ``[exp([w]x) | v]`` with the photo's rotation vector ``w`` and shift ``v``."""
         motion = self.motions[photos]
-        rotation = torch.linalg.matrix_exp(_cross_matrix(motion[:, 3:]))
+        axes = torch.eye(3, device=motion.device)[None]
+        turn = torch.linalg.cross(motion[:, None, 3:], axes).mT  # [w]x: its columns are w x e
+        rotation = torch.linalg.matrix_exp(turn)
         top = torch.cat([rotation, motion[:, :3, None]], dim=2)
         bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
         return replace(cameras, camera_to_world=cameras.camera_to_world @ torch.cat([top, bottom], dim=1))
-
-
-def _cross_matrix(vector: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
 
 
 class ColorTransforms(torch.nn.Module):

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny_difix import write_tiny_difix
 from toy import write_capture
+from toy_enhancer import Mixer
 
+from harmonizer_ns.distill import repairs
 from harmonizer_ns.raster import set_num_threads
 
 
@@ -32,3 +34,11 @@ def own_capture(tmp_path: Path) -> Path:
 def tiny_difix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random Difix folder in the Hub's layout; not to be written to."""
     return write_tiny_difix(tmp_path_factory.mktemp("difix") / "tiny")
+
+
+@pytest.fixture
+def mixer(monkeypatch: pytest.MonkeyPatch) -> Mixer:
+    """The enhancer of all trainers in a test."""
+    enhancer = Mixer()
+    monkeypatch.setattr(repairs, "load_enhancer", lambda name: enhancer)
+    return enhancer

@@ -5,38 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from toy_enhancer import ToyEnhancer
 
 from gsplat_trainer.__main__ import run
 from gsplat_trainer.config import Config, DefaultConfig, McmcConfig, check
 from gsplat_trainer.distributed import World
 from gsplat_trainer.trainer import Trainer
-from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.warp import backward_warp
 
 CPU = torch.device("cpu")
-
-
-class Mixer(ToyEnhancer):
-    """An enhancer that mixes the render with the nearest photo, and remembers what it was given."""
-
-    max_references = 2
-
-    def __init__(self):
-        self.calls, self.fail_at, self.contexts, self.cameras = 0, -1, [], []
-
-    def enhance(self, frames, context=Context()):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
-        self.contexts.append(context)
-        self.cameras.append(frames.cameras)
-        confidence = torch.full_like(frames.alpha, 0.9)
-        if not context.references or context.references[0] is None:
-            return Repaired(frames.rgb * 0.9, confidence)
-        photo = context.references[0][0:1]
-        warped = backward_warp(photo, frames.depth, frames.cameras)
-        return Repaired(torch.lerp(frames.rgb, warped.rgb, 0.5 * warped.valid), confidence)
 
 
 def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **changes) -> Config:

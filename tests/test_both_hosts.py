@@ -3,7 +3,8 @@
 
 import torch
 from runs import run, start, tiny_config
-from splat_runs import CPU, Mixer, go, tiny
+from splat_runs import CPU, go, tiny
+from toy_enhancer import Mixer
 
 from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer

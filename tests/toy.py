@@ -150,3 +150,25 @@ def write_points(file: Path, points: torch.Tensor, colors: torch.Tensor) -> None
     for i, channel in enumerate(("red", "green", "blue")):
         rows[channel] = (colors[:, i] * 255).round().numpy()
     PlyData([PlyElement.describe(rows, "vertex")]).write(str(file))
+
+
+def _flattened(value, name=""):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flattened(item, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _flattened(item, f"{name}/{index}")
+    else:
+        yield name, value
+
+
+def assert_identical(first, second):
+    """Structures of tensors, numbers and strings are equal bit by bit."""
+    first, second = dict(_flattened(first)), dict(_flattened(second))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name] or value != value, name

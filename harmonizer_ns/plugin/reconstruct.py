@@ -13,11 +13,12 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from torch import Tensor
 
+from harmonizer_ns.captures.frame import Similarity
 from harmonizer_ns.plugin.cameras import to_nerfstudio
 from harmonizer_ns.plugin.method import harmonize_nerf_tiny
 from harmonizer_ns.plugin.models import HarmonizeNerfactoModel, HarmonizeNerfactoModelConfig
 from harmonizer_ns.plugin.renderer import ModelRenderer
-from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.types import Cameras, Frames, cat_cameras
 
 _NEAR, _FAR = 0.1, 30.0
 """Ends of a ray, in half-widths of the box. nerfacto's own, 0.05 and 1000, put half of few samples before 0.1."""
@@ -44,33 +45,25 @@ class NerfConfig:
             raise ValueError(f"need steps >= 1, rays >= 1 and rate > 0, got {self}")
 
 
-@dataclass(frozen=True)
-class UnitBox:
-    """Maps the scene's frame to the box of half-width 1 that nerfacto does not contract: ``x -> (x - c) s``.
+def unit_box(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Similarity:
+    """The way into the box of half-width 1 that nerfacto does not contract: ``x -> s (x - c)``.
 
-    Args:
-        center: ``c``, in scene units.
-        scale: ``s``.
+    The cameras and the nearer half of the seed points lie in it.
     """
+    centers = cameras.centers.double().cpu()
+    center = (centers.amax(0) + centers.amin(0)) / 2
+    reach = (centers - center).abs().amax()
+    if len(points):
+        reach = torch.maximum(reach, (points.to(center) - center).abs().amax(1).quantile(0.5))
+    way = torch.eye(4, dtype=torch.float64)
+    way[:3, 3] = -center
+    way[:3] /= reach.item() or 1.0
+    return Similarity(way)
 
-    center: Float[Tensor, " 3"]
-    scale: float
 
-    @classmethod
-    def around(cls, cameras: Cameras, points: Float[Tensor, "p 3"]) -> UnitBox:
-        """The box of the cameras and of the nearer half of the seed points; of the cameras alone without points."""
-        centers = cameras.centers
-        middle = (centers.amax(0) + centers.amin(0)) / 2
-        distances = (centers - middle).abs().amax().view(1)
-        if len(points):
-            distances = torch.cat([distances, (points.to(middle) - middle).abs().amax(1).quantile(0.5)[None]])
-        return cls(middle, 1 / (distances.max().item() or 1.0))
-
-    def inside(self, cameras: Cameras) -> Cameras:
-        """Cameras in the box."""
-        poses = cameras.camera_to_world.clone()
-        poses[:, :3, 3] = (poses[:, :3, 3] - self.center.to(poses)) * self.scale
-        return replace(cameras, camera_to_world=poses)
+def _moved(cameras: Cameras, way: Similarity) -> Cameras:
+    poses = way.poses(cameras.camera_to_world.cpu())
+    return replace(cameras, camera_to_world=poses.to(cameras.camera_to_world))
 
 
 class NerfRenderer:
@@ -78,16 +71,16 @@ class NerfRenderer:
 
     Args:
         model: trained in the box.
-        box: where it lives.
+        box: the way from the scene's frame into the box.
         min_alpha: depth is 0 where the accumulated opacity is not above this.
     """
 
-    def __init__(self, model: HarmonizeNerfactoModel, box: UnitBox, min_alpha: float) -> None:
+    def __init__(self, model: HarmonizeNerfactoModel, box: Similarity, min_alpha: float) -> None:
         self._renderer, self._box = ModelRenderer(model, min_alpha), box
 
     def render(self, cameras: Cameras) -> Frames:
         """Colour, opacity and median depth of every camera."""
-        frames = self._renderer.render(self._box.inside(cameras))
+        frames = self._renderer.render(_moved(cameras, self._box))
         return replace(frames, depth=frames.depth / self._box.scale, cameras=cameras.to(frames.depth.device))
 
 
@@ -112,11 +105,11 @@ class NerfReconstructor:
             raise ValueError("a NeRF needs photos, got none")
         device = photos[0].rgb.device
         pixels = Pixels(photos)
-        box = UnitBox.around(pixels.cameras, points)
+        box = unit_box(pixels.cameras, points)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.config.seed)
             model = _build_model(len(photos), self.config.steps).to(device)
-            _optimize(model, pixels, to_nerfstudio(box.inside(pixels.cameras)), self.config)
+            _optimize(model, pixels, to_nerfstudio(_moved(pixels.cameras, box)), self.config)
         return NerfRenderer(model, box, self.config.min_alpha)
 
 
@@ -124,11 +117,8 @@ class Pixels:
     """Holds all pixels of all photos, to draw from."""
 
     def __init__(self, photos: list[Frames]) -> None:
-        first = photos[0].cameras
-        poses, intrinsics = (
-            torch.cat([getattr(photo.cameras, name) for photo in photos]) for name in ("camera_to_world", "intrinsics")
-        )
-        self.cameras = Cameras(poses, intrinsics, first.width, first.height)  # rays of a pixel depend on no size
+        # Rays of a pixel depend on no size.
+        self.cameras = cat_cameras([replace(photo.cameras, width=1, height=1) for photo in photos])
         self._colors = torch.cat([photo.rgb[0].flatten(1).T for photo in photos])
         self._widths = torch.tensor([photo.cameras.width for photo in photos])
         self._ends = torch.tensor([photo.cameras.width * photo.cameras.height for photo in photos]).cumsum(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import arc_cameras
 
-from harmonizer_ns.plugin.reconstruct import NerfConfig, NerfReconstructor, Pixels, UnitBox
+from harmonizer_ns.plugin.reconstruct import NerfConfig, NerfReconstructor, Pixels, unit_box
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.warp import backproject
 
@@ -91,14 +91,14 @@ def test_drawn_pixels_have_their_photo_s_colour_whatever_its_size(photos):
 
 def test_the_box_holds_the_cameras_and_half_of_the_points(photos, points):
     cameras = arc_cameras(5, 8, 6)
-    box = UnitBox.around(moved(cameras, 30.0, 5.0), points * 30 + 5)
-    assert box.inside(moved(cameras, 30.0, 5.0)).centers.abs().max() <= 1 + 1e-5
-    inside = ((points * 30 + 5 - box.center) * box.scale).abs().amax(1)
+    box = unit_box(moved(cameras, 30.0, 5.0), points * 30 + 5)
+    assert box.points(moved(cameras, 30.0, 5.0).centers).abs().max() <= 1 + 1e-5
+    inside = box.points(points * 30 + 5).abs().amax(1)
     assert (inside <= 1 + 1e-5).float().mean() >= 0.5
 
 
 def test_one_place_and_no_photos(photos):
-    box = UnitBox.around(photos[0].cameras, NO_POINTS)
+    box = unit_box(photos[0].cameras, NO_POINTS)
     assert box.scale == 1
     with pytest.raises(ValueError, match="photos"):
         NerfReconstructor(CONFIG).fit([], NO_POINTS, NO_POINTS)

@@ -8,66 +8,15 @@ import pytest
 import torch
 from nerfstudio.scripts.eval import ComputePSNR
 from runs import run, start, tiny_config
-from toy import write_capture
-from toy_enhancer import ToyEnhancer
+from toy import assert_identical, write_capture
 
-from harmonizer_ns.distill import repairs
-from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import trainer as trainer_module
 from harmonizer_ns.plugin.trainer import read_checkpoint
-from harmonizer_ns.warp import backward_warp
-
-
-class Mixer(ToyEnhancer):
-    """An enhancer that mixes the render with the nearest photo."""
-
-    max_references = 2
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.fail_at = -1
-
-    def enhance(self, frames, context=Context()):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
-        photo = context.references[0][0:1]
-        warped = backward_warp(photo, frames.depth, frames.cameras)
-        rgb = torch.lerp(frames.rgb, warped.rgb, 0.5 * warped.valid)
-        return Repaired(rgb, torch.full_like(frames.alpha, 0.9))
-
-
-@pytest.fixture
-def mixer(monkeypatch):
-    enhancer = Mixer()
-    monkeypatch.setattr(repairs, "load_enhancer", lambda name: enhancer)
-    return enhancer
 
 
 def checkpoint(trainer, step):
     return read_checkpoint(trainer.checkpoint_dir / f"step-{step:09d}.ckpt")
-
-
-def flattened(value, name=""):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flattened(item, f"{name}/{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from flattened(item, f"{name}/{index}")
-    else:
-        yield name, value
-
-
-def assert_identical(first, second):
-    first, second = dict(flattened(first)), dict(flattened(second))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, second[name]), name
-        else:
-            assert value == second[name] or value != value, name
 
 
 @pytest.mark.parametrize("nerf", [False, True])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from splat_runs import CPU, Mixer, go, tiny
+from splat_runs import CPU, go, tiny
+from toy_enhancer import Mixer
 
 import gsplat_trainer
 from gsplat_trainer.config import HarmonizeConfig
