@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exponential moving average of the weights that learn."""
+"""This module keeps an exponential moving average of the weights that learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """``a <- a + (1 - d) (w - a)`` after every step, with ``d = min(decay, step / (step + 10))``.
+    """Follows weights: ``a <- a + (1 - d) (w - a)`` after every step, with ``d = min(decay, step / (step + 10))``.
 
     The start is short-sighted, so that the average does not remember the initial weights for long. A decay of 0 keeps
     no average at all: the weights then stand for it.
@@ -41,7 +41,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the network holds the average (for validation and export)."""
+        """Let the network hold the average within the block (for validation and export)."""
         self._swap()
         try:
             yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training run: ``OUTPUT/checkpoints/step-00001000/`` with safetensors files and ``state.json``.
+"""A run keeps checkpoints: ``OUTPUT/checkpoints/step-00001000/`` with safetensors files and ``state.json``.
 
 A folder appears under its name in one step, when all of it is on the disk; an interrupted or failed save leaves the
 earlier checkpoints as they were. ``state.json`` holds ``format``, ``version``, ``step``, the sha256 of every file, and
@@ -30,7 +30,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint holds.
+    """Is what a checkpoint holds.
 
     Args:
         step: optimizer steps done.
@@ -89,7 +89,7 @@ def load_run(folder: Path) -> RunState:
 
 
 def list_runs(folder: Path) -> list[Path]:
-    """Whole checkpoints below a folder, oldest first."""
+    """List the whole checkpoints below a folder, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 

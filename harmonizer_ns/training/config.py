@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a training run, in small groups; presets (`presets.py`) fill them in.
+"""This module holds the options of a training run, in small groups; presets (`presets.py`) fill them in.
 
 `TrainingConfig` holds what the training loop needs for every kind of network. Each kind adds its own: `OneStepConfig`
 here, `builtin.config.BuiltinConfig`.
@@ -31,7 +31,7 @@ def _check_positive(group: str, options: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is drawn from the pairs files."""
+    """Says what is drawn from the pairs files."""
 
     weights: tuple[float, ...] = ()
     """How often each pairs file is drawn from, relative to the others. Empty: by its number of pairs."""
@@ -65,14 +65,14 @@ class DataConfig:
             raise InputError(f"--data.zoom should be at least 1 and finite, it is {self.zoom}")
 
     def fitted(self, multiple: int) -> DataConfig:
-        """The same with sides rounded down to multiples of a number, at least one."""
+        """Round both sides down to multiples of a number, at least one."""
         height, width = (max(multiple, side // multiple * multiple) for side in (self.height, self.width))
         return replace(self, height=height, width=width)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, and what guards it."""
+    """Sets up AdamW, and what guards it."""
 
     learning_rate: float = 2e-5
     """Peak learning rate."""
@@ -99,7 +99,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long to train, and the learning rate on the way: a function of the step, so no state has to be kept."""
+    """Says how long to train, and at which rate: a function of the step, so that no state has to be kept."""
 
     max_steps: int = 10_000
     """Optimizer steps of the whole run, resumed parts included."""
@@ -114,7 +114,7 @@ class ScheduleConfig:
         _check_positive("schedule", self, "max_steps")
 
     def factor(self, step: int) -> float:
-        """The learning rate of the optimizer's ``step``, counted from 1, as a share of the peak.
+        """Compute the learning rate of the optimizer's ``step``, counted from 1, as a share of the peak.
 
         ``min(1, step / warm_up) * (floor + (1 - floor) * d(p))`` with ``p`` the share of the steps after the warm-up
         that are done: ``d = 1``, ``1 - p`` or ``(1 + cos(pi p)) / 2``.
@@ -127,7 +127,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; 0 leaves a loss out. Differences are of colours in [-1, 1], as in the papers."""
+    """Weighs the losses; 0 leaves a loss out. Differences are of colours in [-1, 1], as in the papers."""
 
     l1: float = 0.0
     """Mean absolute difference of output and target."""
@@ -159,7 +159,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """Training with the network's own previous outputs as context, on clips."""
+    """Says how the network is trained on clips, with its own previous outputs as context."""
 
     context: int = 0
     """Previous outputs shown (K); 0 trains on single frames only."""
@@ -181,7 +181,7 @@ class TemporalConfig:
 
 @dataclass(frozen=True)
 class SavingConfig:
-    """Checkpoints, logs and validation."""
+    """Says when checkpoints, logs and validations are due."""
 
     every: int = 500
     """Steps between checkpoints; there is always one at the end."""
@@ -202,7 +202,7 @@ class SavingConfig:
 
 @dataclass(frozen=True)
 class PartConfig:
-    """How one part of a network learns."""
+    """Says how one part of a network learns."""
 
     mode: Literal["frozen", "lora", "full"] = "frozen"
     """frozen: not at all; lora: low-rank adapters beside the frozen weights; full: every weight."""
@@ -218,7 +218,7 @@ class PartConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run."""
+    """Describes one training run."""
 
     pairs: tuple[Path, ...]
     """Pairs files (JSON)."""
@@ -246,7 +246,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class OneStepConfig(TrainingConfig):
-    """One training run of a one-step diffusion network."""
+    """Describes one training run of a one-step diffusion network."""
 
     backbone: PartConfig = field(default_factory=lambda: PartConfig("full"))
     """How the UNet or transformer learns."""

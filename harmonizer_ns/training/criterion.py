@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted sum of losses that a configuration asks for."""
+"""The criterion is the weighted sum of losses that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPAN = 2  # of the colours in [-1, 1] that the weights are meant for
 
 
 class Criterion:
-    """Every loss whose weight is not 0. Networks that judge are loaded for those that need them.
+    """Computes every loss whose weight is not 0. Networks that judge are loaded for those that need them.
 
     Args:
         config: the weights.
@@ -48,7 +48,7 @@ class Criterion:
 
     @property
     def distance(self) -> Distance | None:
-        """LPIPS for validation, if it is there."""
+        """Give LPIPS for validation, if it is there."""
         model, device = self._lpips, self._device
         if model is None:
             return None
@@ -64,7 +64,7 @@ class Criterion:
         clip: PairBatch | None = None,
         previous: Images | None = None,
     ) -> tuple[Float[Tensor, ""], Parts]:
-        """The loss at an optimizer step, and its terms without their weights.
+        """Compute the loss at an optimizer step, and its terms without their weights.
 
         Args:
             output: of the network, in [0, 1], not clamped.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stopping a run politely: SIGTERM and Ctrl-C."""
+"""SIGTERM and Ctrl-C stop a run after its current step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interruption:
-    """Within, the first SIGTERM or Ctrl-C asks for a stop after the current step; a second one stops at once.
+    """Takes the first SIGTERM or Ctrl-C in its block as a wish to stop after the step; a second one stops at once.
 
     Outside the main thread, where Python takes no signal handlers, it only watches.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: ``log.jsonl``, sample sheets, tensorboard or wandb, and a progress bar or plain lines."""
+"""A run tells of itself: ``log.jsonl``, sample sheets, tensorboard or wandb, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _REMEDY = "Continue from the last checkpoint with --resume when there is space"
 
 
 class Sink:
-    """A place for curves and pictures; this one keeps nothing."""
+    """Is a place for curves and pictures; this one keeps nothing."""
 
     def scalars(self, values: Values, step: int) -> None:
-        """Values of one step."""
+        """Keep values of one step."""
 
     def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
-        """An image of one step, in [0, 1]."""
+        """Keep an image of one step, in [0, 1]."""
 
     def close(self) -> None:
         """Write what is left."""
 
 
 class TensorboardSink(Sink):
-    """Event files in ``folder``."""
+    """Writes event files in ``folder``."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -50,12 +50,12 @@ class TensorboardSink(Sink):
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def scalars(self, values: Values, step: int) -> None:
-        """Values of one step."""
+        """Keep values of one step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
-        """An image of one step, in [0, 1]."""
+        """Keep an image of one step, in [0, 1]."""
         self._writer.add_image(name, image.clamp(0, 1), step)
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class TensorboardSink(Sink):
 
 
 class WandbSink(Sink):
-    """A run of Weights & Biases, continued after a resume of the same folder."""
+    """Sends to a run of Weights & Biases, continued after a resume of the same folder."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         try:
@@ -77,11 +77,11 @@ class WandbSink(Sink):
         self._run = wandb.init(project="harmonizer", name=name, id=name, resume="allow", dir=folder, config=config)
 
     def scalars(self, values: Values, step: int) -> None:
-        """Values of one step."""
+        """Keep values of one step."""
         self._run.log(values, step=step)
 
     def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
-        """An image of one step, in [0, 1]."""
+        """Keep an image of one step, in [0, 1]."""
         self._run.log({name: self._wandb.Image(to_uint8(image).permute(1, 2, 0).numpy())}, step=step)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class WandbSink(Sink):
 
 
 def open_sink(tracker: Tracker, folder: Path, step: int, config: dict[str, Any]) -> Sink:
-    """The tracker of that name; curves after ``step``, from a part of the run that is repeated, are dropped."""
+    """Open the tracker of that name; curves after ``step``, from a part of the run that is repeated, are dropped."""
     if tracker == "tensorboard":
         return TensorboardSink(folder / "tensorboard", step)
     if tracker == "wandb":
@@ -157,7 +157,7 @@ class Journal:
         self._sink.picture("samples", image, step)
 
     def say(self, message: str) -> None:
-        """One line for the reader."""
+        """Print one line for the reader."""
         self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def close(self) -> None:
@@ -167,13 +167,13 @@ class Journal:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Every entry of a run's ``log.jsonl``; a last line that was cut off is left out."""
+    """Read every entry of a run's ``log.jsonl``; a last line that was cut off is left out."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def curves(entries: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
-    """The named curves of a log, those that are there."""
+    """Collect the named curves of a log, those that are there."""
     found = {name: [(entry["step"], entry[name]) for entry in entries if name in entry] for name in names}
     return {name: points for name, points in found.items() if points}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop, for every kind of network; one process or several."""
+"""This module is the training loop, for every kind of network; one process or several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKPOINTS, RESULT = "checkpoints", "enhancer"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """Tells how a run ended.
 
     Args:
         step: optimizer steps done.
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Run:
-    """One training run, in one of its processes.
+    """Is one training run, in one of its processes.
 
     Args:
         config: its options.
@@ -122,7 +122,7 @@ class Run:
         self.skipped = content.state["skipped"]
 
     def _batches(self) -> Iterator[list[Any]]:
-        """The batches of each step that is left, loaded ahead."""
+        """Give the batches of each step that is left, loaded ahead."""
         options, count = self.config.data, self.config.data.accumulation
         draws = range(self.step * count, self.config.schedule.max_steps * count)
         loader = DataLoader(
@@ -196,7 +196,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _agreed(self, asked: bool) -> bool:
-        """Whether any process was asked to stop."""
+        """Tell whether any process was asked to stop."""
         if self.accelerator.num_processes == 1:
             return asked
         flag = torch.tensor(float(asked), device=self.accelerator.device)
@@ -204,7 +204,7 @@ class Run:
 
     @contextmanager
     def _journal(self) -> Iterator[Journal | None]:
-        """The run's journal in the main process; None in the others."""
+        """Open the run's journal in the main process; the others have None."""
         if not self.accelerator.is_main_process:
             yield None
             return
@@ -223,7 +223,7 @@ _SHEET_ROWS = 4
 
 
 class _Draws(Dataset):
-    """The batches of a run, one after the other."""
+    """Numbers the batches of a run, one after the other."""
 
     def __init__(self, data: Data, per_step: int) -> None:
         self.data, self.per_step = data, per_step
@@ -233,7 +233,7 @@ class _Draws(Dataset):
 
 
 def plain(config: TrainingConfig) -> dict[str, Any]:
-    """The options as JSON values; local paths stay out."""
+    """Turn the options into JSON values; local paths stay out."""
     values = asdict(config)
     for name in ("pairs", "output", "model", "resume", "device"):
         del values[name]
@@ -251,7 +251,7 @@ _FREE = {
 
 
 def _identity(config: TrainingConfig, data: Data, network: nn.Module, processes: int) -> dict[str, Any]:
-    """What has to be the same when a run is continued: options that matter, by name, data, and frozen weights."""
+    """Collect what has to stay the same in a continued run: options that matter, by name, data, and frozen weights."""
     values = plain(config)
     del values["saving"]
     for group, names in _FREE.items():
@@ -269,7 +269,7 @@ def _identity(config: TrainingConfig, data: Data, network: nn.Module, processes:
 
 
 def _frozen_fingerprint(network: nn.Module) -> str:
-    """Of the weights that do not learn: their names and first values."""
+    """Digest the weights that do not learn, by their names and first values."""
     digest = hashlib.sha256()
     for name, value in network.named_parameters():
         if not value.requires_grad:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where networks to train come from, and how they become enhancer folders."""
+"""Networks to train are loaded and made ready here, and written for Difix's own code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonizer_ns.enhancers.checkpoint import Checkpoint, load_weights, save_checkpoint
+from harmonizer_ns.enhancers.checkpoint import load_weights
 from harmonizer_ns.enhancers.lora import VAE_ADAPTER, VAE_DECODER, adapted_layers, add_adapters, merged, rank_of
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.enhancers.specs import ARCHITECTURES, resolve
@@ -26,7 +26,7 @@ _BACKBONE_ADAPTER = "backbone"
 
 
 def load_network(config: OneStepConfig) -> OneStepNetwork:
-    """The network that a run starts from, on the CPU in float32.
+    """Load the network that a run starts from, on the CPU in float32.
 
     Raises:
         InputError: when there is no such model, or it is of another kind.
@@ -96,7 +96,7 @@ def _continue(layers: list[Any], config: PartConfig, adapter: str) -> None:
 
 
 def _set_references(network: Any, config: OneStepConfig) -> None:
-    """The result looks at as many photos as it was trained with; no weights depend on it."""
+    """Let the result look at as many photos as it was trained with; no weights depend on it."""
     if config.family == "difix":
         network.max_references = config.data.references
     elif config.data.references:
@@ -109,11 +109,6 @@ def _set(network: nn.Module, name: str, value: float | None) -> None:
         setattr(network, name, value)
     elif value:
         raise InputError(f"--{name.replace('_', '-')} {value}: a {type(network).__name__} has no such option")
-
-
-def export(network: OneStepNetwork, folder: Path, metadata: dict[str, Any]) -> None:
-    """Write an enhancer folder with all adapters merged into the weights; the network stays as it is."""
-    save_checkpoint(folder, Checkpoint(network.architecture, network.config, merged(network.state_dict()), metadata))
 
 
 def export_difix(network: Any, path: Path) -> None:
@@ -152,7 +147,7 @@ def check_difix_export(config: OneStepConfig) -> None:
 
 
 def _with_context(network: OneStepNetwork, context: int) -> OneStepNetwork:
-    """The same weights in a network that looks at so many previous outputs; 0 leaves it as it is."""
+    """Put the weights into a network that looks at so many previous outputs; 0 leaves it as it is."""
     if context in (0, network.max_context):
         return network
     if network.max_context:

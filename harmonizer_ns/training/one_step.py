@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the one-step diffusion networks (Difix, Cosmos), on single views and on clips."""
+"""This module trains the one-step diffusion networks (Difix, Cosmos), on single views and on clips."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harmonizer_ns.enhancers.checkpoint import Checkpoint, save_checkpoint
+from harmonizer_ns.enhancers.lora import merged
 from harmonizer_ns.enhancers.one_step import OneStepNetwork
 from harmonizer_ns.training.config import TemporalConfig
 from harmonizer_ns.training.criterion import Criterion, Images
-from harmonizer_ns.training.models import export, export_difix
+from harmonizer_ns.training.models import export_difix
 from harmonizer_ns.training.pairs_data.batch import PairBatch
 from harmonizer_ns.training.trainee import Parts, Pictures, Validation, validated
 
 
 class OneStepTrainee:
-    """A network that repairs images in one step, with references or context as it takes them.
+    """Trains a network that repairs images in one step, with references or context as it takes them.
 
     Args:
         network: on its device.
@@ -40,7 +42,7 @@ class OneStepTrainee:
         self.difix_checkpoint = difix_checkpoint
 
     def loss(self, network: nn.Module, batch: PairBatch, step: int) -> tuple[Float[Tensor, ""], Parts]:
-        """All losses of single views, or of the last frames of clips with the frames before as context."""
+        """Judge single views, or the last frames of clips with the frames before as context."""
         batch = batch.to(next(self.network.parameters()).device)
         if batch.frames is None:
             output = self._repair(network, batch, []).float()
@@ -50,7 +52,7 @@ class OneStepTrainee:
         return self.criterion(output, view.image, view.target, view.seeds, step, batch, history[0])
 
     def _roll_out(self, clip: PairBatch) -> list[Images]:
-        """The context of a clip's last frame: outputs of the frames before it, newest first, without gradients.
+        """Make the context of a clip's last frame: outputs of the frames before it, newest first, without gradients.
 
         Frames are repaired in their order, each with the outputs of the K frames before it; the first ones, which have
         fewer, without any, as streams begin.
@@ -66,12 +68,12 @@ class OneStepTrainee:
         return history
 
     def _mixed(self, output: Images, view: PairBatch, index: int) -> Images:
-        """Some outputs replaced by the truth; which ones depends on the item, not on how items are batched."""
+        """Replace some outputs by the truth; which ones depends on the item, not on how items are batched."""
         chosen = [random.Random(f"{seed}/truth/{index}").random() < self.temporal.truth for seed in view.seeds]
         return torch.where(torch.tensor(chosen, device=output.device)[:, None, None, None], view.target, output)
 
     def _repair(self, network: nn.Module, view: PairBatch, context: list[Images]) -> Images:
-        """Between colours in [0, 1] and the network's [-1, 1]."""
+        """Run the network, whose colours are in [-1, 1], on colours in [0, 1]."""
         references = view.references if self.network.max_references else None
         output = network(
             view.image * 2 - 1,
@@ -81,7 +83,7 @@ class OneStepTrainee:
         return output / 2 + 0.5
 
     def validate(self, batches: list[PairBatch], step: int) -> Validation:
-        """Metrics and pictures of single views."""
+        """Measure single views, and keep their pictures."""
         return validated([view for batch in batches for view in self._pictures(batch)], self.criterion.distance)
 
     def _pictures(self, batch: PairBatch) -> list[Pictures]:
@@ -92,6 +94,8 @@ class OneStepTrainee:
 
     def export(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write an enhancer folder, adapters merged into the weights, and a file for Difix's own code if asked for."""
-        export(self.network, folder, metadata)
+        network = self.network
+        weights = merged(network.state_dict())
+        save_checkpoint(folder, Checkpoint(network.architecture, network.config, weights, metadata))
         if self.difix_checkpoint:
             export_difix(self.network, folder.parent / f"model_{metadata['training']['steps']}.pkl")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The presets of ``harmonizer train``: one table. Every value can be changed on the command line."""
+"""This table holds the presets of ``harmonizer train``. Every value can be changed on the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GIVEN: dict[str, Any] = {"pairs": tyro.MISSING, "output": tyro.MISSING}  # on t
 
 
 class Preset(NamedTuple):
-    """One way to train.
+    """Is one way to train.
 
     Args:
         description: for ``--help``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From options to a run: processes, network, data, losses."""
+"""This module makes a run out of options: processes, network, data, losses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(config: TrainingConfig) -> Outcome:
 
 
 def _settled(config: TrainingConfig) -> TrainingConfig:
-    """Device and precision as they are meant here.
+    """Settle on which device and in which precision this machine trains.
 
     Raises:
         InputError: when the device is not there, or cannot compute in the precision asked for.
@@ -55,7 +55,7 @@ def _settled(config: TrainingConfig) -> TrainingConfig:
 
 
 def _start_processes(config: TrainingConfig) -> Accelerator:
-    """This process among the others, on its device."""
+    """Take this process's place among the others, on its device."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     # Temporal layers have no gradient on single frames.

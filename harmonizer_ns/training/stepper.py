@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimizer step: gradients of several batches, clipped, taken only when finite."""
+"""An optimizer step adds up gradients of several batches, clips them, and is taken only when they are finite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True)
 class Report:
-    """What one step was like.
+    """Tells what one step was like.
 
     Args:
         loss: mean over batches and processes.
@@ -69,7 +69,7 @@ class Stepper:
         self.average = Average(self.parameters, options.average)
 
     def step(self, step: int, batches: list[Any]) -> Report:
-        """Optimizer step number ``step``, counted from 1. All that is random in it depends on seed and step alone."""
+        """Take step number ``step``, counted from 1. All that is random in it depends on seed and step alone."""
         options = self.config.optimizer
         rate = options.learning_rate * self.config.schedule.factor(step)
         for group in self.optimizer.param_groups:
@@ -88,7 +88,7 @@ class Stepper:
         return Report(loss.item(), {**values, "lr": rate, "gradient_norm": norm.item()}, taken)
 
     def _accumulate(self, step: int, batches: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fill the gradients; the mean loss and its terms."""
+        """Fill the gradients, and return the mean loss and its terms."""
         totals: dict[str, Tensor] = {}
         for micro, batch in enumerate(batches):
             seed_torch(self.config.seed, step, micro, self.accelerator.process_index)
@@ -102,7 +102,7 @@ class Stepper:
         return means.pop("loss"), means
 
     def tensors(self) -> Tensors:
-        """What a checkpoint has to hold: weights that learn, moments of the optimizer, the average."""
+        """Collect what a checkpoint has to hold: weights that learn, moments of the optimizer, the average."""
         moments = {
             f"{kind}/{name}": self.optimizer.state[value][kind]
             for name, value in self.parameters.items()

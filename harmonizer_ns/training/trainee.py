@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training loop trains, and what it draws from: two small contracts."""
+"""The training loop asks two small contracts of what it trains and of what it draws from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Parts = dict[str, Float[Tensor, ""]]
 
 
 class Pictures(NamedTuple):
-    """One validation view, for metrics and sample sheets; colours in [0, 1].
+    """Shows one validation view, for metrics and sample sheets; colours in [0, 1].
 
     Args:
         render: what was given.
@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """What a validation finds.
+    """Is what a validation finds.
 
     Args:
         figures: by name.
@@ -45,7 +45,7 @@ class Validation(NamedTuple):
 
 
 def validated(pictures: list[Pictures], distance: Distance | None = None) -> Validation:
-    """Means over the views of PSNR, SSIM and a distance: ``psnr``, ``psnr_input`` and so on; empty without views.
+    """Average PSNR, SSIM and a distance over the views: ``psnr``, ``psnr_input`` and so on; nothing without views.
 
     Args:
         pictures: the views.
@@ -62,15 +62,15 @@ def validated(pictures: list[Pictures], distance: Distance | None = None) -> Val
 
 
 class Trainee(Protocol):
-    """A network and what it takes to train it."""
+    """Is a network and what it takes to train it."""
 
     @property
     def network(self) -> nn.Module:
-        """On its device, in training mode; always the same one."""
+        """Give the network, on its device, in training mode; always the same one."""
         ...
 
     def loss(self, network: nn.Module, batch: Any, step: int) -> tuple[Float[Tensor, ""], Parts]:
-        """The loss of a batch at an optimizer step.
+        """Compute the loss of a batch at an optimizer step.
 
         Args:
             network: `network`, possibly wrapped for several processes; forward passes with gradients go through it.
@@ -80,7 +80,7 @@ class Trainee(Protocol):
         ...
 
     def validate(self, batches: list[Any], step: int) -> Validation:
-        """What the network makes of the validation data; called in evaluation mode, without gradients.
+        """Measure what the network makes of the validation data; called in evaluation mode, without gradients.
 
         Args:
             batches: the data's.
@@ -94,21 +94,21 @@ class Trainee(Protocol):
 
 
 class Data(Protocol):
-    """Where batches come from. Everything drawn is a function of the step, so there is no position to lose."""
+    """Gives batches. Everything drawn is a function of the step, so there is no position to lose."""
 
     def batch(self, step: int, micro: int) -> Any:
-        """This process's batch number ``micro`` within an optimizer step, on the CPU."""
+        """Load this process's batch number ``micro`` within an optimizer step, on the CPU."""
         ...
 
     def validation(self) -> list[Any]:
-        """Batches that are never trained on; may be empty."""
+        """Load batches that are never trained on; there may be none."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes when what is drawn changes, but not when the files move."""
+        """Digest what is drawn: it changes when that does, but not when the files move."""
         ...
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name."""
+    """Collect the parameters that learn, by name."""
     return {name: value for name, value in network.named_parameters() if value.requires_grad}

@@ -82,7 +82,7 @@ def test_the_neighbour_of_a_clip_is_shown_as_truth_and_as_render(tmp_path):
 
 def test_a_pair_without_geometry_has_no_candidates(tmp_path):
     view = warp_view(write_pair(tmp_path, "photo", 2))
-    assert (view.scene, view.damage) == ("photo", "")
+    assert (view.pair.scene, view.pair.stream) == ("photo", "")
     assert len(view.warps) == 0
     assert not view.previous_valid.any()
     assert not view.inverse_depth.any()
@@ -165,7 +165,7 @@ def test_scenes_are_held_out_whole(tmp_path):
     path = write_scenes(tmp_path)
     for scenes, expected in (((), ["scene2"]), (("scene0",), ["scene0"])):
         data = BuiltinData(config_of(path, held_out=scenes))
-        assert sorted({view.scene for view in data.held_out()}) == expected
+        assert sorted({view.pair.scene for view in data.held_out()}) == expected
         assert data.scenes == sorted({"scene0", "scene1", "scene2"} - set(expected))
         assert len(data.validation()) == 3
         assert len(list(data.held_out())) == 4

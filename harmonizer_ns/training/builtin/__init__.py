@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the built-in network: pairs are warped once, cropped, learned from, validated, calibrated.
+"""This package trains the built-in network: pairs are warped once, cropped, learned from, validated, calibrated.
 
 Imports training and enhancers. `trainee.BuiltinTrainee` holds what is particular; `training.loop` runs it.
 """

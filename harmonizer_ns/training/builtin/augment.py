@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random training crops: which candidates are seen, how clean the render is, colours, flips."""
+"""This module varies training crops: which candidates are seen, how clean the render is, colours, flips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harmonizer_ns.training.config import DataConfig
 
 
 def random_crop(view: WarpedView, data: DataConfig, config: AugmentConfig, chance: random.Random) -> Batch:
-    """One augmented crop, as a batch of one.
+    """Cut and vary one crop, as a batch of one.
 
     Args:
         view: not smaller than the crop.
@@ -47,7 +47,7 @@ def _random_references(count: int, config: AugmentConfig, chance: random.Random)
 
 
 def _cleaned(batch: Batch, config: AugmentConfig, chance: random.Random) -> Float[Tensor, "1 3 h w"]:
-    """The render, or the truth, or something between."""
+    """Choose the render, or the truth, or something between."""
     draw = chance.random()
     if draw < config.clean:
         return batch.target
@@ -57,14 +57,14 @@ def _cleaned(batch: Batch, config: AugmentConfig, chance: random.Random) -> Floa
 
 
 def _exposed(batch: Batch, config: AugmentConfig, chance: random.Random) -> Float[Tensor, "1 k 3 h w"]:
-    """Candidates, some with a brightness of their own."""
+    """Give some candidates a brightness of their own."""
     warps = batch.inputs.warps
     gains = [chance.uniform(0.9, 1.1) if chance.random() < config.exposure else 1.0 for _ in warps[0]]
     return (warps * torch.tensor(gains)[:, None, None, None]).clamp(0, 1)
 
 
 def _jittered(batch: Batch, config: AugmentConfig, chance: random.Random) -> Batch:
-    """``(gain x)^gamma`` with colours in random order, the same for all images."""
+    """Compute ``(gain x)^gamma`` with colours in random order, the same for all images."""
     gain = torch.tensor([chance.uniform(1 - config.jitter, 1.0) for _ in range(3)])[:, None, None]
     gamma = chance.uniform(1 - config.jitter, 1 + config.jitter)
     order = chance.sample(range(3), 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a trained network may change a picture: a bias for repairs that are looked at, one for those learned from."""
+"""Calibration says how far a network may change pictures: one bias for repairs to look at, one to learn from."""
 
 from __future__ import annotations
 

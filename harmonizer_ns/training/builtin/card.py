@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a built-in network, written from the figures that training measured."""
+"""This module writes the model card of a built-in network from the figures that training measured."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ invents nothing.
 {parameters:,} parameters; runs on a CPU. Architecture: `harmonizer_ns/enhancers/builtin/network.py`.
 
 - Weights: Apache-2.0, this project's own training; no pre-trained part.
-- Data: {data} {training_views} views of {scene_count} training scenes.
-- Training: {steps} steps in {stage_count} stages, at the end of {batch} crops of {width}x{height} pixels, by
-  `harmonizer train builtin`; of each stage the steps up to its best validation count, and `training.json` has its
-  configuration.
+- Data: {origin} {training_views} views of {scene_count} training scenes.
+- Training: {steps} steps in {stage_count} stages, at the end of {crops[batch]} crops of {crops[width]}x{crops[height]}
+  pixels, by `harmonizer train builtin`; of each stage the steps up to its best validation count, and `training.json`
+  has its configuration.
 - Confidence: estimated probability that a pixel's absolute error, averaged over the colours, is below 0.05.
 - Two calibrations: pictures that are looked at change only as far as good pixels bear it (bias {bias_when_shown:+.2f});
   repairs that a reconstruction learns from lower the loss of splats, L1 and SSIM, most (bias {bias_when_learned:+.2f}).
@@ -33,15 +33,15 @@ invents nothing.
 {held_out_views} views, PSNR in dB, mean over scenes of means over views. "Good half": pixels where the render is
 off by at most its median over the image. "Oracle": best candidate of each pixel, chosen with knowledge of the truth.
 
-{figures}
+{by_condition}
 
 By scene, with all references:
 
-{scenes}
+{by_scene}
 
 By kind of damage, with all references:
 
-{damage}
+{by_stream}
 
 ![Loss and held-out PSNR over the steps of the last stage](curves.png)
 
@@ -60,12 +60,7 @@ def write_card(folder: Path, report: dict[str, Any]) -> None:
 
 
 def save_curves(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
-    """Plot each curve over the steps, one below the other, as PNG.
-
-    Args:
-        path: of the picture.
-        curves: name -> (step, value).
-    """
+    """Plot curves, ``(step, value)`` by name, one below the other, as PNG."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     figure = Figure(figsize=(7, 2.2 * len(curves)), layout="constrained")
@@ -73,30 +68,27 @@ def save_curves(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
         axes.set(xlabel="step", ylabel=name)
         axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
 def model_card(report: dict[str, Any]) -> str:
-    """The card's text from the content of ``training.json``."""
+    """Write the card's text from the content of ``training.json``."""
     stages, scenes = report["stages"], report["figures"]["references"]
-    data = stages[-1]["config"]["data"]
     return _TEXT.format(
-        **{name: report[name] for name in ("parameters", "training_views", "held_out_views")},
-        **{name: report[name] for name in ("bias_when_shown", "bias_when_learned")},
-        **{name: data[name] for name in ("batch", "width", "height")},
-        data=report["data"].rstrip(".") + ".",
+        **report,
+        crops=stages[-1]["config"]["data"],
+        origin=report["data"].rstrip(".") + ".",
         scene_count=len(report["training_scenes"]),
         steps=sum(stage["steps"] for stage in stages),
         stage_count=len(stages),
-        figures=table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
-        scenes=table("scene", {name: figures for name, figures in scenes.items() if name != "mean"}),
-        damage=table("damage", report["by_damage"]),
+        by_condition=table("input", {name: scenes["mean"] for name, scenes in report["figures"].items()}),
+        by_scene=table("scene", {name: figures for name, figures in scenes.items() if name != "mean"}),
+        by_stream=table("damage", report["by_damage"]),
     )
 
 
 def table(first: str, rows: dict[str, Figures]) -> str:
-    """Figures in Markdown, one row for each name."""
+    """Set figures as a table in Markdown, one row for each name."""
     head = ("render", "output", "SSIM, render", "SSIM, output", "good half, render", "good half, output", "oracle")
     keys = ("psnr_input", "psnr", "ssim_input", "ssim", "good_input", "good", "oracle")
     lines = [f"| {first} | {' | '.join(head)} | calibration error |", "|---" * (len(head) + 2) + "|"]

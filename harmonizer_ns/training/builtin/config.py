@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of training the built-in network, besides those that every training has."""
+"""This module holds the options of training the built-in network, besides those that every training has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harmonizer_ns.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How crops are varied. Crops are cut out of whole views at random places, and never resized."""
+    """Says how crops are varied. They are cut out of whole views at random places, and never resized."""
 
     drop_references: float = 0.5
     """Share of crops that see only a random number (0 to all) of their references, instead of all."""
@@ -29,7 +29,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class ChoiceLossConfig:
-    """Weights of the network's own losses."""
+    """Weighs the network's own losses."""
 
     error: float = 1.0
     """log(MSE of the output / MSE of the render): a tenth of it is 0.43 dB."""
@@ -50,7 +50,7 @@ class ChoiceLossConfig:
 
 @dataclass(frozen=True)
 class BuiltinConfig(TrainingConfig):
-    """One training run of the built-in network, from pairs with depth, cameras and references."""
+    """Describes one training run of the built-in network, from pairs with depth, cameras and references."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     choice_loss: ChoiceLossConfig = field(default_factory=ChoiceLossConfig)

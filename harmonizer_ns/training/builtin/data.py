@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in network's data: views of pairs files, warped when they are first seen, and random crops of them."""
+"""This module gives the built-in network its data: views of pairs files, warped when first seen, and crops of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harmonizer_ns.training.pairs_data.draws import read_splits
 
 
 class Views:
-    """Warped views of pairs files. The first ones asked for are kept while there is room; others are warped each time.
+    """Warps views of pairs files. The first ones asked for are kept while there is room; others are warped each time.
 
     Args:
         files: pairs of each file.
@@ -37,7 +37,7 @@ class Views:
         self._kept: dict[tuple[Path, Path], WarpedView] = {}
 
     def of(self, source: int, pair: Pair) -> WarpedView:
-        """A pair of file number ``source``."""
+        """Give the warped view of a pair of file number ``source``."""
         key = (pair.image, pair.target_image)
         if key in self._kept:
             return self._kept[key]
@@ -48,7 +48,7 @@ class Views:
         return view
 
     def _neighbour(self, source: int, pair: Pair) -> Pair | None:
-        """The frame before, or the one after the first of a clip."""
+        """Find the frame before, or the one after the first of a clip."""
         if pair.clip is None or pair.frame is None:
             return None
         frames = self._frames[source]
@@ -56,7 +56,7 @@ class Views:
 
 
 class BuiltinData:
-    """Random crops of one process, and the views that are held out; see `trainee.Data`.
+    """Draws random crops for one process, and holds the views that are held out; see `trainee.Data`.
 
     Args:
         config: of the run.
@@ -96,7 +96,7 @@ class BuiltinData:
                 )
 
     def batch(self, step: int, micro: int) -> Batch:
-        """Augmented crops."""
+        """Draw augmented crops; see `trainee.Data.batch`."""
         data = self._data
         number = (step - 1) * data.accumulation + micro
         return collate([self._crop(draw) for draw in shard(number, data.batch, self._rank, self._processes)])
@@ -108,12 +108,12 @@ class BuiltinData:
         return random_crop(view, self._data, self._config.augment, chance)
 
     def validation(self) -> list[WarpedView]:
-        """Some of the held-out views, evenly spread."""
+        """Choose some of the held-out views, evenly spread."""
         chosen = evenly_spread(self._numbered(), self._config.data.validation_pairs)
         return [self._views.of(source, pair) for source, pair in chosen]
 
     def held_out(self) -> Iterator[WarpedView]:
-        """All views that are held out."""
+        """Give all views that are held out."""
         return (self._views.of(source, pair) for source, pair in self._numbered())
 
     def _numbered(self) -> list[tuple[int, Pair]]:
@@ -121,22 +121,22 @@ class BuiltinData:
 
     @property
     def scenes(self) -> list[str]:
-        """What is trained on."""
+        """Name the scenes that are trained on."""
         return sorted({pair.scene for pairs in self._training for pair in pairs})
 
     @property
     def count(self) -> int:
-        """How many views are trained on."""
+        """Count the views that are trained on."""
         return sum(map(len, self._training))
 
     def fingerprint(self) -> str:
-        """Of what every pair holds and of how pairs are drawn, wherever the files are."""
+        """Digest what every pair holds and how pairs are drawn, wherever the files are."""
         pairs = [[_content(pair) for pair in pairs] for pairs in (*self._training, *self._held_out)]
         content = [pairs, self._sampler.quotas, self._config.seed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _content(pair: Pair) -> list[str]:
-    """Digests of a pair's files, and its cameras."""
+    """Describe a pair by digests of its files, and its cameras."""
     files = [pair.image, pair.target_image, *pair.references, *([pair.depth] if pair.depth else [])]
     return [*map(file_digest, files), repr(pair.cameras), str(pair.clip), str(pair.frame)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of the built-in enhancer. All are relative to the render, so that clean and broken views count alike."""
+"""This module holds the built-in enhancer's losses, all relative to the render: clean and broken views count alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIDENT = 0.05
 
 
 def total_loss(choice: Choice, batch: Batch, config: ChoiceLossConfig, progress: float = 1.0) -> Float[Tensor, ""]:
-    """The weighted sum of all terms; ``progress`` of the training in [0, 1]."""
+    """Weigh and add all terms; ``progress`` of the training is in [0, 1]."""
     render, target = batch.inputs.render, batch.target
     loss = (
         config.error * log_error_ratio(choice.rgb, render, target, torch.ones_like(batch.good)).mean()
@@ -37,7 +37,7 @@ def log_error_ratio(
     target: Float[Tensor, "n 3 h w"],
     mask: Bool[Tensor, "n 1 h w"],
 ) -> Float[Tensor, " n"]:
-    """``log((MSE_out + floor) / (MSE_render + floor))`` over a mask: negative is a gain, 10 / ln(10) dB a unit."""
+    """Compute ``log((MSE_out + floor) / (MSE_render + floor))`` in a mask: gains are negative, 10/ln(10) dB a unit."""
     return _masked_log_mse(output, target, mask) - _masked_log_mse(render, target, mask)
 
 
@@ -54,7 +54,7 @@ def preservation(
     target: Float[Tensor, "n 3 h w"],
     good: Bool[Tensor, "n 1 h w"],
 ) -> Float[Tensor, ""]:
-    """Loss of quality where the render was good; gains there count a quarter. Crops count by their good pixels."""
+    """Punish losses where the render was good; gains there count a quarter. Crops count by their good pixels."""
     ratio = log_error_ratio(output, render, target, good)
     share = good.float().mean((1, 2, 3))
     return (F.leaky_relu(ratio, 0.25) * share).sum() / share.sum().clamp(min=1e-6)
@@ -63,7 +63,7 @@ def preservation(
 def detail_ratio(
     output: Float[Tensor, "n 3 h w"], render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, ""]:
-    """Mean absolute error of the image gradients, divided by the render's, for each image."""
+    """Divide the mean absolute error of the image gradients by the render's, for each image."""
     ours, theirs = _gradient_error(output - target), _gradient_error(render - target)
     return (ours / (theirs + 1e-3)).mean()
 
@@ -76,19 +76,19 @@ def _gradient_error(difference: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]
 def confidence_loss(
     logit: Float[Tensor, "n 1 h w"], output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the belief that a pixel is right; its minimum is the calibrated probability."""
+    """Compute the cross-entropy of the belief that a pixel is right; its minimum is the calibrated probability."""
     return F.binary_cross_entropy_with_logits(logit, right_pixels(output.detach(), target).to(logit.dtype))
 
 
 def right_pixels(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n 1 h w"]:
-    """Where the absolute error, averaged over the colours, is below `CONFIDENT`: what the confidence predicts."""
+    """Mark where the absolute error, averaged over the colours, is below `CONFIDENT`: what the confidence predicts."""
     return (output - target).abs().mean(1, keepdim=True) < CONFIDENT
 
 
 def choice_loss(
     choice: Choice, render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the weights with what would have been right.
+    """Compute the cross-entropy of the weights with what would have been right.
 
     That is ``softmax(-e / 2s^2)`` over the render, the candidates and the smoother versions, with their local mean
     squared errors ``e``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in network as the training loop trains it, and as it becomes an enhancer folder."""
+"""This module is the built-in network as the training loop trains it, and as it becomes an enhancer folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CURVES = {"loss": "loss", "test/psnr": "output, held-out PSNR in dB", "test/goo
 
 
 def initial_network(config: BuiltinConfig) -> tuple[BuiltinNetwork, list[dict[str, Any]]]:
-    """The network that a run starts from, on the CPU and not calibrated, and the training that it has had.
+    """Load the network that a run starts from, on the CPU and not calibrated, and the training that it has had.
 
     Raises:
         InputError: when there is no such checkpoint or architecture.
@@ -50,7 +50,7 @@ def initial_network(config: BuiltinConfig) -> tuple[BuiltinNetwork, list[dict[st
 
 
 class BuiltinTrainee:
-    """The built-in network. Validating, it keeps the best weights aside; these are calibrated and exported.
+    """Trains the built-in network. Validating, it keeps the best weights aside; these are calibrated and exported.
 
     Args:
         network: on its device.
@@ -74,7 +74,7 @@ class BuiltinTrainee:
         self._continues = config.resume
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Float[Tensor, ""], Parts]:
-        """The network's own losses, and those of the criterion on top."""
+        """Add the network's own losses and those of the criterion."""
         batch = batch.to(next(self.network.parameters()).device)
         choice = network(batch.inputs)
         own = total_loss(choice, batch, self.config.choice_loss, step / self.config.schedule.max_steps)
@@ -82,7 +82,7 @@ class BuiltinTrainee:
         return own + others, {"own": own.detach(), **parts}
 
     def validate(self, batches: list[WarpedView], step: int) -> Validation:
-        """Figures of held-out views; the weights are kept aside when these are the best so far."""
+        """Measure held-out views; the weights are kept aside when these are the best so far."""
         enhancer = self._enhancer()
         measured = validate(enhancer, batches)
         figures = means(measured)["mean"]
@@ -95,13 +95,13 @@ class BuiltinTrainee:
         return Validation(figures, [view.pictures for view in measured])
 
     def _enhancer(self) -> BuiltinEnhancer:
-        """A copy in full precision; the network itself may be wrapped for less."""
+        """Copy the network in full precision; the network itself may be wrapped for less."""
         network = BuiltinNetwork(**self.network.config).to(next(self.network.parameters()).device)
         network.load_state_dict(self.network.state_dict())
         return BuiltinEnhancer(network)
 
     def _recall_best(self, step: int) -> None:
-        """At the first validation of a continued run, the best score before; steps after its checkpoint come again."""
+        """Read a continued run's best score at its first validation; steps after its checkpoint come again."""
         if self._continues and (self.config.output / BEST).is_dir():
             kept = BuiltinEnhancer.from_pretrained(self.config.output / BEST).metadata
             self._best = kept["score"] if kept["step"] < step else -math.inf
@@ -123,7 +123,7 @@ class BuiltinTrainee:
         write_card(folder, self._report(enhancer))
 
     def _report(self, enhancer: BuiltinEnhancer) -> dict[str, Any]:
-        """What is known of the exported network, measured on all views that are held out; JSON values."""
+        """Tell what is known of the exported network, measured on all views that are held out; JSON values."""
         measured = {name: validate(enhancer, self.data.held_out(), shown) for name, shown in CONDITIONS.items()}
         figures = {name: means(views) for name, views in measured.items()}
         logger.info("held-out views, in dB\n%s", table("scene", figures["references"]))
@@ -136,6 +136,6 @@ class BuiltinTrainee:
             "bias_when_shown": enhancer.network.bias_when_shown,
             "bias_when_learned": enhancer.network.bias_when_learned,
             "figures": figures,
-            "by_damage": means(measured["references"], "damage"),
+            "by_damage": means(measured["references"], "stream"),
             "curves": {_CURVES[name]: points for name, points in drawn.items()},
         }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a built-in network is on whole held-out views, run as the enhancer runs it."""
+"""Validation measures a built-in network on whole held-out views, run as the enhancer runs it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.metrics import good_half_psnr, psnr, splat_loss, ssim
+from harmonizer_ns.pairs import Pair
 from harmonizer_ns.training.builtin.losses import right_pixels
 from harmonizer_ns.training.builtin.views import REFERENCES, Batch, WarpedView, show
 from harmonizer_ns.training.trainee import Pictures
@@ -24,7 +25,7 @@ over the render's)."""
 
 
 class Condition(NamedTuple):
-    """What the network is shown.
+    """Says what the network is shown.
 
     Args:
         references: how many photos at most.
@@ -45,17 +46,15 @@ CONDITIONS = {
 
 
 class Measured(NamedTuple):
-    """What came out for one view.
+    """Holds what came out for one view.
 
     Args:
-        scene: of the view.
-        damage: of the view.
+        pair: the view's.
         figures: see `Figures`.
         pictures: for sample sheets.
     """
 
-    scene: str
-    damage: str
+    pair: Pair
     figures: Figures
     pictures: Pictures
 
@@ -64,12 +63,11 @@ def validate(
     enhancer: BuiltinEnhancer, views: Iterable[WarpedView], condition: Condition = CONDITIONS["references"]
 ) -> list[Measured]:
     """Repair whole views, and compare them with the truth."""
-    return [measure(enhancer, view, condition) for view in views]
+    return [_measure(enhancer, view, condition) for view in views]
 
 
 @torch.inference_mode()
-def measure(enhancer: BuiltinEnhancer, view: WarpedView, condition: Condition) -> Measured:
-    """Repair one view, and compare it with the truth."""
+def _measure(enhancer: BuiltinEnhancer, view: WarpedView, condition: Condition) -> Measured:
     batch = show(view, range(condition.references), condition.previous)
     render, target = batch.inputs.render, batch.target
     repaired = enhancer.repair(batch.inputs)
@@ -87,11 +85,11 @@ def measure(enhancer: BuiltinEnhancer, view: WarpedView, condition: Condition) -
     }
     photo = batch.inputs.warps[0, 0] if condition.references and len(view.warps) else None
     pictures = Pictures(render[0], output[0], target[0], photo)
-    return Measured(view.scene, view.damage, {name: value.item() for name, value in figures.items()}, pictures)
+    return Measured(view.pair, {name: value.item() for name, value in figures.items()}, pictures)
 
 
 def best_candidates(batch: Batch) -> Float[Tensor, "n 3 h w"]:
-    """Of each pixel the candidate, or the render, that is nearest to the truth."""
+    """Choose for each pixel the candidate, or the render, that is nearest to the truth."""
     candidates = torch.cat([batch.inputs.render[:, None], batch.inputs.warps], dim=1)
     error = (candidates - batch.target[:, None]).square().mean(2, keepdim=True)
     error[:, 1:][batch.inputs.valid < 0.5] = torch.inf
@@ -102,25 +100,21 @@ def best_candidates(batch: Batch) -> Float[Tensor, "n 3 h w"]:
 def calibration_error(
     confidence: Float[Tensor, "n 1 h w"], right: Bool[Tensor, "n 1 h w"], bins: int = 10
 ) -> Float[Tensor, ""]:
-    """Expected calibration error: mean over pixels of |mean confidence - share of right pixels| in their bin."""
+    """Average over pixels |mean confidence - share of right pixels| in their bin: the expected calibration error."""
     index = (confidence * bins).long().clamp(max=bins - 1).flatten()
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, (confidence.double() - right.double()).flatten())
     return gaps.abs().sum() / confidence.numel()
 
 
-def means(measured: Sequence[Measured], by: Literal["scene", "damage"] = "scene") -> dict[str, Figures]:
-    """Means of each scene over its views, or of each kind of damage over its scenes; "mean" is that over scenes."""
-    scenes = _grouped(measured, "scene")
-    figures = {name: _mean([view.figures for view in views]) for name, views in scenes.items()}
-    overall = {"mean": _mean(list(figures.values()))}
-    if by == "scene":
-        return figures | overall
-    return {name: means(views)["mean"] for name, views in _grouped(measured, "damage").items()} | overall
-
-
-def _grouped(measured: Sequence[Measured], key: str) -> dict[str, list[Measured]]:
-    names = sorted({getattr(view, key) for view in measured})
-    return {name: [view for view in measured if getattr(view, key) == name] for name in names}
+def means(measured: Sequence[Measured], by: Literal["scene", "stream"] = "scene") -> dict[str, Figures]:
+    """Average over the views of each scene, or over the scenes of each stream of damage; "mean" is that over scenes."""
+    names = sorted({getattr(view.pair, by) for view in measured})
+    groups = {name: [view for view in measured if getattr(view.pair, by) == name] for name in names}
+    if by == "stream":
+        figures = {name: means(views)["mean"] for name, views in groups.items()}
+        return figures | {"mean": means(measured)["mean"]}
+    figures = {name: _mean([view.figures for view in views]) for name, views in groups.items()}
+    return figures | {"mean": _mean(list(figures.values()))}
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:
@@ -128,6 +122,6 @@ def _mean(figures: Sequence[Figures]) -> Figures:
 
 
 def score(figures: Figures) -> float:
-    """What weights are chosen by: gain in dB, less a tenth of what the good half loses beyond 0.05 dB."""
+    """Judge weights, to choose the best: gain in dB, less a tenth of what the good half loses beyond 0.05 dB."""
     loss = figures["good_input"] - figures["good"]
     return figures["psnr"] - figures["psnr_input"] - 0.1 * max(0.0, loss - 0.05)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views that the built-in network is trained on: a pair with everything warped into its image, once.
+"""The built-in network is trained on views: pairs with everything warped into their image, once.
 
 Photos, and the neighbouring frame of a clip as the previous output, are warped by `gather_inputs`, as the enhancer
 warps them when it runs. Crops are cut afterwards, so that no photo ends where the crop ends.
@@ -30,12 +30,10 @@ SLOTS = REFERENCES + 1
 
 @dataclass(frozen=True)
 class WarpedView:
-    """A whole pair with its candidates warped into the view, compact in memory.
+    """Holds a whole pair with its candidates warped into the view, compact in memory.
 
     Args:
-        name: the pair's.
-        scene: what it shows.
-        damage: the stream that made it, or "".
+        pair: where it comes from.
         render: the damaged image.
         target: what it should look like.
         alpha: of the render.
@@ -48,9 +46,7 @@ class WarpedView:
         previous_valid: their validity, 0 without a neighbour.
     """
 
-    name: str
-    scene: str
-    damage: str
+    pair: Pair
     render: UInt8[Tensor, "3 h w"]
     target: UInt8[Tensor, "3 h w"]
     alpha: UInt8[Tensor, "1 h w"]
@@ -64,13 +60,13 @@ class WarpedView:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Count the bytes of memory that it takes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Network input with its truth.
+    """Holds network input with its truth.
 
     Args:
         inputs: of the network.
@@ -85,13 +81,13 @@ class Batch:
     seeds: tuple[int, ...]
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """With every picture in it changed."""
+        """Change every picture in it."""
         names = [f.name for f in fields(BuiltinInputs) if f.name != "is_previous"]
         inputs = replace(self.inputs, **{name: change(getattr(self.inputs, name)) for name in names})
         return replace(self, inputs=inputs, target=change(self.target), good=change(self.good))
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         moved = self.changed(lambda value: value.to(device, non_blocking=True))
         return replace(moved, inputs=replace(moved.inputs, is_previous=self.inputs.is_previous.to(device)))
 
@@ -110,9 +106,7 @@ def warp_view(pair: Pair, neighbour: Pair | None = None) -> WarpedView:
     before = gather_inputs(cat_frames([render, render]), Context(history=history), 0)
     count = 0 if references is None else len(references)
     return WarpedView(
-        name=pair.name,
-        scene=pair.scene,
-        damage=pair.stream,
+        pair=pair,
         render=to_uint8(render.rgb[0]),
         target=to_uint8(loaded.target[0]),
         alpha=to_uint8(render.alpha[0]),
@@ -137,7 +131,7 @@ def show(
     window: tuple[slice, slice] | None = None,
     seed: int = 0,
 ) -> Batch:
-    """What the network sees of a view, as a batch of one; unused slots have validity 0.
+    """Put together what the network sees of a view, as a batch of one; unused slots have validity 0.
 
     Args:
         view: a whole one.

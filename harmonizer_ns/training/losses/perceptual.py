@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distances of deep features on random squares: of features where they are, and of their Gram matrices.
+"""Deep features are compared on random squares: where they are, and by their Gram matrices.
 
 Squares are drawn for each image by itself, so that it does not matter who else is in the batch.
 """
@@ -32,7 +32,7 @@ def patch_loss(
     patches: int = 2,
     sides: tuple[int, int] = (128, 512),
 ) -> Float[Tensor, ""]:
-    """Multi-scale perceptual loss on random square patches (the idea is DiffusionHarmonizer's).
+    """Compare features of random square patches of many scales (the idea is DiffusionHarmonizer's).
 
     ``mean_k mean_l d(f_l(P_k x), f_l(P_k y))``, where ``P_k`` cuts the same square out of output and target, its side
     uniform in ``sides`` and at most the image's shorter side. The network sees patches without rescaling, so large ones
@@ -70,7 +70,7 @@ def gram_loss(
     side: int = 400,
     weights: Sequence[float] = VGG16_WEIGHTS,
 ) -> Float[Tensor, ""]:
-    """``sum_l w_l |G_l(P x) - G_l(P y)|_F^2``, averaged over images (Johnson et al. 2016, equation 4).
+    """Compute ``sum_l w_l |G_l(P x) - G_l(P y)|_F^2``, averaged over images (Johnson et al. 2016, equation 4).
 
     ``P`` cuts one random square, the same out of output and target; ``G_l`` is the `gram_matrix` of layer ``l``. It has
     nothing to say about where things are: let it set in when the output is nearly right, as the papers do.
@@ -100,21 +100,21 @@ def gram_loss(
 
 
 def random_square(height: int, width: int, side: int, chance: random.Random) -> tuple[slice, slice]:
-    """Rows and columns of a square somewhere inside; as much of it as the image has, when that is smaller."""
+    """Draw rows and columns of a square somewhere inside; as much of it as the image has, when that is smaller."""
     rows, columns = min(side, height), min(side, width)
     top, left = chance.randint(0, height - rows), chance.randint(0, width - columns)
     return slice(top, top + rows), slice(left, left + columns)
 
 
 def _activations(features: Features, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the network sees in both, layer by layer; gradients pass to x alone."""
+    """Give what the network sees in both, layer by layer; gradients pass to x alone."""
     with torch.no_grad():
         wanted = features(y)
     return zip(features(x), wanted, strict=True)
 
 
 def feature_distance(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """``mean_hw |n(x) - n(y)|^2``, with ``n`` dividing the features of a pixel by their length.
+    """Compute ``mean_hw |n(x) - n(y)|^2``, with ``n`` dividing the features of a pixel by their length.
 
     In [0, 2] for activations behind a ReLU, whatever the network and the layer, so that no layer needs a weight.
     """
@@ -123,7 +123,7 @@ def feature_distance(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -
 
 
 def gram_matrix(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
-    """``G_ij = sum_hw F_i F_j / (c h w)``, one matrix for each image (Johnson et al. 2016, equation 3); in float32.
+    """Compute ``G_ij = sum_hw F_i F_j / (c h w)`` of each image (Johnson et al. 2016, equation 3); in float32.
 
     It tells which features occur together, wherever they are; textures look alike when these agree.
     """

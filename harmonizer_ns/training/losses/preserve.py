@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss for what an output changes although the input was right there."""
+"""This loss punishes what an output changes although the input was right there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def preservation_loss(
     target: Float[Tensor, "b 3 h w"],
     threshold: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """``mean_p c(p) max(0, |x - i| - |y - i|)``, with output x, input i, target y, and c from `clean_pixels`.
+    """Compute ``mean_p c(p) max(0, |x - i| - |y - i|)`` of output x, input i, target y, with c from `clean_pixels`.
 
     Where the input is already clean, blurring it a little hardly moves an L2 loss, and perceptual losses accept any
     plausible texture: both let a network redraw what was right. This loss is linear, so that small changes count, and
@@ -36,7 +36,7 @@ def preservation_loss(
 def clean_pixels(
     image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"], threshold: float = 0.02, side: int = 7
 ) -> Bool[Tensor, "b 1 h w"]:
-    """``c(p) = [mean of |i - y| over colours and the side x side pixels around p <= threshold]``.
+    """Compute ``c(p) = [mean of |i - y| over colours and the side x side pixels around p <= threshold]``.
 
     Over a neighbourhood, because an error that changes its sign is 0 somewhere without being right there.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss for what changes from frame to frame although it only moved with the scene."""
+"""This loss punishes what changes from frame to frame although it only moved with the scene."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harmonizer_ns.training.pairs_data.batch import PairBatch
 
 
 def warp_loss(output: Float[Tensor, "b 3 h w"], previous: Float[Tensor, "b 3 h w"], motion: Flow) -> Float[Tensor, ""]:
-    """Temporal warp loss: ``sum_p m(p) |E_t(p) - E_{t-1}(p + f(p))|^2 / (3 sum_p m(p))``, averaged over images.
+    """Compute ``sum_p m(p) |E_t(p) - E_{t-1}(p + f(p))|^2 / (3 sum_p m(p))``, averaged over images.
 
     ``f`` and ``m`` are the flow from frame t to frame t-1 and its validity. An image without valid pixels counts 0.
 
@@ -27,7 +27,7 @@ def warp_loss(output: Float[Tensor, "b 3 h w"], previous: Float[Tensor, "b 3 h w
 
 @torch.no_grad()
 def true_motion(current: PairBatch, previous: PairBatch, raft: nn.Module | None = None) -> Flow:
-    """Flow from each current frame to the one before it.
+    """Find the flow from each current frame to the one before it.
 
     Exact where a pair has depth and cameras; for other pairs RAFT's, between the targets; without RAFT they have none.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs files as training sees them: checked, loaded, cropped, and drawn so that every step knows its own items.
+"""This package reads pairs for training: checked, loaded, cropped, and drawn so that each step knows its items.
 
 Imports the small modules and `training.config`. `draws.PairsData` is the whole; `dataset` says what comes when.
 """

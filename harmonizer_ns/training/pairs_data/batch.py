@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training sees of pairs: one pair loaded, whole or cropped, and batches of views or clips of one size."""
+"""Training sees pairs loaded, whole or cropped, and joined to batches of views or clips of one size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harmonizer_ns.types import Cameras, Frames
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Views of one size, colours in [0, 1]; clips have a dimension ``t`` after ``b`` in every tensor, oldest first.
+    """Holds views of one size, colours in [0, 1]; clips have a dimension ``t`` after ``b`` everywhere, oldest first.
 
     Args:
         names: of the pairs; of a clip, its last frame's.
@@ -49,11 +49,11 @@ class PairBatch:
 
     @property
     def frames(self) -> int | None:
-        """Length of the clips; None for single views."""
+        """Give the length of the clips; None for single views."""
         return self.image.shape[1] if self.image.ndim == 5 else None
 
     def frame(self, index: int) -> PairBatch:
-        """One frame of every clip, as a batch of single views.
+        """Take one frame of every clip, as a batch of single views.
 
         Raises:
             ValueError: when the batch holds no clips.
@@ -63,25 +63,25 @@ class PairBatch:
         return self._changed(lambda value: value[:, index])
 
     def cameras(self) -> Cameras:
-        """The cameras, in one row."""
+        """Give the cameras, in one row."""
         height, width = self.image.shape[-2:]
         return Cameras(self.camera_to_world.reshape(-1, 4, 4), self.intrinsics.reshape(-1, 3, 3), width, height)
 
     def to(self, device: torch.device | str) -> PairBatch:
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         return self._changed(lambda value: value.to(device, non_blocking=True))
 
     def as_clip(self) -> PairBatch:
-        """Consecutive frames, oldest first, as one clip."""
+        """Take consecutive frames, oldest first, as one clip."""
         return replace(self._changed(lambda value: value[None]), names=self.names[-1:], seeds=self.seeds[-1:])
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
-        """With every tensor changed."""
+        """Change every tensor."""
         return replace(self, **{name: change(part) for name, part in vars(self).items() if isinstance(part, Tensor)})
 
 
 class LoadedPair(NamedTuple):
-    """A whole pair. Without depth and cameras depth is 0 everywhere, and there are no references.
+    """Holds a whole pair. Without depth and cameras depth is 0 everywhere, and there are no references.
 
     Args:
         render: the damaged image.
@@ -95,7 +95,7 @@ class LoadedPair(NamedTuple):
 
 
 def load_pair(pair: Pair, references: int = 0) -> LoadedPair:
-    """A whole pair with at most so many of its references."""
+    """Load a whole pair with at most so many of its references."""
     rgb, target = load_image(pair.image)[None], load_image(pair.target_image)[None]
     depths = load_file(pair.depth) if pair.has_geometry else {}  # type: ignore[arg-type]
     depth = depths.get("depth", torch.zeros_like(rgb[0, 0])).float()[None, None]
@@ -115,7 +115,7 @@ def _anywhere(width: int, height: int) -> Cameras:
 
 
 def load_view(pair: Pair, window: Window, references: int) -> PairBatch:
-    """A cropped pair as a batch of one.
+    """Load a cropped pair as a batch of one.
 
     Args:
         pair: what to load.
@@ -140,7 +140,7 @@ def load_view(pair: Pair, window: Window, references: int) -> PairBatch:
 
 
 def _photo(pair: Pair, index: int, render: Frames, window: Window) -> Float[Tensor, "3 h w"]:
-    """The part of a reference that shows what the window shows."""
+    """Cut out the part of a reference that shows what the window shows."""
     photo = covered(load_image(pair.references[index]), render.cameras.height, render.cameras.width)
     if pair.has_geometry and pair.cameras:
         window = following(window, render, pair.cameras[1 + index])
@@ -153,7 +153,7 @@ def collate(batches: Sequence[PairBatch]) -> PairBatch:
 
 
 def _joined(parts: Sequence[Any]) -> Any:
-    """Tuples or tensors in one row; None when there are none."""
+    """Join tuples or tensors; None when there are none."""
     if isinstance(parts[0], tuple):
         return tuple(chain.from_iterable(parts))
     return None if parts[0] is None else torch.cat(list(parts))

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def clips(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """The frames of each clip, by their numbers."""
+    """Collect the frames of each clip, by their numbers."""
     found: dict[str, list[Pair]] = {}
     for pair in pairs:
         if pair.clip is not None:
@@ -61,7 +61,7 @@ def _images(pair: Pair) -> list[Path]:
 def _readable(
     pool: ThreadPoolExecutor, read: Callable[[Path], T], paths: Collection[Path]
 ) -> tuple[dict[Path, T], list[str]]:
-    """What is read from each file that can be read, and what is wrong with the others."""
+    """Read every file that can be read, and tell what is wrong with the others."""
 
     def attempt(path: Path) -> T | InputError:
         try:
@@ -88,7 +88,7 @@ def _depth_shapes(path: Path) -> Shapes:
 
 
 def _mismatches(pair: Pair, sizes: dict[Path, Size], shapes: dict[Path, Shapes]) -> Iterator[str]:
-    """Files of a pair that are readable, but not of the image's size."""
+    """Find files of a pair that are readable, but not of the image's size."""
     size = sizes.get(pair.image)
     if size is None:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops of one size out of images of any size, at random scales, without stretching; depth and cameras follow."""
+"""This module cuts crops of one size out of any images, at random scales, unstretched; depth and cameras follow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harmonizer_ns.warp import reproject
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of an image that becomes a crop.
+    """Is a rectangle of an image that becomes a crop.
 
     Args:
         top: first row.
@@ -37,15 +37,15 @@ class Window:
     flip: bool = False
 
     def cut(self, image: Float[Tensor, "n c hs ws"]) -> Float[Tensor, "n c h w"]:
-        """The crop of colours."""
+        """Cut the crop of colours."""
         return self._mirrored(resize(self._part(image), *self.size)).contiguous()
 
     def cut_nearest(self, depth: Float[Tensor, "n 1 hs ws"]) -> Float[Tensor, "n 1 h w"]:
-        """The crop of depth: nearest neighbours, for a mean across an edge lies nowhere."""
+        """Cut the crop of depth: nearest neighbours, for a mean across an edge lies nowhere."""
         return self._mirrored(F.interpolate(self._part(depth), self.size, mode="nearest-exact")).contiguous()
 
     def intrinsics(self, intrinsics: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
-        """Intrinsics of the crop: ``fx s, (cx - left) s``, and so on, with ``s`` the scale of each side.
+        """Give the crop's intrinsics: ``fx s, (cx - left) s``, and so on, with ``s`` the scale of each side.
 
         Raises:
             ValueError: when the window mirrors; no camera does.
@@ -66,7 +66,7 @@ class Window:
 
 
 def random_window(height: int, width: int, crop: DataConfig, flip: bool, chance: random.Random) -> Window:
-    """A window at a random scale and place, mirrored half of the time if ``flip``."""
+    """Draw a window at a random scale and place, mirrored half of the time if ``flip``."""
     size = (crop.height, crop.width)
     covering = _covering(height, width, size)
     scale = chance.uniform(covering, max(covering, min(1.0, covering * crop.zoom)))
@@ -76,23 +76,23 @@ def random_window(height: int, width: int, crop: DataConfig, flip: bool, chance:
 
 
 def centre_window(height: int, width: int, size: tuple[int, int]) -> Window:
-    """The largest window of a crop's shape, in the middle."""
+    """Take the largest window of a crop's shape, in the middle."""
     rows, columns = _sides(height, width, size, _covering(height, width, size))
     return Window((height - rows) // 2, (width - columns) // 2, rows, columns, size)
 
 
 def _covering(height: int, width: int, size: tuple[int, int]) -> float:
-    """The least scale at which the image is as large as the crop."""
+    """Find the least scale at which the image is as large as the crop."""
     return max(size[0] / height, size[1] / width)
 
 
 def _sides(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Rows and columns of the image that the crop shows at a scale."""
+    """Count the rows and columns of the image that the crop shows at a scale."""
     return max(1, min(height, round(size[0] / scale))), max(1, min(width, round(size[1] / scale)))
 
 
 def following(window: Window, view: Frames, photo: Cameras) -> Window:
-    """The window of a photo, as large, whose middle shows what a window of a view shows.
+    """Find the window of a photo, as large, whose middle shows what a window of a view shows.
 
     With the same window for both, the view's content would be outside the photo's crop wherever the cameras differ.
 
@@ -116,6 +116,6 @@ def following(window: Window, view: Frames, photo: Cameras) -> Window:
 
 
 def covered(image: Float[Tensor, "3 hs ws"], height: int, width: int) -> Float[Tensor, "3 h w"]:
-    """A photo brought to another photo's size without stretching: its largest part of that shape, in the middle."""
+    """Bring a photo to another's size without stretching: its largest part of that shape, in the middle."""
     _, rows, columns = image.shape
     return centre_window(rows, columns, (height, width)).cut(image[None])[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training items out of pairs: cropped views, or clips of consecutive frames, stacked to batches.
+"""This module draws training items out of pairs: cropped views, or clips of consecutive frames, in batches.
 
 A draw is a pure function of its number, and all that is random about an item comes from a generator seeded by (seed,
 source, index, epoch). So there is no state to save: a run that continues at number n sees what it would have seen,
@@ -29,7 +29,7 @@ Item = tuple[Pair, ...]
 
 
 def items_of(pairs: Sequence[Pair], frames: int | None) -> list[Item]:
-    """Every pair by itself, or every run of ``frames`` frames of a clip whose numbers follow each other."""
+    """List every pair by itself, or every run of ``frames`` frames of a clip whose numbers follow each other."""
     if frames is None:
         return [(pair,) for pair in pairs]
     runs = [
@@ -61,7 +61,7 @@ _BLOCK = 1024  # draws in which every source has its share
 
 
 class Draw(NamedTuple):
-    """One drawn item.
+    """Names one drawn item.
 
     Args:
         source: which file.
@@ -106,7 +106,7 @@ class MixtureSampler:
         self.quotas = _quotas(shares)
 
     def draw(self, number: int) -> Draw:
-        """Draw number ``number``, counted from 0."""
+        """Make draw number ``number``, counted from 0."""
         block, place = divmod(number, _BLOCK)
         source, before = _shuffled_block(self.quotas, self.seed, block)[place]
         epoch, index = divmod(block * self.quotas[source] + before, self.sizes[source])
@@ -115,7 +115,7 @@ class MixtureSampler:
 
 @lru_cache(maxsize=4)
 def _shuffled_block(quotas: tuple[int, ...], seed: int, block: int) -> list[tuple[int, int]]:
-    """For each place of a block its source, and how often that came before in the block."""
+    """Give for each place of a block its source, and how often that came before in the block."""
     sources = [source for source, quota in enumerate(quotas) for _ in range(quota)]
     random.Random(f"{seed}/block/{block}").shuffle(sources)
     seen, places = [0] * len(quotas), []
@@ -133,7 +133,7 @@ def _shuffled_items(size: int, seed: int, source: int, epoch: int) -> list[int]:
 
 
 def _quotas(shares: Sequence[float]) -> tuple[int, ...]:
-    """Whole numbers in proportion to the shares that add up to a block (largest remainders)."""
+    """Find whole numbers in proportion to the shares that add up to a block (largest remainders)."""
     wanted = [_BLOCK * share / sum(shares) for share in shares]
     quotas = [max(int(value), 1) if value else 0 for value in wanted]
     by_remainder = sorted(range(len(shares)), key=lambda i: quotas[i] - wanted[i])
@@ -145,7 +145,7 @@ def _quotas(shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def shard(batch: int, size: int, rank: int = 0, processes: int = 1) -> range:
-    """Numbers of the draws in batch number ``batch`` of one process.
+    """Number the draws in batch number ``batch`` of one process.
 
     ``processes`` batches of ``size``, one from each process, hold the same draws as one batch of ``processes * size``.
     """
@@ -154,7 +154,7 @@ def shard(batch: int, size: int, rank: int = 0, processes: int = 1) -> range:
 
 
 class PairDataset:
-    """An endless sequence of training items from several pairs files; ``dataset[number]``, ``dataset.batch(numbers)``.
+    """Draws training items from several pairs files without end; ``dataset[number]``, ``dataset.batch(numbers)``.
 
     Args:
         files: the pairs to train on, of each file.
@@ -179,18 +179,18 @@ class PairDataset:
         self.sampler = MixtureSampler([len(items) for items in self.items], data.weights, seed)
 
     def __getitem__(self, number: int) -> PairBatch:
-        """Draw number ``number``, as a batch of one."""
+        """Load draw number ``number``, as a batch of one."""
         source, index, epoch = self.sampler.draw(number)
         item = self.items[source][index]
         chance = random.Random(f"{self.seed}/{source}/{index}/{epoch}")
         return load_item(item, self.data, self.clip, chance)
 
     def batch(self, numbers: Iterable[int]) -> PairBatch:
-        """Several draws (`shard` gives those of a process)."""
+        """Load several draws (`shard` gives those of a process)."""
         return collate([self[number] for number in numbers])
 
     def fingerprint(self) -> str:
-        """Changes when other things are drawn, but not when the files move."""
+        """Digest what is drawn, wherever the files are."""
         names = [[[pair.name for pair in item] for item in items] for items in self.items]
         crop = [self.data.height, self.data.width, self.data.zoom, self.data.flip]
         content = [names, crop, self.data.references, self.clip, self.sampler.quotas, self.seed]

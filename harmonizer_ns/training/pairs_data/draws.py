@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop's data: single views and clips from pairs files, taking turns."""
+"""The training loop draws single views and clips from pairs files, in turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harmonizer_ns.training.pairs_data.dataset import PairDataset, load_item, sh
 
 
 class PairsData:
-    """Batches of one process; see `trainee.Data`.
+    """Draws the batches of one process; see `trainee.Data`.
 
     Args:
         config: of the run.
@@ -39,12 +39,12 @@ class PairsData:
 
     @property
     def lacks_motion(self) -> bool:
-        """Whether some clip has frames without depth or cameras."""
+        """Tell whether some clip has frames without depth or cameras."""
         items = [] if self._clips is None else [pair for file in self._clips.items for item in file for pair in item]
         return not all(pair.has_geometry for pair in items)
 
     def batch(self, step: int, micro: int) -> PairBatch:
-        """Views, or clips at the steps that show context."""
+        """Draw views, or clips at the steps that show context."""
         data, clips = self._data, clip_steps(step, self._config.temporal)
         if shows_context(step, self._config.temporal) and self._clips:
             dataset, turn = self._clips, clips - 1
@@ -53,27 +53,27 @@ class PairsData:
         return dataset.batch(shard(turn * data.accumulation + micro, data.batch, self._rank, self._processes))
 
     def validation(self) -> list[PairBatch]:
-        """Some of the held-out pairs, each by itself: the largest crop in the middle."""
+        """Load some of the held-out pairs, each by itself: the largest crop in the middle."""
         return [load_item((pair,), self._data) for pair in self._tests]
 
     def fingerprint(self) -> str:
-        """Changes when what is drawn changes, but not when the files move."""
+        """Digest what is drawn, wherever the files are."""
         parts = [dataset.fingerprint() for dataset in (self._singles, self._clips) if dataset]
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def shows_context(step: int, config: TemporalConfig) -> bool:
-    """Whether an optimizer step, counted from 1, sees clips."""
+    """Tell whether an optimizer step, counted from 1, sees clips."""
     return config.context > 0 and step > config.start and step % config.every == 0
 
 
 def clip_steps(step: int, config: TemporalConfig) -> int:
-    """How many of the first ``step`` steps show context."""
+    """Count how many of the first ``step`` steps show context."""
     return max(0, step // config.every - config.start // config.every) if config.context else 0
 
 
 def read_splits(config: TrainingConfig) -> tuple[list[list[Pair]], list[list[Pair]]]:
-    """Pairs to train on and pairs that are held out, of each file: by its own splits, or by scenes that are named.
+    """Read the pairs to train on and those held out, of each file: by its own splits, or by scenes that are named.
 
     Raises:
         InputError: naming everything that is wrong with pairs files and the images that they name, and when no pair is
