@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames that a stream makes become files of one folder, and these become pairs again.
+"""The frames that a stream makes become files of one folder: an item, whose ``item.json`` is a pairs file of its own.
 
 Frame 0 is 0000_image.png, 0000_target.png, and 0000_mask.png and 0000_depth.safetensors where there are such; each
-reference photo is one reference_NAME.png; item.json holds a `Record` for each frame.
+reference photo is one reference_NAME.png.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
 
 from jaxtyping import Float
 from safetensors.torch import save
@@ -19,36 +20,13 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image, to_float, to_uint8
 from harmonizer_ns.metrics import psnr
-from harmonizer_ns.pairs import Pair, cameras_as_json, cameras_from_json
+from harmonizer_ns.pairs import Pair, write_pairs
+from harmonizer_ns.synthesis.recipes.plan import PlannedItem
 from harmonizer_ns.synthesis.streams.base import Made, NamedPhotos
-from harmonizer_ns.types import Frames, cat_cameras
+from harmonizer_ns.types import Cameras, Frames, cat_cameras
 
 _HALF_RANGE = (6.2e-5, 6.5e4)
 """Where half floats have all their digits."""
-
-
-class Record(TypedDict):
-    """A record describes one frame in ``item.json``.
-
-    Args:
-        clip: number of its clip.
-        frame: number in its clip.
-        psnr: of the image against the target in dB, None where they are equal.
-        parameters: all that was drawn.
-        file: the target's file, "" when it was rendered.
-        mask: whether it has one.
-        references: file names of its reference photos.
-        cameras: of the image and of the references as in a pairs file, None where they are unknown.
-    """
-
-    clip: int
-    frame: int
-    psnr: float | None
-    parameters: dict[str, Any]
-    file: str
-    mask: bool
-    references: list[str]
-    cameras: dict[str, Any] | None
 
 
 class FrameWriter:
@@ -56,14 +34,14 @@ class FrameWriter:
 
     Args:
         folder: that receives them.
-        scene: the scene's folder; source files inside are named relative to it.
+        item: what they are; pairs are called ``NAME/0000``, clips ``NAME/clip0``.
     """
 
-    def __init__(self, folder: Path, scene: str) -> None:
-        self._folder, self._scene = folder, scene
-        self._references: dict[tuple[str, int, int], str] = {}
-        self._clips: Counter[int] = Counter()
-        self.records: list[Record] = []
+    def __init__(self, folder: Path, item: PlannedItem) -> None:
+        self._folder, self._item = folder, item
+        self._references: dict[tuple[str, int, int], Path] = {}
+        self._clips: Counter[str | None] = Counter()
+        self._pairs: list[Pair] = []
 
     def write(self, made: Made) -> None:
         """Write the next frame.
@@ -73,45 +51,62 @@ class FrameWriter:
             ValueError: when its parts do not fit together.
         """
         _check(made)
-        stem = self._folder / f"{len(self.records):04d}"
+        number, clip = f"{len(self._pairs):04d}", f"{self._item.name}/clip{made.clip}"
+        names = ("image.png", "target.png", "mask.png", "depth.safetensors")
+        image_file, target_file, mask_file, depth_file = (self._folder / f"{number}_{name}" for name in names)
         image, target = (to_float(to_uint8(colours)) for colours in (made.image, made.target))
-        save_image(_file(stem, "image.png"), image)
-        save_image(_file(stem, "target.png"), target)
+        save_image(image_file, image)
+        save_image(target_file, target)
         if made.mask is not None:
-            save_image(_file(stem, "mask.png"), made.mask.expand(3, -1, -1))
+            save_image(mask_file, made.mask.expand(3, -1, -1))
         if made.geometry is not None:
-            _file(stem, "depth.safetensors").write_bytes(_depths(made.geometry, made.references))
-        self.records.append(
-            Record(
-                clip=made.clip,
-                frame=self._clips[made.clip],
-                psnr=None if image.equal(target) else round(psnr(image[None], target[None]).item(), 3),
-                parameters=made.parameters,
-                file=_relative(made.source, self._scene),
-                mask=made.mask is not None,
+            depth_file.write_bytes(_depths(made.geometry, made.references))
+        self._pairs.append(
+            Pair(
+                f"{self._item.name}/{number}",
+                image_file,
+                target_file,
                 references=self._write_references(made.references),
+                mask=mask_file if made.mask is not None else None,
+                clip=clip,
+                frame=self._clips[clip],
+                depth=depth_file if made.geometry is not None else None,
                 cameras=_cameras(made),
+                source={
+                    "digest": self._item.digest,
+                    "psnr": None if image.equal(target) else round(psnr(image[None], target[None]).item(), 3),
+                    "file": _relative(made.source, self._item.folder),
+                    "parameters": json.loads(json.dumps(made.parameters, sort_keys=True)),
+                },
             )
         )
-        self._clips[made.clip] += 1
+        self._clips[clip] += 1
 
-    def _write_references(self, references: NamedPhotos | None) -> list[str]:
+    def finish(self) -> None:
+        """Write ``item.json``; a frame that is alone is no clip.
+
+        Raises:
+            InputError: when there are no frames, or no room for the file.
+        """
+        if not self._pairs:
+            raise InputError(f"{self._item.kind} made nothing of {self._item.folder or 'its settings'}")
+        single = {"clip": None, "frame": None}
+        pairs = [pair if self._clips[pair.clip] > 1 else replace(pair, **single) for pair in self._pairs]
+        write_pairs(self._folder / "item.json", pairs)
+
+    def _write_references(self, references: NamedPhotos | None) -> tuple[Path, ...]:
         found = [] if references is None else zip(references.names, references.frames, strict=True)
-        return [self._write_reference(name, photo.rgb[0]) for name, photo in found]
+        return tuple(self._write_reference(name, photo.rgb[0]) for name, photo in found)
 
-    def _write_reference(self, name: str, photo: Float[Tensor, "3 h w"]) -> str:
+    def _write_reference(self, name: str, photo: Float[Tensor, "3 h w"]) -> Path:
         key = (name, photo.shape[-2], photo.shape[-1])
         if key not in self._references:
-            stem = f"reference_{re.sub('[^A-Za-z0-9_-]+', '-', name)}"
-            while f"{stem}.png" in self._references.values():  # another size, or a name that reads alike
-                stem += "_"
-            save_image(self._folder / f"{stem}.png", photo)
-            self._references[key] = f"{stem}.png"
+            file = self._folder / f"reference_{re.sub('[^A-Za-z0-9_-]+', '-', name)}.png"
+            while file in self._references.values():  # another size, or a name that reads alike
+                file = file.with_stem(f"{file.stem}_")
+            save_image(file, photo)
+            self._references[key] = file
         return self._references[key]
-
-
-def _file(stem: Path, kind: str) -> Path:
-    return stem.with_name(f"{stem.name}_{kind}")
 
 
 def _check(made: Made) -> None:
@@ -148,39 +143,9 @@ def _relative(file: str, scene: str) -> str:
     return path.relative_to(scene).as_posix() if scene and file and path.is_relative_to(scene) else file
 
 
-def _cameras(made: Made) -> dict[str, Any] | None:
+def _cameras(made: Made) -> Cameras | None:
+    """Join the cameras of the image and of its references."""
     if made.geometry is None:
         return None
     others = [made.references.frames.cameras] if made.references else []
-    return cameras_as_json(cat_cameras([made.geometry.cameras, *others]))
-
-
-def as_pairs(records: list[Record], folder: Path, name: str, source: dict[str, Any]) -> list[Pair]:
-    """Describe the frames of an item as pairs.
-
-    Args:
-        records: of ``item.json``.
-        folder: of the item.
-        name: of the item; pairs are called ``NAME/0000``, clips ``NAME/clip0``.
-        source: provenance of the item.
-    """
-    lengths = Counter(record["clip"] for record in records)
-    pairs = []
-    for number, record in enumerate(records):
-        stem, moves = folder / f"{number:04d}", lengths[record["clip"]] > 1
-        image = _file(stem, "image.png")
-        pairs.append(
-            Pair(
-                f"{name}/{number:04d}",
-                image,
-                _file(stem, "target.png"),
-                references=tuple(folder / file for file in record["references"]),
-                mask=_file(stem, "mask.png") if record["mask"] else None,
-                clip=f"{name}/clip{record['clip']}" if moves else None,
-                frame=record["frame"] if moves else None,
-                depth=_file(stem, "depth.safetensors") if record["cameras"] else None,
-                cameras=cameras_from_json(record["cameras"], image, len(record["references"])),
-                source={**source, "file": record["file"], "parameters": record["parameters"]},
-            )
-        )
-    return pairs
+    return cat_cameras([made.geometry.cameras, *others])

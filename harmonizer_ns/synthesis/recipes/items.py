@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import traceback
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import torch
 
 from harmonizer_ns.captures.capture import load_capture, pose_files, read_views
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import read_json, written_whole
-from harmonizer_ns.pairs import Pair
-from harmonizer_ns.synthesis.recipes.frames import FrameWriter, Record, as_pairs
+from harmonizer_ns.files import written_whole
+from harmonizer_ns.pairs import Pair, read_pairs
+from harmonizer_ns.synthesis.recipes.frames import FrameWriter
 from harmonizer_ns.synthesis.recipes.plan import PlannedItem
 from harmonizer_ns.synthesis.recipes.sources import Contents, source_files
 from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
@@ -77,15 +76,12 @@ def make_item(item: PlannedItem, output: Path, reconstructors: Reconstructors = 
 
 def _write(item: PlannedItem, folder: Path, reconstructors: Reconstructors) -> None:
     folder.mkdir()
-    stream, writer = STREAMS[item.kind], FrameWriter(folder, item.folder)
+    stream, writer = STREAMS[item.kind], FrameWriter(folder, item)
     settings = build(stream.settings, item.settings, f"{item.name}: settings")
     more = (reconstructors,) if stream.reconstructs else ()
     for made in stream.make(_source(item), settings, item.seed, *more):
         writer.write(made)
-    if not writer.records:
-        raise InputError(f"{item.kind} made nothing of {item.folder or 'its settings'}")
-    document = {"digest": item.digest, "frames": writer.records}
-    (folder / "item.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    writer.finish()
 
 
 def _source(item: PlannedItem) -> Any:
@@ -121,23 +117,18 @@ class MadePair(NamedTuple):
 
 def read_item(item: PlannedItem, output: Path) -> list[MadePair] | None:
     """Read the pairs of the very same item; None when it is not there with all of its files."""
-    folder = output / item.name
+    known, found = provenance(item, output), []
     try:
-        found = read_json(folder / "item.json")
-        if found["digest"] != item.digest:
-            return None
-        records: list[Record] = found["frames"]
-        pairs = as_pairs(records, folder, item.name, provenance(item, output))
-        figures = [record["psnr"] for record in records]
-    except (InputError, ValueError, KeyError, TypeError):
+        for pair in read_pairs(output / item.name / "item.json").train:
+            own = pair.source if isinstance(pair.source, dict) else {}
+            files = (pair.image, pair.target_image, *pair.references, pair.mask, pair.depth)
+            if own.get("digest") != item.digest or not all(file.is_file() for file in files if file):
+                return None
+            source = {**known, "file": own["file"], "parameters": own["parameters"]}
+            found.append(MadePair(dataclasses.replace(pair, source=source), own["psnr"]))
+    except InputError:
         return None
-    whole = all(file.is_file() for pair in pairs for file in _files(pair))
-    return list(map(MadePair, pairs, figures)) if whole else None
-
-
-def _files(pair: Pair) -> list[Path]:
-    optional = [file for file in (pair.mask, pair.depth) if file]
-    return [pair.image, pair.target_image, *pair.references, *optional]
+    return found
 
 
 def provenance(item: PlannedItem, output: Path) -> dict[str, Any]:
