@@ -24,7 +24,7 @@ def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
         capture = load_capture(folder, config.width).to(device)
         with console.status(f"{capture.name}: fitting and enhancing"):
             results.append(evaluate_scene(capture, enhancer, config, distance))
-    console.print(report.table(results, f"{config.enhancer}, every {config.every}th photo, {config.steps} steps"))
+    console.print(report.table(results, f"{config.enhancer}, every {config.every}th photo, {config.splat.steps} steps"))
     console.print(report.sentence(report.judge(results)))
     if config.output:
         report.write_report(config.output / "report.json", results, config.settings())

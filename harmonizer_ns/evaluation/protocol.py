@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,10 +49,6 @@ class EvaluationConfig:
     """Held-out photos compared for each scene: evenly spread, or with --temporal the first ones in a row."""
     between: int = 3
     """With --temporal: interpolated frames between two photos."""
-    steps: int = 700
-    """Optimisation steps of the splat."""
-    seed: int = 0
-    """Seed of the splat."""
     output: Path | None = None
     """Folder for report.json and images side by side (render, enhanced, photo), or with --temporal for temporal.json;
     None writes nothing."""
@@ -63,8 +60,8 @@ class EvaluationConfig:
     """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
     threads: int = 1
     """Threads of torch on a CPU."""
-    splat: SplatConfig = field(default_factory=SplatConfig)
-    """The fitter; its steps and seed come from above."""
+    splat: Annotated[SplatConfig, tyro.conf.arg(name="")] = field(default_factory=SplatConfig)
+    """The fitter."""
 
     def __post_init__(self) -> None:
         if self.every < 2 or self.views < 1 or self.between < 0:
@@ -76,18 +73,11 @@ class EvaluationConfig:
     def fit(self, capture: Capture) -> SparseFit:
         """A splat of every n-th photo of a capture."""
         split = split_capture(capture, range(0, len(capture), self.every))
-        return fit_sparse(split, SplatReconstructor(self._splat()))
+        return fit_sparse(split, SplatReconstructor(self.splat))
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
-        settings = asdict(replace(self, splat=self._splat()))
-        settings["scenes"] = [str(folder) for folder in self.scenes]
-        settings["output"] = str(self.output)
-        settings["lpips"] = [str(path) for path in self.lpips] if self.lpips else None
-        return settings
-
-    def _splat(self) -> SplatConfig:
-        return replace(self.splat, steps=self.steps, seed=self.seed)
+        return json.loads(json.dumps(asdict(self), default=str))
 
 
 @dataclass(frozen=True)

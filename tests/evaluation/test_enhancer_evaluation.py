@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.evaluation.enhancer import evaluate_scene, write_images
 from harmonizer_ns.evaluation.protocol import EvaluationConfig, compare, summarize
+from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.splats.held_out import SparseFit, split_capture
 from harmonizer_ns.types import Frames
 
@@ -74,8 +74,7 @@ def test_images_show_render_enhanced_and_photo(wall, damaged_renderer, tmp_path)
 
 
 def test_a_splat_is_fitted_rendered_and_compared(wall):
-    config = EvaluationConfig(scenes=(), steps=40, views=3, every=3)
-    config = replace(config, splat=replace(config.splat, max_gaussians=400))
+    config = EvaluationConfig(scenes=(), views=3, every=3, splat=SplatConfig(steps=40, max_gaussians=400))
     result = evaluate_scene(wall, WarpEnhancer(), config)
     assert result.views == 3
     assert 10 < result.psnr_render < 60

@@ -8,6 +8,7 @@ from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.evaluation.protocol import EvaluationConfig
 from harmonizer_ns.evaluation.temporal import evaluate_scene, warp_error
+from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.types import Frames
 
 
@@ -41,7 +42,7 @@ def test_a_capture_is_flown_and_measured(capture):
         def enhance(self, frames, context):
             return Repaired(0.5 * frames.rgb + 0.25, torch.ones_like(frames.alpha))
 
-    config = EvaluationConfig((capture,), width=None, every=2, views=3, between=1, steps=20)
+    config = EvaluationConfig((capture,), width=None, every=2, views=3, between=1, splat=SplatConfig(steps=20))
     result = evaluate_scene(load_capture(capture), Greyer(), config)
     assert result.frames == 5
     assert result.warp_enhanced == pytest.approx(result.warp_render / 2, rel=1e-3)

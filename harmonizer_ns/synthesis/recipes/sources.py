@@ -13,6 +13,7 @@ from typing import Any
 from harmonizer_ns.captures.capture import pose_files, read_views
 from harmonizer_ns.captures.posed import PosedViews
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import file_digest
 from harmonizer_ns.media import image_files
 from harmonizer_ns.synthesis.streams.base import Source
 
@@ -157,7 +158,7 @@ class Contents:
         """
         if file not in self.known:
             try:
-                self.known[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+                self.known[file] = file_digest(file)
             except OSError as error:
                 raise InputError(f"cannot read {file}: {error.strerror}") from error
         return self.known[file]

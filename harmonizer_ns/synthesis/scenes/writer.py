@@ -41,13 +41,6 @@ class RenderedCapture:
     names: list[str]
     held_out: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        if not len(self.photos) == len(self.poses) == len(self.names):
-            counts = (len(self.photos), len(self.poses), len(self.names))
-            raise ValueError(f"a capture needs as many photos as poses and names, got {counts}")
-        if missing := set(self.held_out) - set(self.names):
-            raise ValueError(f"held-out names without a photo: {sorted(missing)}")
-
 
 def write_capture(folder: Path, capture: RenderedCapture) -> None:
     """Write everything that nerfstudio needs to train on ``capture`` into ``folder``."""

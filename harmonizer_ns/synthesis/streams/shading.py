@@ -126,7 +126,8 @@ def _normals(depth: Float[Tensor, "1 1 h w"], camera: Cameras, tolerance: float)
     """Find the normals in the camera's axes."""
     step = max(1, round(camera.width / 120))
     inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-12), 0.0)
-    around = _windows(inverse, step)
+    # each pixel's neighbours, a step apart, and 0 outside the image: taps p
+    around = F.unfold(inverse, _TAPS, dilation=step, padding=step * (_TAPS // 2))[0]
     center = inverse.flatten().clamp(min=1e-12)
     # in units of the centre's inverse depth and of the window's half side, which keeps the system well scaled
     change = around / center - 1
@@ -140,11 +141,6 @@ def _normals(depth: Float[Tensor, "1 1 h w"], camera: Cameras, tolerance: float)
     facing = -torch.cat([plane, 1 + slope[:, 2:] - (plane * rays).sum(-1, keepdim=True)], -1)
     facing = torch.where(depth.flatten()[:, None] > 0, facing, torch.tensor([0.0, 0.0, -1.0]))
     return F.normalize(facing, dim=-1).view(1, camera.height, camera.width, 3)
-
-
-def _windows(image: Float[Tensor, "1 1 h w"], step: int) -> Float[Tensor, "taps p"]:
-    """Gather each pixel's neighbours, ``step`` apart; 0 outside the image."""
-    return F.unfold(image, _TAPS, dilation=step, padding=step * (_TAPS // 2))[0]
 
 
 def _offsets(like: Tensor) -> Float[Tensor, "taps 3"]:
