@@ -10,20 +10,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import remove_leftovers
-
-if TYPE_CHECKING:
-    from harmonizer_ns.synthesis.recipes.items import ItemOutcome
-    from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem
-    from harmonizer_ns.synthesis.recipes.recipe import Recipe
-    from harmonizer_ns.synthesis.streams.curation import CurationSettings
-    from harmonizer_ns.types import Reconstructor
+from harmonizer_ns.pairs import read_pairs
+from harmonizer_ns.synthesis.recipes.collect import collect
+from harmonizer_ns.synthesis.recipes.items import ItemOutcome, item_of, make_item, read_item
+from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem, make_plan
+from harmonizer_ns.synthesis.recipes.recipe import Recipe, read_recipe, with_folders
+from harmonizer_ns.synthesis.recipes.workers import locked, run_all
+from harmonizer_ns.synthesis.streams.curation import SPLATS, CurationSettings
+from harmonizer_ns.types import Reconstructor
 
 EXAMPLES = """
 harmonizer synthesize mix --scenes captures/* --photos photos --output pairs
@@ -69,8 +70,6 @@ parse = partial(read_options, SynthesizeConfig, "synthesize", EXAMPLES)
 
 def main(config: SynthesizeConfig) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
-    from harmonizer_ns.synthesis.recipes.workers import locked
-
     output, recipe = config.output.resolve(), None if config.rebuild else _recipe(config)
     with locked(output):
         for stream in filter(Path.is_dir, output.iterdir()):
@@ -83,17 +82,12 @@ def main(config: SynthesizeConfig) -> None:
 
 def _recipe(config: SynthesizeConfig) -> Recipe:
     """Read the recipe and give it the folders of the command line, before anything else is read or written."""
-    from harmonizer_ns.synthesis.recipes.recipe import read_recipe, with_folders
-
     if config.recipe is None:
         raise InputError("name a recipe, such as mix, or a pair with --rebuild")
     return with_folders(read_recipe(config.recipe), config.scenes, config.photos)
 
 
 def _synthesize(recipe: Recipe, config: SynthesizeConfig, output: Path) -> list[str]:
-    from harmonizer_ns.synthesis.recipes.collect import collect
-    from harmonizer_ns.synthesis.recipes.plan import make_plan
-
     plan = make_plan(recipe)
     for note in plan.notes:
         print(note)
@@ -108,9 +102,6 @@ def _synthesize(recipe: Recipe, config: SynthesizeConfig, output: Path) -> list[
 
 def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOutcome]:
     """Make what is missing, and tell about each item with the time that is left."""
-    from harmonizer_ns.synthesis.recipes.items import read_item
-    from harmonizer_ns.synthesis.recipes.workers import run_all
-
     missing = [item for item in plan.items if read_item(item, output) is None]
     changed = sum((output / item.name).exists() for item in missing)
     print(f"{len(plan.items)} items, {len(missing)} to make{f', {changed} of them anew' if changed else ''}")
@@ -126,9 +117,6 @@ def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOu
 
 def _maker(output: Path) -> Callable[[PlannedItem], ItemOutcome]:
     """What makes an item, here or in a worker process."""
-    from harmonizer_ns.synthesis.recipes.items import make_item
-    from harmonizer_ns.synthesis.streams.curation import SPLATS
-
     return partial(make_item, output=output, reconstructors={**SPLATS, "nerf": build_nerf})
 
 
@@ -157,9 +145,6 @@ def _log(outcome: ItemOutcome, output: Path) -> None:
 
 
 def _rebuild(name: str, output: Path) -> list[str]:
-    from harmonizer_ns.pairs import read_pairs
-    from harmonizer_ns.synthesis.recipes.items import item_of
-
     pairs = read_pairs(output / "pairs.json")
     named = [pair for pair in (*pairs.train, *pairs.test) if pair.name == name]
     if not named:

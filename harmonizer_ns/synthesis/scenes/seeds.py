@@ -68,10 +68,8 @@ def _corners(
     rng: np.random.Generator, photo: UInt8[np.ndarray, "h w 3"], surface: Float[np.ndarray, "h w 3"], count: int
 ) -> Float[np.ndarray, "p 3"]:
     """Pick surface points at random pixels, the likelier the stronger the image gradient."""
-    gray = photo.mean(axis=-1)
-    weight = np.hypot(*np.gradient(gray)) * np.isfinite(surface).all(axis=-1)
-    weight = np.minimum(weight, 30).ravel() + 1e-9
-    weight[~np.isfinite(surface).all(axis=-1).ravel()] = 0
+    known = np.isfinite(surface).all(axis=-1)
+    weight = ((np.minimum(np.hypot(*np.gradient(photo.mean(axis=-1))), 30) + 1e-9) * known).ravel()
     if not weight.any():
         return np.empty((0, 3))
     count = min(count, int((weight > 0).sum()))

@@ -127,11 +127,8 @@ def _tint(warmth: float) -> Float[Tensor, " 3"]:
 
 def _foreground(run: Run, views: Views, settings: RelightSettings, seed: int) -> Float[Tensor, "n 1 h w"] | None:
     """Find soft masks of the first object whose masks have an inside in every frame."""
-    for masks in run.object_masks(views, settings.masks, seed):
-        soft = feather(masks, settings.feather)
-        if soft.flatten(1).amax(1).min() > 0:
-            return soft
-    return None
+    found = (feather(masks, settings.feather) for masks in run.object_masks(views, settings.masks, seed))
+    return next((soft for soft in found if soft.flatten(1).amax(1).min() > 0), None)
 
 
 def _make_clip(
