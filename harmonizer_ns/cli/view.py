@@ -13,10 +13,15 @@ import torch
 import tyro
 from torch import Tensor
 
+from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import Device, Precision, choose_device
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
+from harmonizer_ns.splats.files import read_splats
+from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Cameras, Renderer
 from harmonizer_ns.viewing.gui import ViewSettings
 from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene, warn_if_reachable
@@ -107,10 +112,6 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 
 
 def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
-    from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
-    from harmonizer_ns.splats.files import read_splats
-    from harmonizer_ns.splats.rendering import SplatRenderer
-
     if device == "cpu":
         give_cores_to_the_rasterizer()
     splats = {name: value.to(device) for name, value in read_splats(config.scene).items()}
@@ -121,9 +122,6 @@ def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
 
 
 def _with_photos(folder: Path, renderer: Renderer) -> ViewedScene:
-    from harmonizer_ns.captures.capture import load_capture
-    from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
-
     capture = load_capture(folder)
     selector = ReferenceSelector(capture, NUM_REFERENCES)
     return ViewedScene(renderer, capture.cameras[0], lambda view: selector.select(view, renderer))
