@@ -11,9 +11,9 @@ import torch
 from gsplat_trainer.config import Config
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
-from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.viewing.gui import ViewSettings
-from harmonizer_ns.viewing.server import SceneViewer, warn_if_reachable
+from harmonizer_ns.viewing.server import SceneViewer, ViewedScene
 from harmonizer_ns.viewing.session import STEPS_PER_VERSION
 from harmonizer_ns.viewing.worker import FairLock
 
@@ -46,20 +46,15 @@ class LiveViewer(NoViewer):
 
     def __init__(self, config: Config, scene: Capture, repairs: Repairs, device: torch.device) -> None:
         self._lock, self._step = FairLock(), 0
-        warn_if_reachable(config.viewer_host)
         self.server = SceneViewer(
-            repairs.renderer,
+            ViewedScene(repairs.renderer, scene.cameras[0], repairs.photos),
             lambda name: load_enhancer(name, device),
-            tuple(SPECS),
-            scene.cameras[0],
-            photos=repairs.photos,
             settings=ViewSettings(enhancer="builtin" if config.enhancer == "none" else config.enhancer),
             host=config.viewer_host,
             port=config.port,
             guard=lambda: self._lock,
             version=lambda: self._step // STEPS_PER_VERSION,
         )
-        print(f"viewer: http://{config.viewer_host}:{self.server.port}")
 
     def training(self) -> AbstractContextManager:
         """Held while a step changes the splats; waits while a frame is rendered."""

@@ -72,24 +72,15 @@ class Measurement:
     """What was measured.
 
     Args:
-        milliseconds: per frame, sorted.
+        milliseconds: per frame.
         peak: bytes at most; on a GPU of tensors, on a CPU of the whole process; None where it cannot be told.
     """
 
     milliseconds: tuple[float, ...]
     peak: int | None
 
-    @property
-    def median(self) -> float:
-        """Milliseconds that half of the frames take at most."""
-        return self._quantile(0.5)
-
-    @property
-    def p95(self) -> float:
-        """Milliseconds that 95% of the frames take at most."""
-        return self._quantile(0.95)
-
-    def _quantile(self, share: float) -> float:
+    def quantile(self, share: float) -> float:
+        """Milliseconds that this share of the frames take at most."""
         return float(torch.tensor(self.milliseconds).quantile(share))
 
 
@@ -205,7 +196,7 @@ def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device
         step()
         _wait(device)
         milliseconds.append(1e3 * (time.perf_counter() - start))
-    return Measurement(tuple(sorted(milliseconds)), _peak(device))
+    return Measurement(tuple(milliseconds), _peak(device))
 
 
 def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Repaired]:
@@ -239,11 +230,12 @@ def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int, dev
 
 
 def _print_line(name: str, size: str, precision: str, measured: Measurement, same: float | None) -> None:
+    median, p95 = measured.quantile(0.5), measured.quantile(0.95)
     agreement = "" if same is None else f"{same:25.1f} dB"
     peak = "-" if measured.peak is None else f"{measured.peak / 2**20:.0f} MiB"
     print(
-        f"{name:34s} {size:>10s} {precision:6s} {measured.median:7.1f} ms {measured.p95:7.1f} ms "
-        f"{1e3 / measured.median:7.1f} {peak:>10s} {agreement}".rstrip(),
+        f"{name:34s} {size:>10s} {precision:6s} {median:7.1f} ms {p95:7.1f} ms "
+        f"{1e3 / median:7.1f} {peak:>10s} {agreement}".rstrip(),
         flush=True,
     )
 

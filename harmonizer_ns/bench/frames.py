@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import load_image, resize
+from harmonizer_ns.images import load_image
 from harmonizer_ns.media import image_files
+from harmonizer_ns.training.pairs_data.crops import covered
 from harmonizer_ns.types import Cameras, Frames
 
 IMAGES = 8
@@ -27,16 +26,8 @@ def sample_frames(folder: Path | None, height: int, width: int) -> Frames:
     """
     if folder is None:
         return random_frames(2, height, width)
-    images = [_covering(load_image(path)[None], height, width) for path in image_files(folder)[:IMAGES]]
-    return replace(random_frames(len(images), height, width), rgb=torch.cat(images))
-
-
-def _covering(image: Float[Tensor, "1 3 hi wi"], height: int, width: int) -> Float[Tensor, "1 3 h w"]:
-    scale = max(height / image.shape[-2], width / image.shape[-1])
-    sides = zip((height, width), image.shape[-2:], strict=True)
-    large = resize(image, *(max(least, round(scale * side)) for least, side in sides))
-    top, left = (large.shape[-2] - height) // 2, (large.shape[-1] - width) // 2
-    return large[..., top : top + height, left : left + width]
+    images = [covered(load_image(path), height, width) for path in image_files(folder)[:IMAGES]]
+    return replace(random_frames(len(images), height, width), rgb=torch.stack(images))
 
 
 def random_frames(count: int, height: int, width: int) -> Frames:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 
 class Watcher:
@@ -15,14 +14,13 @@ class Watcher:
 
     Args:
         port: of a viser server on this machine.
-        seconds: longest wait for the connection.
     """
 
-    def __init__(self, port: int, seconds: float = 20.0) -> None:
+    def __init__(self, port: int) -> None:
         from websockets.sync.client import connect
 
         self.pictures: list[bytes] = []
-        self._socket = connect(f"ws://127.0.0.1:{port}", max_size=None, proxy=None, open_timeout=seconds)
+        self._socket = connect(f"ws://127.0.0.1:{port}", max_size=None, proxy=None, open_timeout=20)
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Watcher:
@@ -36,17 +34,20 @@ class Watcher:
         self._socket.close()
         self._thread.join(5)
 
-    def look(self, position: Sequence[float], wxyz: Sequence[float] = (1.0, 0.0, 0.0, 0.0)) -> None:
+    def look(self, position: Sequence[float]) -> None:
         """Say where the camera is, as a browser does when it moves."""
-        self._send(
-            "ViewerCameraMessage",
-            wxyz=tuple(wxyz),
-            position=tuple(position),
-            fov=1.0,
-            aspect=16 / 9,
-            look_at=(0.0, 0.0, 1.0),
-            up_direction=(0.0, -1.0, 0.0),
-        )
+        import msgspec
+
+        message = {
+            "type": "ViewerCameraMessage",
+            "wxyz": (1.0, 0.0, 0.0, 0.0),
+            "position": tuple(position),
+            "fov": 1.0,
+            "aspect": 16 / 9,
+            "look_at": (0.0, 0.0, 1.0),
+            "up_direction": (0.0, -1.0, 0.0),
+        }
+        self._socket.send(msgspec.msgpack.encode(message))
 
     def wait_for(self, count: int, seconds: float = 30.0) -> None:
         """Until so many pictures have come in all.
@@ -59,11 +60,6 @@ class Watcher:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(self.pictures)} pictures in {seconds} seconds, {count} wanted")
             time.sleep(0.05)
-
-    def _send(self, kind: str, **values: Any) -> None:
-        import msgspec
-
-        self._socket.send(msgspec.msgpack.encode({"type": kind, **values}))
 
     def _listen(self) -> None:
         import msgspec

@@ -16,7 +16,7 @@ from torch import Tensor
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import Device, Precision, choose_device
-from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
@@ -24,7 +24,7 @@ from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Cameras, Renderer
 from harmonizer_ns.viewing.gui import ViewSettings
-from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene, warn_if_reachable
+from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene
 
 EXAMPLES = """
 harmonizer view outputs/.../config.yml                 # a nerfstudio run; its photos guide the enhancer
@@ -79,21 +79,14 @@ def serve(config: ViewConfig) -> SceneViewer:
     """
     dtype_option(config.enhancer, config.precision)
     device = choose_device(config.device)
-    warn_if_reachable(config.host)
-    scene = open_scene(config, device)
-    viewer = SceneViewer(
-        scene.renderer,
+    return SceneViewer(
+        open_scene(config, device),
         lambda name: load_enhancer(name, device, **dtype_option(name, config.precision)),
-        tuple(SPECS),
-        scene.start,
-        photos=scene.photos,
         settings=ViewSettings(enabled=config.enhance, enhancer=config.enhancer),
         host=config.host,
         port=config.port,
         max_side=config.max_side,
     )
-    print(f"viewer: http://{config.host}:{viewer.port}")
-    return viewer
 
 
 def open_scene(config: ViewConfig, device: str) -> ViewedScene:
@@ -117,7 +110,7 @@ def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     splats = {name: value.to(device) for name, value in read_splats(config.scene).items()}
     renderer = SplatRenderer(splats)
     if config.data is None:
-        return ViewedScene(renderer, overview(splats["means"]), lambda view: None)
+        return ViewedScene(renderer, overview(splats["means"]))
     return _with_photos(config.data, renderer)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, EnhancerSpec, spec_of
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, suggestion
 from harmonizer_ns.files import find_folder, read_json, read_torch
 
 
@@ -57,7 +56,7 @@ def load_enhancer(name_or_path: str | Path, device: torch.device | str = "cpu", 
         options: of the enhancer's own ``from_pretrained``, for example ``dtype``, ``tile`` or ``compiled``.
 
     Raises:
-        InputError: when it is none of these; the message lists the names. Also when the Hub cannot be reached, and on
+        InputError: when it is none of these; the message suggests names. Also when the Hub cannot be reached, and on
             an option that the enhancer has not, and when the folder or file is not a good checkpoint.
         ImportError: when a package that it needs is missing; the message holds the install line.
     """
@@ -92,9 +91,8 @@ def _find(
         return _loader(_architecture_of_file(path)), (path,)
     if path.is_dir() or "/" in name:
         return _loader(_architecture_of_folder(name_or_path, revision)), (name_or_path,)
-    near = get_close_matches(name, SPECS, n=1)
-    advice = f"did you mean {near[0]}? Known" if near else "known"
-    raise InputError(f"unknown enhancer {name!r}: {advice} names are {', '.join(SPECS)}; or give a checkpoint's folder")
+    advice = suggestion(name, SPECS, "the names")
+    raise InputError(f"unknown enhancer {name!r}: {advice}; or give a checkpoint's folder")
 
 
 def _factory(spec: EnhancerSpec) -> Callable[..., Enhancer]:

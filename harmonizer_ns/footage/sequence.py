@@ -20,8 +20,7 @@ from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import resize
-from harmonizer_ns.types import Frames
-from harmonizer_ns.types import as_frames as as_frames
+from harmonizer_ns.types import Frames, as_frames
 
 CUT = 0.15
 """Mean change of colour from one frame to the next from which they count as different shots."""

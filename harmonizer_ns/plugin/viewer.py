@@ -17,7 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.utils import get_camera
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
-from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
+from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.models import ENHANCED
 from harmonizer_ns.plugin.renderer import frames_from_outputs
@@ -54,7 +54,7 @@ class HarmonizerViewerControl(ViewerControl):
         self.session = ViewSession(self._load)
         self.worker = LatestWorker(self._failed)
         settings = ViewSettings(enhancer=self.pipeline.config.enhancer)
-        self.panel = HarmonizerPanel(viewer.viser_server.gui, tuple(SPECS), settings, self._changed)
+        self.panel = HarmonizerPanel(viewer.viser_server.gui, settings, self._changed)
         viewer.viser_server.on_client_connect(self._connected)
         viewer.viser_server.on_client_disconnect(self._disconnected)
 

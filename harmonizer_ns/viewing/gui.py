@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from harmonizer_ns.enhancers.table import SPECS
+from harmonizer_ns.errors import check_limits
 
 _MAX_ERROR = 400
 _SPECIAL = "\\`*_{}[]()<>#+-!|"
@@ -21,12 +25,12 @@ class ViewSettings:
         strength: share of the enhanced frame in what is shown, in [0, 1].
         temporal: whether it sees its own last outputs.
         use_photos: whether it sees the nearest real photos.
-        moving_limit: longest side of frames while the camera moves, in pixels.
+        moving_limit: longest side of frames while the camera moves, in pixels; at least 16.
         split: show the render on the left, the enhanced frame on the right.
         split_at: where, in [0, 1] of the width.
 
     Raises:
-        ValueError: on a value out of its range.
+        InputError: on a value out of its range.
     """
 
     enabled: bool = False
@@ -39,11 +43,7 @@ class ViewSettings:
     split_at: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("strength", "split_at"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"ViewSettings.{name} is {getattr(self, name)}, expected a share in [0, 1]")
-        if self.moving_limit < 16:
-            raise ValueError(f"ViewSettings.moving_limit is {self.moving_limit}, expected at least 16 pixels")
+        check_limits(self, strength=(0, 1), split_at=(0, 1), moving_limit=(16, math.inf))
 
 
 class HarmonizerPanel:
@@ -51,15 +51,12 @@ class HarmonizerPanel:
 
     Args:
         gui: of a viser server (shared by all clients) or of one client.
-        enhancers: names to choose from.
         initial: what the controls show first.
         on_change: called after every change by a person, on viser's thread; it should return quickly.
     """
 
-    def __init__(
-        self, gui: Any, enhancers: Sequence[str], initial: ViewSettings, on_change: Callable[[], None] = lambda: None
-    ) -> None:
-        names = tuple(dict.fromkeys((initial.enhancer, *enhancers)))
+    def __init__(self, gui: Any, initial: ViewSettings, on_change: Callable[[], None]) -> None:
+        names = tuple(dict.fromkeys((initial.enhancer, *SPECS)))
         limit = initial.moving_limit
         with gui.add_folder("Harmonizer"):
             self.enabled = gui.add_checkbox("Enhance", initial.enabled)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -30,11 +30,11 @@ _GLANCE = 64  # longest side of a render that only tells depth
 
 
 class ViewedScene(NamedTuple):
-    """What is looked at: a renderer, where to look from first, and what finds photos for a view."""
+    """What is looked at: a renderer, where to look from first (a batch of one), and what finds photos for a view."""
 
     renderer: Renderer
     start: Cameras
-    photos: SelectPhotos
+    photos: SelectPhotos = lambda view: None
 
 
 class Shown(NamedTuple):
@@ -49,11 +49,8 @@ class SceneViewer:
     """Shows a scene to any number of browsers.
 
     Args:
-        renderer: of the scene.
+        scene: what is shown.
         load: gives an enhancer by name.
-        enhancers: names to choose from.
-        photos: finds the photos for a view; the default has none.
-        start: where clients begin, a batch of one.
         settings: what the controls show first.
         host: address to listen on; the default is not reachable from other machines.
         port: where to listen.
@@ -64,12 +61,9 @@ class SceneViewer:
 
     def __init__(
         self,
-        renderer: Renderer,
+        scene: ViewedScene,
         load: Callable[[str], Enhancer],
-        enhancers: Sequence[str],
-        start: Cameras,
         *,
-        photos: SelectPhotos = lambda view: None,
         settings: ViewSettings = ViewSettings(),
         host: str = LOCALHOST,
         port: int = 8080,
@@ -79,7 +73,7 @@ class SceneViewer:
     ) -> None:
         import viser
 
-        self._renderer, self._photos, self._start = renderer, photos, start
+        self._scene = scene
         self._guard, self._version, self._max_side = guard, version, max_side
         self._distance = self._start_distance()
         self._seconds, self._refreshed = 0.0, time.monotonic()
@@ -87,9 +81,12 @@ class SceneViewer:
         self.worker = LatestWorker(self._failed)
         self.server = viser.ViserServer(host=host, port=port)
         self.server.gui.configure_theme(dark_mode=True)
-        self.panel = HarmonizerPanel(self.server.gui, enhancers, settings, self.refresh)
+        self.panel = HarmonizerPanel(self.server.gui, settings, self.refresh)
         self.server.on_client_connect(self._connected)
         self.server.on_client_disconnect(self._disconnected)
+        if host not in (LOCALHOST, "localhost", "::1"):
+            print(f"warning: listening on {host}: whoever reaches this machine can look at the scene", file=sys.stderr)
+        print(f"viewer: http://{host}:{self.port}")
 
     @property
     def port(self) -> int:
@@ -122,7 +119,7 @@ class SceneViewer:
         self.server.stop()
 
     def _connected(self, client: Any) -> None:
-        place(client.camera, self._start, self._distance)
+        place(client.camera, self._scene.start, self._distance)
         client.camera.on_update(lambda _: self._move(client))
         self._rest(client, delay=0.0)
 
@@ -132,9 +129,9 @@ class SceneViewer:
 
     def _start_distance(self) -> float:
         """Median depth of the first view: the mouse turns the scene around that point."""
-        width, height = limited(self._start.width, self._start.height, _GLANCE)
+        start = self._scene.start
         with self._guard():
-            depth = self._renderer.render(self._start.resized(width, height)).depth
+            depth = self._scene.renderer.render(start.resized(*limited(start.width, start.height, _GLANCE))).depth
         return depth[depth > 0].median().item() if (depth > 0).any() else 1.0
 
     def _move(self, client: Any) -> None:
@@ -166,7 +163,7 @@ class SceneViewer:
         """An enhancer's error is shown beside the plain render."""
         settings = self.panel.settings
         with self._guard():
-            frame = self._renderer.render(client_camera(client.camera, limit))
+            frame = self._scene.renderer.render(client_camera(client.camera, limit))
         if not settings.enabled:
             return Shown(frame.rgb, None, None)
         try:
@@ -177,7 +174,7 @@ class SceneViewer:
 
     def _select(self, view: Cameras) -> Frames | None:
         with self._guard():
-            return self._photos(view)
+            return self._scene.photos(view)
 
     def _send(self, client: Any, shown: Shown) -> None:
         picture = to_uint8(shown.picture[0].cpu()).permute(1, 2, 0).numpy()
@@ -192,12 +189,6 @@ class SceneViewer:
 
     def _failed(self, client: Hashable, error: Exception) -> None:
         self.panel.show_error(error)
-
-
-def warn_if_reachable(host: str) -> None:
-    """Say so when other machines can look at what is served at an address."""
-    if host not in (LOCALHOST, "localhost", "::1"):
-        print(f"warning: listening on {host}: whoever reaches this machine can look at the scene", file=sys.stderr)
 
 
 def client_camera(camera: Any, limit: int) -> Cameras:

@@ -87,11 +87,8 @@ class LatestWorker:
                 if not self._dropped:
                     job.deliver(result)
             except Exception as error:  # whatever it is, the other clients go on; the caller is told
-                self._report(client, error)
-
-    def _report(self, client: Hashable, error: Exception) -> None:
-        if not self._dropped:
-            self._on_error(client, error)
+                if not self._dropped:
+                    self._on_error(client, error)
 
     def _take(self) -> tuple[Hashable, _Job] | None:
         """Wait for a job that is due; None once closed."""

@@ -13,7 +13,7 @@ from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.enhancers.difix.formats import write_checkpoint
 from harmonizer_ns.enhancers.specs import SPECS, load_enhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.footage.sequence import as_frames
+from harmonizer_ns.types import as_frames
 
 
 def run(arguments: list[str]) -> None:

@@ -15,9 +15,10 @@ from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage.files import enhance_path, find_references
-from harmonizer_ns.footage.sequence import FrameEnhancer, as_frames
+from harmonizer_ns.footage.sequence import FrameEnhancer
 from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.media import read_video, written_video
+from harmonizer_ns.types import as_frames
 
 
 class Negative(ToyEnhancer):

@@ -26,7 +26,7 @@ def test_split_shows_the_render_on_the_left(at, column):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="4, 9"):
         compose(RENDER, ENHANCED[..., :9], ViewSettings())
-    with pytest.raises(ValueError, match=r"strength is 1\.5"):
+    with pytest.raises(ValueError, match=r"strength should be from 0 to 1, got 1\.5"):
         ViewSettings(strength=1.5)
 
 

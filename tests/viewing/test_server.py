@@ -18,7 +18,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
 from harmonizer_ns.viewing import session
 from harmonizer_ns.viewing.gui import ViewSettings
-from harmonizer_ns.viewing.server import SceneViewer, client_camera, place
+from harmonizer_ns.viewing.server import SceneViewer, ViewedScene, client_camera, place
 
 
 class Client:
@@ -65,7 +65,7 @@ class Lifting(ToyEnhancer):
 def viewer():
     start = arc_cameras(1, 64, 32)
     viewer = SceneViewer(
-        Brightness(), lambda name: Lifting(), ["builtin"], start, port=free_port(), max_side=64,
+        ViewedScene(Brightness(), start), lambda name: Lifting(), port=free_port(), max_side=64,
         settings=ViewSettings(enabled=True, moving_limit=32),
     )  # fmt: skip
     yield viewer
@@ -106,7 +106,7 @@ def test_every_client_has_its_own_history_and_may_leave_any_time(viewer):
 
 
 def test_an_error_is_shown_and_the_plain_render_stays(viewer):
-    viewer._photos = lambda view: Brightness().render(view)
+    viewer._scene = viewer._scene._replace(photos=Brightness().render)
     client = join(viewer, 1)
     client.pictures.clear()
     client.move(5.0)
