@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.bench.frames import parse_size, sample_frames
@@ -104,10 +103,11 @@ def run(bench: EnhancersBench) -> None:
             first: dict[str, Tensor] = {}
             for label, enhancer in contenders(name, device, choose_dtype(precision, device), bench):
                 for size, (width, height) in sizes.items():
-                    frames = sample_frames(bench.images, height, width)
-                    step = _stream(enhancer, frames, bench.references, device)
-                    measured = measure(step, bench, device)
-                    output = _enhanced(enhancer, frames, bench.references, device)
+                    frames = sample_frames(bench.images, height, width).to(device)
+                    photos = [_photos(enhancer, frames, i, bench.references) for i in range(len(frames))]
+                    measured = measure(_stream(enhancer, frames, photos), bench, device)
+                    alone = zip(frames, photos, strict=True)
+                    output = torch.cat([enhancer.enhance(one, Context((shown,))).rgb.cpu() for one, shown in alone])
                     same = None if size not in first else psnr(output, first[size]).mean().item()
                     first.setdefault(size, output)
                     _print_line(label, size, precision, measured, same)
@@ -199,11 +199,9 @@ def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device
     return Measurement(tuple(milliseconds), _peak(device))
 
 
-def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Callable[[], Repaired]:
+def _stream(enhancer: Enhancer, frames: Frames, photos: list[Frames | None]) -> Callable[[], Repaired]:
     """One frame of a stream; the last outputs are kept between calls."""
-    turns = cycle(
-        [(frames[i].to(device), _photos(enhancer, frames, i, references, device)) for i in range(len(frames))]
-    )
+    turns = cycle(list(zip(frames, photos, strict=True)))
     stream = EnhancerStream(enhancer, enhancer.max_context, steadies=False)
 
     def step() -> Repaired:
@@ -214,19 +212,10 @@ def _stream(enhancer: Enhancer, frames: Frames, references: int, device: torch.d
     return step
 
 
-def _enhanced(enhancer: Enhancer, frames: Frames, references: int, device: torch.device) -> Float[Tensor, "n 3 h w"]:
-    """Every frame by itself, on the CPU."""
-    alone = (
-        enhancer.enhance(frames[i].to(device), Context((_photos(enhancer, frames, i, references, device),)))
-        for i in range(len(frames))
-    )
-    return torch.cat([repaired.rgb.cpu() for repaired in alone])
-
-
-def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int, device: torch.device) -> Frames | None:
+def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int) -> Frames | None:
     """The frames that follow a frame, as its reference photos."""
     count = min(references, enhancer.max_references)
-    return frames[[(index + 1 + i) % len(frames) for i in range(count)]].to(device) if count else None
+    return frames[[(index + 1 + i) % len(frames) for i in range(count)]] if count else None
 
 
 def _print_line(name: str, size: str, precision: str, measured: Measurement, same: float | None) -> None:

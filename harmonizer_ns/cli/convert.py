@@ -48,7 +48,7 @@ def main(config: ConvertConfig) -> None:
 def _convert_difix(config: ConvertConfig) -> None:
     from harmonizer_ns.enhancers.difix import DifixEnhancer
 
-    DifixEnhancer.from_pkl(config.checkpoint, base=config.base).save(config.output)
+    DifixEnhancer.from_pretrained(config.base, checkpoint=config.checkpoint).save(config.output)
     print(f"{config.output}: Difix, adapters merged")
 
 

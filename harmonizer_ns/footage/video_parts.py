@@ -59,7 +59,8 @@ class VideoParts:
 
     def __enter__(self) -> VideoParts:
         try:
-            stored = self._stored()
+            file = self._folder / _STATE
+            stored = read_json(file) if file.is_file() else None
             if stored is not None and stored["settings"] == self._state["settings"]:
                 self._state = stored
                 self._failures[:0] = stored["failures"]
@@ -121,10 +122,6 @@ class VideoParts:
         self._state.update(next=self._numbers[-1] + 1, failures=list(self._failures))
         self._numbers = []
         write_json(self._folder / _STATE, self._state)
-
-    def _stored(self) -> dict[str, Any] | None:
-        file = self._folder / _STATE
-        return read_json(file) if file.is_file() else None
 
     def _written(self, number: int) -> Float[Tensor, "3 h w"]:
         part = next(part for part in self._state["parts"] if number in part["numbers"])

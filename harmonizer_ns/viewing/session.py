@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -44,33 +44,28 @@ class EnhancedFrame(NamedTuple):
 
 
 @dataclass
-class _Photos:
-    """The photos of a client, chosen again when the camera has moved on or the scene has changed."""
-
-    version: Hashable = None
-    camera: Cameras | None = None
-    frames: Frames | None = None
-
-    def for_view(self, frame: Frames, version: Hashable, select: SelectPhotos) -> Frames | None:
-        if self.camera is None or version != self.version or self._moved(frame):
-            self.frames = select(frame.cameras)
-            self.camera, self.version = frame.cameras, version
-        return self.frames
-
-    def _moved(self, frame: Frames) -> bool:
-        assert self.camera is not None
-        known = frame.depth[frame.depth > 0]
-        depth = known.median().item() if known.numel() else 0.0
-        shift = (self.camera.centers - frame.cameras.centers).norm().item()
-        angle = rotation_angle(self.camera.camera_to_world[:, :3, :3], frame.cameras.camera_to_world[:, :3, :3])
-        return shift > _SAME_SHIFT * depth or angle.item() > _SAME_ANGLE
-
-
-@dataclass
 class _Client:
+    """A client's stream, and its photos: chosen again when the camera has moved on or the scene has changed."""
+
     enhancer: str
     stream: EnhancerStream
-    photos: _Photos = field(default_factory=_Photos)
+    version: Hashable = None
+    camera: Cameras | None = None
+    photos: Frames | None = None
+
+    def photos_for(self, frame: Frames, version: Hashable, select: SelectPhotos) -> Frames | None:
+        if self.camera is None or version != self.version or _moved(self.camera, frame):
+            self.photos = select(frame.cameras)
+            self.camera, self.version = frame.cameras, version
+        return self.photos
+
+
+def _moved(before: Cameras, frame: Frames) -> bool:
+    known = frame.depth[frame.depth > 0]
+    depth = known.median().item() if known.numel() else 0.0
+    shift = (before.centers - frame.cameras.centers).norm().item()
+    angle = rotation_angle(before.camera_to_world[:, :3, :3], frame.cameras.camera_to_world[:, :3, :3])
+    return shift > _SAME_SHIFT * depth or angle.item() > _SAME_ANGLE
 
 
 class ViewSession:
@@ -105,7 +100,7 @@ class ViewSession:
         enhancer = self._enhancers[settings.enhancer]
         started = time.perf_counter()
         wanted = settings.use_photos and enhancer.max_references > 0
-        photos = state.photos.for_view(frame, version, select) if wanted else None
+        photos = state.photos_for(frame, version, select) if wanted else None
         if settings.temporal:
             repaired = state.stream.enhance(frame, photos, version)
         else:

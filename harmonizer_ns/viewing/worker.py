@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-OnError = Callable[[Hashable, Exception], None]
-"""Told which client's job failed, and how."""
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -27,10 +24,10 @@ class LatestWorker:
     Clients take turns. What a job raises goes to ``on_error`` and the thread goes on.
 
     Args:
-        on_error: called on the worker's thread.
+        on_error: told which client's job failed, and how; called on the worker's thread.
     """
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: Callable[[Hashable, Exception], None]) -> None:
         self._on_error = on_error
         self._slots: dict[Hashable, _Job] = {}
         self._running: Hashable = None

@@ -11,6 +11,7 @@ from harmonizer_ns.devices import choose_dtype
 from harmonizer_ns.enhancers import one_step
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer, fit
+from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import Frames
 
@@ -93,31 +94,33 @@ def test_pil_images_one_or_many(enhancer, plane_frames):
     frames = with_rgb(plane_frames(1, 37, 50), pixels(image))
     photos = with_rgb(plane_frames(1, 37, 50), pixels(photo))
     expected = enhancer.enhance(frames, Context((photos,))).rgb
-    alone = enhancer(image)
+    alone = repair_image(enhancer, image)
     assert alone.size == image.size
-    torch.testing.assert_close(pixels(enhancer(image, ref_image=photo)), expected, atol=0.5 / 255 + 1e-6, rtol=0)
-    assert not np.array_equal(np.array(alone), np.array(enhancer(image, ref_image=photo)))
+    torch.testing.assert_close(
+        pixels(repair_image(enhancer, image, ref_image=photo)), expected, atol=0.5 / 255 + 1e-6, rtol=0
+    )
+    assert not np.array_equal(np.array(alone), np.array(repair_image(enhancer, image, ref_image=photo)))
 
 
 def test_pil_lists_of_mixed_sizes(enhancer):
     images = [picture(37, 50), picture(16, 9, seed=1), picture(1, 1, seed=2)]
     photos = [picture(20, 20, seed=3), None, picture(5, 60, seed=4)]
     for reference in (None, photos[0], photos):
-        several = enhancer(images, ref_image=reference)
+        several = repair_image(enhancer, images, ref_image=reference)
         for i, (image, repaired) in enumerate(zip(images, several, strict=True)):
             one = reference[i] if isinstance(reference, list) else reference
-            assert np.array_equal(np.array(repaired), np.array(enhancer(image, ref_image=one)))
+            assert np.array_equal(np.array(repaired), np.array(repair_image(enhancer, image, ref_image=one)))
 
 
 def test_pil_lists_of_different_lengths_are_refused(enhancer):
     with pytest.raises(InputError, match="2 reference images for 1 images"):
-        enhancer([picture(8, 8)], ref_image=[picture(8, 8), picture(8, 8)])
+        repair_image(enhancer, [picture(8, 8)], ref_image=[picture(8, 8), picture(8, 8)])
 
 
 def test_references_that_nothing_looks_at_are_refused(tiny_difix):
     blind = DifixEnhancer.from_pretrained(tiny_difix, max_references=0)
     with pytest.raises(InputError, match="not trained with references"):
-        blind(picture(8, 8), ref_image=picture(8, 8))
+        repair_image(blind, picture(8, 8), ref_image=picture(8, 8))
 
 
 def test_a_tile_as_large_as_the_frame_changes_nothing(enhancer, plane_frames):

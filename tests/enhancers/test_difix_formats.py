@@ -82,7 +82,7 @@ def test_adapters_matter(tiny_difix, plane_frames):
 def test_pickles_and_folders_agree(tiny_difix, tmp_path, plane_frames, base):
     folder = tiny_difix if base == "difix" else base_of(tiny_difix, tmp_path / "base")
     pkl = write_pkl(tiny_difix, tmp_path / "model_2001.pkl")
-    loaded = DifixEnhancer.from_pkl(pkl, base=folder)
+    loaded = DifixEnhancer.from_pretrained(folder, checkpoint=pkl)
     same(loaded, DifixEnhancer.from_pretrained(tiny_difix), plane_frames)
 
 
@@ -92,7 +92,7 @@ def test_what_is_written_as_a_pickle_is_read_again(tiny_difix, tmp_path, plane_f
     content = torch.load(tmp_path / "model_1.pkl", weights_only=True)
     assert content["rank_vae"] == 4
     assert len(content["vae_lora_target_modules"]) == 34
-    again = DifixEnhancer.from_pkl(tmp_path / "model_1.pkl", base=base_of(tiny_difix, tmp_path / "base"))
+    again = DifixEnhancer.from_pretrained(base_of(tiny_difix, tmp_path / "base"), checkpoint=tmp_path / "model_1.pkl")
     same(again, unmerged, plane_frames)
     with pytest.raises(InputError, match="needs the vae's adapters"):
         write_checkpoint(again.network, tmp_path / "model_2.pkl")
@@ -165,10 +165,10 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(tiny_difix, tmp_path):
     trace, pkl = tmp_path / "it ran", tmp_path / "model.pkl"
     torch.save({"state_dict_unet": {}, "state_dict_vae": {}, "rank_vae": Spy(trace)}, pkl)
     with pytest.raises(InputError, match=r"model\.pkl was refused, it holds more than plain data"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
     pkl.write_bytes(pickle.dumps(Spy(trace), protocol=2))
     with pytest.raises(InputError, match=r"model\.pkl"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
     assert not trace.exists()
 
 
@@ -201,7 +201,7 @@ def test_a_truncated_pickle_is_named(tiny_difix, tmp_path):
     pkl = write_pkl(tiny_difix, tmp_path / "model_1.pkl")
     pkl.write_bytes(pkl.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"model_1\.pkl is not a whole torch checkpoint"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
 
 
 def test_every_missing_and_unexpected_weight_is_named(own):
@@ -246,14 +246,14 @@ def test_a_pickle_without_a_weight_is_refused(tiny_difix, tmp_path):
     del content["state_dict_unet"]["conv_in.weight"]
     torch.save(content, pkl)
     with pytest.raises(InputError, match=r"missing: unet\.conv_in\.weight"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
     del content["state_dict_vae"]["decoder.skip_conv_3.base_layer.weight"]
     torch.save(content, pkl)
     with pytest.raises(InputError, match=r"incomplete, it has no decoder\.skip_conv_3\.weight"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
     torch.save({"model": {}}, pkl)
     with pytest.raises(InputError, match="is not a checkpoint of Difix"):
-        DifixEnhancer.from_pkl(pkl, base=tiny_difix)
+        DifixEnhancer.from_pretrained(tiny_difix, checkpoint=pkl)
 
 
 def test_folders_of_other_models_are_refused(own, tmp_path):

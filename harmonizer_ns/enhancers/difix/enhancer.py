@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,14 +16,10 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.formats import read_checkpoint
 from harmonizer_ns.enhancers.difix.network import PROMPT, DifixNetwork
 from harmonizer_ns.enhancers.difix.tiled import TiledDifix, read_tiny_decoder
-from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding, resize
 from harmonizer_ns.types import Frames
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class DifixEnhancer(OneStepEnhancer):
@@ -83,7 +79,8 @@ class DifixEnhancer(OneStepEnhancer):
         Args:
             folder_or_id: a folder, ``"nvidia/difix"`` or ``"nvidia/difix_ref"``.
             revision: of the Hub's repository.
-            checkpoint: a ``model_*.pkl`` of Difix's training code, whose weights take the place of the folder's.
+            checkpoint: a ``model_*.pkl`` of Difix's training code; what it lacks comes from the folder, SD-Turbo or
+                Difix.
             device: where to run.
             dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere, wherever it moves later.
             max_references: reference photos to look at; by default as many as the network was trained with, 1 when
@@ -105,17 +102,6 @@ class DifixEnhancer(OneStepEnhancer):
         tiny = None if tiny_decoder is None else read_tiny_decoder(tiny_decoder)
         enhancer = cls(network, found.metadata, batch=batch, tile=tile, tiny_decoder=tiny, compiled=compiled)
         return enhancer._loaded(folder_or_id, device, dtype)
-
-    @classmethod
-    def from_pkl(cls, path: str | Path, base: str | Path, **arguments: Any) -> DifixEnhancer:
-        """Load a ``model_*.pkl``; what it lacks comes from ``base``, SD-Turbo or Difix. See `from_pretrained`."""
-        return cls.from_pretrained(base, checkpoint=path, **arguments)
-
-    def __call__(
-        self, image: Image | list[Image], ref_image: Image | list[Image | None] | None = None
-    ) -> Image | list[Image]:
-        """Repair PIL images: `repair_image`."""
-        return repair_image(self, image, ref_image)
 
     def _running(self) -> list[nn.Module]:
         return [self.network] if self.tiny_decoder is None else [self.network, self.tiny_decoder]
