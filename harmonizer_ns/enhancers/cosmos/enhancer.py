@@ -16,7 +16,6 @@ from harmonizer_ns.enhancers.cosmos.formats import read_checkpoint
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 from harmonizer_ns.enhancers.one_step import OneStepEnhancer
 from harmonizer_ns.enhancers.tiles import in_tiles
-from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
 
@@ -98,7 +97,7 @@ class CosmosEnhancer(OneStepEnhancer):
         self, images: Float[Tensor, "n 3 hp wp"], padding: Padding, frames: Frames, context: Context
     ) -> Float[Tensor, "n 3 hp wp"]:
         """With cached context every previous output is encoded only once in its life."""
-        self._check_size(frames)
+        self.network.check_side(frames.cameras.height, frames.cameras.width)
         history = context.outputs(frames, self.max_context)
         if len(history) < self.max_context or not history:
             return self._runs(images)
@@ -107,14 +106,6 @@ class CosmosEnhancer(OneStepEnhancer):
             return self._runs.repair(torch.stack([self._encode(images), *kept], dim=2))
         clip = torch.stack([self._prepared(self._in_size(frames, output), padding) for output in history], dim=1)
         return self._runs(images, context=clip)
-
-    def _check_size(self, frames: Frames) -> None:
-        height, width = frames.cameras.height, frames.cameras.width
-        if max(height, width) > self.network.max_side:
-            raise InputError(
-                f"frames of {width}x{height} are too large for this enhancer: a side may have {self.network.max_side} "
-                "pixels; render or resize them smaller"
-            )
 
 
 def tile_autoencoder(network: CosmosNetwork, tile: int) -> None:

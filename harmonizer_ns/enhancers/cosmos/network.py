@@ -129,7 +129,10 @@ class CosmosNetwork(OneStepNetwork):
         Raises:
             ValueError: on references, too much context, or a size that does not fit.
         """
-        self._check(image, references, context)
+        if references is not None and references.shape[1]:
+            raise ValueError(f"Cosmos networks use no reference photos, got {references.shape[1]}")
+        self.check_images(image, context)
+        self.check_side(*image.shape[-2:])
         if context is None or not self.max_context or context.shape[1] < self.max_context:
             return self.repair(self.encode(image)[:, :, None])
         if self.cached_context:
@@ -181,13 +184,17 @@ class CosmosNetwork(OneStepNetwork):
             features = self.checkpointed(block, features)
         return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(features)))[:, :, 0]
 
-    def _check(self, image: Tensor, references: Tensor | None, context: Tensor | None) -> None:
-        if references is not None and references.shape[1]:
-            raise ValueError(f"Cosmos networks use no reference photos, got {references.shape[1]}")
-        self.check_images(image, context)
-        height, width = image.shape[-2:]
+    def check_side(self, height: int, width: int) -> None:
+        """Refuse images beyond `max_side`.
+
+        Raises:
+            InputError: telling the size and the limit.
+        """
         if max(height, width) > self.max_side:
-            raise ValueError(f"a {width}x{height} image is too large: a side may have {self.max_side} pixels")
+            raise InputError(
+                f"frames of {width}x{height} are too large for this enhancer: a side may have {self.max_side} pixels; "
+                "render or resize them smaller"
+            )
 
     def _normalised(self, moments: Float[Tensor, "b 2c t hl wl"]) -> Float[Tensor, "b c t hl wl"]:
         mode = moments.chunk(2, dim=1)[0]
