@@ -13,6 +13,7 @@ from harmonizer_ns.cli import enhance as command
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.cosmos.enhancer import CosmosEnhancer
 from harmonizer_ns.enhancers.difix.enhancer import DifixEnhancer
+from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer
@@ -237,7 +238,8 @@ def test_images_folders_and_videos_through_a_difix_folder(folder, video, tiny_di
     for source, target in ((folder / "frame_0.png", "0.png"), (folder, "images"), (video, "clip.mp4")):
         run(source, tmp_path / target, "--enhancer", tiny_difix, "--ref", photo, "--tile", 64)
     assert caplog.text.count("NVIDIA License, non-commercial use only") == 3
-    expected = [enhancer(Image.open(folder / f"frame_{i}.png"), ref_image=Image.open(photo)) for i in range(6)]
+    pictures = [Image.open(folder / f"frame_{i}.png") for i in range(6)]
+    expected = repair_image(enhancer, pictures, ref_image=Image.open(photo))
     expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in expected])
     repaired = torch.stack([load_image(tmp_path / "images" / f"frame_{i}.png") for i in range(6)])
     assert (repaired - expected).abs().max() < 1.5 / 255
