@@ -21,7 +21,7 @@ from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.rounds import RoundReport, picture_strip
-from harmonizer_ns.features import LpipsOnDemand
+from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import written_video
@@ -45,7 +45,7 @@ class Outputs:
         self.folder = config.result_dir
         self.checkpoints = self.folder / "ckpts"
         self._console = Console(quiet=not enabled)
-        self._lpips = None if config.lpips_net == "none" else LpipsOnDemand(config.lpips_net, self.say)
+        self._lpips = None if config.lpips_net == "none" else lpips_or_nan(config.lpips_net, self.say)
 
     def say(self, message: str) -> None:
         """Print one line on the terminal."""
@@ -87,7 +87,7 @@ class Outputs:
         """Say what a round did; its pictures go to ``renders/novel/<step>`` and tensorboard."""
         for line in report.lines():
             self.say(line)
-        self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.mean_position})
+        self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.position})
         for view in report.views:
             for name, image in view.images.items():
                 folder = self.folder / "renders" / "novel" / f"{report.step}" / _PICTURES[name]

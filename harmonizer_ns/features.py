@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +78,7 @@ def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
     cuts = {"vgg": VGG16_CUTS, "squeeze": SQUEEZENET_CUTS}[net]
     with torch.device("meta"):
         layers = models.get_model(_MODELS[net], weights=None).features[: cuts[-1]]
-    weights = _backbone_weights(net, path)
+    weights = pretrained(_MODELS[net], path)
     features = {key.removeprefix("features."): value for key, value in weights.items() if key.startswith("features.")}
     fill(layers, features, path or _MODELS[net])
     return FeatureNetwork(layers, cuts)
@@ -102,7 +103,7 @@ def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None =
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision in an outdated way
         model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    weights = _backbone_weights(net, backbone)
+    weights = pretrained(_MODELS[net], backbone)
     # The package puts the name of its slice before torchvision's layer number: slice2.3.squeeze is features.3.squeeze.
     renamed = {key: weights.get(f"features.{key.split('.', 1)[1]}") for key in model.net.state_dict()}
     fill(model.net, {key: value for key, value in renamed.items() if value is not None}, backbone or _MODELS[net])
@@ -118,42 +119,30 @@ def lpips_distance(net: LpipsNet, backbone: Path | None = None, heads: Path | No
     return lambda image, target: model.to(image.device)(image, target, normalize=True).flatten()
 
 
-class LpipsOnDemand:
-    """Is LPIPS loaded at first use, as a metric that may be missing: NaN, said once, without its weights.
+def lpips_or_nan(net: LpipsNet, say: Callable[[str], None]) -> Distance:
+    """Make LPIPS a metric that may be missing: it is loaded at first use, and NaN without its weights, said once.
 
     Args:
         net: its backbone.
         say: told that it is left out.
     """
 
-    def __init__(self, net: LpipsNet, say: Callable[[str], None]) -> None:
-        self._net: LpipsNet = net
-        self._say = say
-        self._distance: Distance | None = None
-
-    def __call__(self, image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """Measure the distances of images in [0, 1]."""
-        if self._distance is None:
-            self._distance = self._load()
-        return self._distance(image, target)
-
-    def _load(self) -> Distance:
+    @cache
+    def loaded() -> Distance:
         try:
-            return lpips_distance(self._net)
+            return lpips_distance(net)
         except InputError as error:
-            self._say(f"LPIPS is left out: {error}")
+            say(f"LPIPS is left out: {error}")
             return lambda image, target: image.new_full((len(image),), math.nan)
 
-
-def _backbone_weights(net: LpipsNet, path: Path | None) -> dict[str, Tensor]:
-    return read_weights(path) if path else download(default_url(_MODELS[net]))
+    return lambda image, target: loaded()(image, target)
 
 
-def default_url(model: str) -> str:
-    """Tell where torchvision has its best weights of a model."""
+def pretrained(model: str, path: Path | None) -> dict[str, Tensor]:
+    """Read a state dict of torchvision's from a file, or download the best one of a model; see `download`."""
     from torchvision.models import get_model_weights
 
-    return get_model_weights(model)["DEFAULT"].url
+    return read_weights(path) if path else download(get_model_weights(model)["DEFAULT"].url)
 
 
 def download(url: str) -> dict[str, Tensor]:

@@ -14,13 +14,11 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from harmonizer_ns.features import default_url, download, fill
-from harmonizer_ns.files import read_weights
+from harmonizer_ns.features import fill
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject, pixel_grid, project
+from harmonizer_ns.warp import backproject, pixel_grid, project, sample
 
 _RAFT_MULTIPLE, _RAFT_LEAST = 8, 128  # its correlation pyramid has no smaller levels
 
@@ -41,9 +39,7 @@ class Flow:
 def warp_by_flow(image: Float[Tensor, "b c h w"], offset: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
     """``image`` looked up bilinearly at ``p + offset(p)``; edges are repeated outside."""
     height, width = image.shape[-2:]
-    pixels = pixel_grid(width, height, image.device) + offset.permute(0, 2, 3, 1)
-    grid = pixels / pixels.new_tensor([width, height]) * 2 - 1
-    return F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    return sample(image, pixel_grid(width, height, image.device) + offset.permute(0, 2, 3, 1))
 
 
 def depth_flow(
@@ -101,7 +97,7 @@ def load_raft(size: Literal["small", "large"] = "large", path: Path | None = Non
     from torchvision.models import optical_flow
 
     name = f"raft_{size}"
-    weights = read_weights(path) if path else download(default_url(name))
+    weights = pretrained(name, path)
     with torch.device("meta"):
         model = {"small": optical_flow.raft_small, "large": optical_flow.raft_large}[size](weights=None)
     fill(model, weights, path or name)

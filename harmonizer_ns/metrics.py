@@ -36,8 +36,7 @@ def psnr(
     Raises:
         ValueError: on differing shapes or a mask that is empty for some image.
     """
-    error = squared_error(image, target)
-    return _decibel(_masked_mean(error, mask))
+    return -10 * torch.log10(_masked_mean(squared_error(image, target), mask).clamp(min=MSE_FLOOR))
 
 
 def good_half_psnr(
@@ -113,12 +112,9 @@ def _gaussian_blur(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h-10 w
 
 def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
     """Compute the squared error of each pixel, averaged over the channels."""
-    _check(image, target)
+    if image.shape != target.shape or image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(f"expected two images n 3 h w of one shape, got {tuple(image.shape)}, {tuple(target.shape)}")
     return (image - target).square().mean(dim=1, keepdim=True)
-
-
-def _decibel(mean_squared_error: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    return -10 * torch.log10(mean_squared_error.clamp(min=MSE_FLOOR))
 
 
 def _masked_mean(values: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"] | None) -> Float[Tensor, " n"]:
@@ -130,8 +126,3 @@ def _masked_mean(values: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"
     if bool((weight <= 0).any()):
         raise ValueError(f"the mask is empty for image {int((weight <= 0).nonzero()[0])}")
     return (values * mask).flatten(1).sum(dim=1) / weight
-
-
-def _check(image: Tensor, target: Tensor) -> None:
-    if image.shape != target.shape or image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(f"expected two images n 3 h w of one shape, got {tuple(image.shape)}, {tuple(target.shape)}")

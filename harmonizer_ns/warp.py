@@ -113,11 +113,11 @@ def _composed(cameras: Cameras, others: Cameras) -> tuple[Float[Tensor, "n 3 3"]
     return matrix.to(cameras.intrinsics), offset.to(cameras.intrinsics)
 
 
-def _sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
+def sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
     """Bilinear look-up at pixel coordinates; edges are repeated outside."""
     size = pixels.new_tensor([image.shape[-1], image.shape[-2]])
     grid = pixels / size * 2 - 1
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.gridsample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def backward_warp(
@@ -174,7 +174,7 @@ def look_up(
     inside = (x >= 0) & (x <= source.cameras.width) & (y >= 0) & (y <= source.cameras.height)
     inside &= (z > 0) & (depth[:, 0] > 0)
     pixels = torch.where(inside[..., None], pixels, 0.0)
-    seen = _sample(torch.cat([images, source.depth, (source.depth > 0).to(source.depth.dtype)], dim=1), pixels)
+    seen = sample(torch.cat([images, source.depth, (source.depth > 0).to(source.depth.dtype)], dim=1), pixels)
     source_depth = _known(seen[:, -2], seen[:, -1])
     z = torch.where(inside, z, 1.0)
     agreement = ((z - source_depth) / (tolerance * z)).square_().neg_().exp_()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.features import LpipsOnDemand, load_features, load_lpips, lpips_distance
+from harmonizer_ns.features import load_features, load_lpips, lpips_distance, lpips_or_nan
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +155,7 @@ def test_without_network_the_error_says_what_to_get(monkeypatch):
     with pytest.raises(InputError, match=r"get vgg16-\w+\.pth on a machine with network and give its path"):
         load_features("vgg")
     said = []
-    missing, image = LpipsOnDemand("squeeze", said.append), torch.rand(2, 3, 48, 64)
+    missing, image = lpips_or_nan("squeeze", said.append), torch.rand(2, 3, 48, 64)
     assert all(missing(image, image).isnan().all() for _ in range(2))
     assert len(said) == 1
     assert "get squeezenet1_1-" in said[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import warp_all
@@ -38,15 +40,11 @@ class GateConfig:
     """Relative depth disagreement at which a photo's visibility of a pixel has fallen to 1/e."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha_low < self.alpha_high <= 1 or not 0 <= self.unseen_weight <= 1:
-            raise ValueError(
-                "need 0 <= alpha_low < alpha_high <= 1 and unseen_weight in [0, 1], got "
-                f"{self.alpha_low}, {self.alpha_high}, {self.unseen_weight}"
-            )
-        if self.window < 1 or self.window % 2 == 0 or self.shift < 0 or self.photo_tolerance <= 0:
-            raise ValueError(
-                "need an odd window, shift >= 0 and photo_tolerance > 0, got "
-                f"{self.window}, {self.shift}, {self.photo_tolerance}"
+        check_limits(self, alpha_low=(0, 1), alpha_high=(0, 1), unseen_weight=(0, 1))
+        check_limits(self, window=(1, math.inf), shift=(0, math.inf), photo_tolerance=(1e-6, math.inf))
+        if self.alpha_low >= self.alpha_high or self.window % 2 == 0:
+            raise InputError(
+                f"need alpha_low < alpha_high and an odd window, got {self.alpha_low}, {self.alpha_high}, {self.window}"
             )
 
 

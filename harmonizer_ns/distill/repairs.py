@@ -135,16 +135,16 @@ class Repairs:
             ValueError: when the enhancer returns NaN or a wrong shape.
         """
         assert self.schedule is not None
-        positions = self.schedule.upcoming_positions()
+        position = self.schedule.upcoming_position()
         views: list[PseudoView] = []
         reports: list[ViewReport] = []
         for target, camera in enumerate(progress(self.schedule.upcoming())):
-            report, view = self._repair(step, target, positions[target], camera)
+            report, view = self._repair(step, target, camera)
             reports.append(report)
             views += [] if view is None else [view]
         self.adopt(step, views)
         self.enhancer.rest()
-        return RoundReport(step, reports)
+        return RoundReport(step, position, reports)
 
     def adopt(self, step: int, views: list[PseudoView]) -> None:
         """Take the views of a round that is complete, here or in another process."""
@@ -152,19 +152,19 @@ class Repairs:
         self.store.add(views)
         self.schedule.advance(step)
 
-    def _repair(self, step: int, target: int, position: float, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
+    def _repair(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
         """Render, find photos, repair and weigh one view."""
         render = self.renderer.render(camera)
         reason = _unusable(render)
         if reason:
-            return ViewReport(target, position, skipped=reason), None
+            return ViewReport(target, skipped=reason), None
         context = Context(references=(self.photos(camera),), learning=True)
         repaired = _checked(self.enhancer.enhance(render, context), render)
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
         images = self._images(render, repaired, weight, context) if target < self.report_images else {}
-        report = ViewReport(target, position, mean_weight, skipped, images)
+        report = ViewReport(target, mean_weight, skipped, images)
         if skipped:
             return report, None
         return report, PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target)

@@ -24,14 +24,12 @@ class ViewReport:
 
     Args:
         target: index of the target.
-        position: how far along its way the view was, in [0, 1].
         mean_weight: mean trust in its pixels, 0 when skipped.
         skipped: why it was not used, or None.
         images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``.
     """
 
     target: int
-    position: float
     mean_weight: float = 0.0
     skipped: str | None = None
     images: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict)
@@ -39,9 +37,16 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round of repairs did: its training step and its views in the order of the targets."""
+    """What a round of repairs did.
+
+    Args:
+        step: its training step.
+        position: how far it was along the way to the targets, in [0, 1]: their mean.
+        views: in the order of the targets.
+    """
 
     step: int
+    position: float
     views: list[ViewReport]
 
     @property
@@ -54,15 +59,10 @@ class RoundReport:
         """Mean trust over the views used; 0 when none was."""
         return sum(view.mean_weight for view in self.used) / max(1, len(self.used))
 
-    @property
-    def mean_position(self) -> float:
-        """How far the round was along the way to the targets, in [0, 1]."""
-        return sum(view.position for view in self.views) / max(1, len(self.views))
-
     def lines(self) -> list[str]:
         """What the round did in words, and why views were skipped."""
         done = f"Repaired {len(self.used)} of {len(self.views)} views at step {self.step}: "
-        done += f"{self.mean_position:.0%} of the way, mean weight {self.mean_weight:.2f}"
+        done += f"{self.position:.0%} of the way, mean weight {self.mean_weight:.2f}"
         skipped = [f"Target {view.target} skipped: {view.skipped}" for view in self.views if view.skipped]
         return [done, *skipped]
 

@@ -99,9 +99,9 @@ class ProgressiveSchedule:
         """The cameras of the next round, one batch of one for each target, without advancing."""
         return [approach.camera(self._rounds + 1) for approach in self.approaches]
 
-    def upcoming_positions(self) -> list[float]:
-        """``u`` of every target in the next round."""
-        return [approach.position(self._rounds + 1) for approach in self.approaches]
+    def upcoming_position(self) -> float:
+        """``u`` of the next round, averaged over the targets."""
+        return sum(approach.position(self._rounds + 1) for approach in self.approaches) / len(self.approaches)
 
     def advance(self, step: int) -> None:
         """Count a round at this training step."""

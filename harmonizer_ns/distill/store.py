@@ -17,8 +17,7 @@ from harmonizer_ns.types import Cameras, PseudoView
 HALF_LIFE = 4.0
 """Rounds after which a repair is worth half: the scene has changed since."""
 
-_IMAGES = {"rgb": 3, "render": 3, "weight": 1}
-"""A view's images and their channels."""
+_IMAGES = ("rgb", "render", "weight")
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,9 @@ class StoredView:
 
 def encode(view: PseudoView) -> StoredView:
     """Round a view to 8 bits on the CPU (largest error 1/510)."""
-    camera = view.camera.to("cpu")
-    images = {}
-    for name, channels in _IMAGES.items():
-        image = getattr(view, name)
-        if tuple(image.shape) != (channels, camera.height, camera.width):
-            wanted = (channels, camera.height, camera.width)
-            raise ValueError(f"{name} of a pseudo-view has shape {tuple(image.shape)}, wanted {wanted}")
-        images[name] = to_uint8(image.detach()).cpu()
+    images = {name: to_uint8(getattr(view, name).detach()).cpu() for name in _IMAGES}
     confidence = images["weight"].double().mean().item() / 255  # of the stored weight: no draw of what rounds to 0
+    camera = view.camera.to("cpu")
     return StoredView(**images, camera=camera, step=view.step, target=view.target, confidence=confidence)
 
 

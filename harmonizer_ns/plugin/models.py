@@ -20,7 +20,7 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from harmonizer_ns.features import LpipsOnDemand
+from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.splats.model import from_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
@@ -32,11 +32,11 @@ EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
 
 @contextmanager
 def lpips_on_demand() -> Iterator[None]:
-    """Models built inside get `LpipsOnDemand`: torchmetrics' LPIPS would download AlexNet with every model."""
+    """Models built inside get `lpips_or_nan`: torchmetrics' LPIPS would download AlexNet with every model."""
     from torchmetrics.image import lpip
 
     original = lpip.LearnedPerceptualImagePatchSimilarity
-    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: LpipsOnDemand("alex", lambda message: CONSOLE.log(message))
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: lpips_or_nan("alex", lambda message: CONSOLE.log(message))
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def log_round(report: RoundReport, folder: Path) -> None:
     for line in report.lines():
         CONSOLE.log(line)
     writer.put_scalar("Harmonize/mean_weight", report.mean_weight, report.step)
-    writer.put_scalar("Harmonize/position", report.mean_position, report.step)
+    writer.put_scalar("Harmonize/position", report.position, report.step)
     for view in report.views:
         if view.images:
             name, strip = f"{view.target:03d}", picture_strip(view.images)

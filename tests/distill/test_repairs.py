@@ -68,7 +68,7 @@ def test_a_round_repairs_every_target_and_the_store_learns_the_truth():
 def test_rounds_approach_the_targets():
     d = planned()
     reports = [d.run(step) for step in range(10, 101, 10)]
-    positions = [r.mean_position for r in reports]
+    positions = [r.position for r in reports]
     assert positions == sorted(positions)
     assert positions[0] < 0.5
     assert positions[-1] == 1.0
