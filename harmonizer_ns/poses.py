@@ -106,16 +106,15 @@ def rotation_to_quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, " 4"
     return F.normalize(rows[candidates.argmax()], dim=0)
 
 
-def quaternion_to_rotation(quaternion: Float[Tensor, " 4"]) -> Float[Tensor, "3 3"]:
+def quaternion_to_rotation(quaternion: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 3 3"]:
     """Rotation of a unit quaternion."""
-    w, x, y, z = quaternion.unbind()
-    return torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]),
-            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]),
-            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]),
-        ]
+    w, x, y, z = quaternion.unbind(-1)
+    rows = (
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], dim=-1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], dim=-1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], dim=-1),
     )
+    return torch.stack(rows, dim=-2)
 
 
 def slerp(a: Float[Tensor, " 4"], b: Float[Tensor, " 4"], u: float) -> Float[Tensor, " 4"]:

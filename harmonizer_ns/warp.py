@@ -117,7 +117,7 @@ def sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) 
     """Bilinear look-up at pixel coordinates; edges are repeated outside."""
     size = pixels.new_tensor([image.shape[-1], image.shape[-2]])
     grid = pixels / size * 2 - 1
-    return F.gridsample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def backward_warp(

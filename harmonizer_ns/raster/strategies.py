@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What gsplat's `MCMCStrategy` needs on a CPU (`DefaultStrategy` needs nothing).
 
-gsplat computes relocations and covariances with CUDA kernels only. Run the strategy inside `cpu_ops`::
-
-    with cpu_ops():
-        strategy.step_post_backward(params, optimizers, state, step, info, lr=lr)
-
-or call `use_cpu_ops` once at start-up where the calls are not yours to wrap (nerfstudio). Both replace two functions
-in `gsplat.strategy.ops` by versions that look at the device of their tensors: CPU tensors are handled here, all others
-go to gsplat's own functions. Importing this module changes nothing.
+gsplat computes relocations and covariances with CUDA kernels only. `use_cpu_ops` replaces these two functions in
+`gsplat.strategy.ops` by versions that look at the device of their tensors: CPU tensors are handled here, all others go
+to gsplat's own functions. Importing this module changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from harmonizer_ns.poses import quaternion_to_rotation
 
 
 def compute_relocation(
@@ -79,15 +75,7 @@ def quat_scale_to_covar_preci(
         compute_preci: whether to compute the inverses (else None).
         triu: whether to return upper triangles, ``n 6``, instead of ``n 3 3``.
     """
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
-    rotation = torch.stack(
-        [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ],
-        dim=-1,
-    ).reshape(-1, 3, 3)  # fmt: skip
+    rotation = quaternion_to_rotation(torch.nn.functional.normalize(quats, dim=-1))
     covariances = _symmetric(rotation * scales[:, None, :], triu) if compute_covar else None
     precisions = _symmetric(rotation / scales[:, None, :], triu) if compute_preci else None
     return covariances, precisions
@@ -104,31 +92,11 @@ def _by_device(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable
     return dispatch
 
 
-def use_cpu_ops() -> dict[str, Callable[..., Any]]:
-    """Make gsplat's strategies work on CPU tensors from now on; calling it again changes nothing more.
-
-    Returns:
-        the functions that were replaced, by name.
-    """
+def use_cpu_ops() -> None:
+    """Make gsplat's strategies work on CPU tensors from now on; calling it again changes nothing more."""
     from gsplat.strategy import ops
 
-    replaced = {}
     for ours in (compute_relocation, quat_scale_to_covar_preci):
         theirs = getattr(ops, ours.__name__)
         if getattr(theirs, "cpu_version", None) is not ours:
             setattr(ops, ours.__name__, _by_device(ours, theirs))
-            replaced[ours.__name__] = theirs
-    return replaced
-
-
-@contextmanager
-def cpu_ops() -> Iterator[None]:
-    """Within this context gsplat's strategies work on CPU tensors."""
-    from gsplat.strategy import ops
-
-    replaced = use_cpu_ops()
-    try:
-        yield
-    finally:
-        for name, theirs in replaced.items():
-            setattr(ops, name, theirs)
