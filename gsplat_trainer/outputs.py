@@ -20,7 +20,7 @@ from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
-from harmonizer_ns.distill.rounds import RoundReport, picture_strip
+from harmonizer_ns.distill.rounds import RoundReport
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
@@ -94,7 +94,7 @@ class Outputs:
                 save_image(folder / f"{view.target:04d}.png", image.expand(3, -1, -1))
         shown = next((view for view in report.views if view.images), None)
         if shown is not None and self.enabled:
-            self._board.add_image("novel/first", picture_strip(shown.images), report.step)
+            self._board.add_image("novel/first", beside(list(shown.images.values())), report.step)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,8 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
         InputError: when the disk is full or the place cannot be written, naming the path. Errors of other files, which
             the block reads, pass.
     """
-    partial = partial_path(path if folder is None else folder / path.name)
+    # Hidden, of this process, with the suffix that writers go by.
+    partial = (folder or path.parent) / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +75,6 @@ def _concerns(error: Exception, path: Path, partial: Path) -> bool:
         return True
     named = Path(error.filename)
     return named.is_relative_to(partial) or path.is_relative_to(named) or partial.is_relative_to(named)
-
-
-def partial_path(path: Path) -> Path:
-    """Where the unfinished part of a file lies: hidden, of this process, with the suffix that writers go by."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from harmonizer_ns.images import beside
 from harmonizer_ns.types import Cameras
 
 Progress = Callable[[Sequence[Cameras]], Iterable[Cameras]]
@@ -26,7 +25,8 @@ class ViewReport:
         target: index of the target.
         mean_weight: mean trust in its pixels, 0 when skipped.
         skipped: why it was not used, or None.
-        images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``.
+        images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``,
+            in this order.
     """
 
     target: int
@@ -70,8 +70,3 @@ class RoundReport:
 def progress_bar(step: int, console: Console | None = None) -> Progress:
     """A bar on the terminal over the views of a round."""
     return lambda cameras: track(cameras, f"Repairing views at step {step}", console=console, transient=True)
-
-
-def picture_strip(images: dict[str, Float[Tensor, "c h w"]]) -> Float[Tensor, "3 h wide"]:
-    """The pictures of one view side by side."""
-    return beside(list(images.values()))

@@ -77,13 +77,8 @@ class ProgressiveSchedule:
         check_poses(torch.cat([c.camera_to_world for c in targets]), [f"target {i}" for i in range(len(targets))])
         self.steps, self.last_step = steps, last_step
         self.approaches = _plan(train, targets, step_fraction, slowest=1 / max(1, int(ARRIVAL * len(steps))))
-        self._rounds = 0
+        self.rounds = 0  # done so far
         self._last_round: int | None = None
-
-    @property
-    def rounds(self) -> int:
-        """Rounds done so far."""
-        return self._rounds
 
     def due(self, step: int) -> bool:
         """Whether a round should run at this training step: one is planned for it, or was missed since the last."""
@@ -97,23 +92,23 @@ class ProgressiveSchedule:
 
     def upcoming(self) -> list[Cameras]:
         """The cameras of the next round, one batch of one for each target, without advancing."""
-        return [approach.camera(self._rounds + 1) for approach in self.approaches]
+        return [approach.camera(self.rounds + 1) for approach in self.approaches]
 
     def upcoming_position(self) -> float:
         """``u`` of the next round, averaged over the targets."""
-        return sum(approach.position(self._rounds + 1) for approach in self.approaches) / len(self.approaches)
+        return sum(approach.position(self.rounds + 1) for approach in self.approaches) / len(self.approaches)
 
     def advance(self, step: int) -> None:
         """Count a round at this training step."""
-        self._rounds, self._last_round = self._rounds + 1, step
+        self.rounds, self._last_round = self.rounds + 1, step
 
     def state_dict(self) -> dict[str, Any]:
         """Position along the way, as plain integers (the way itself follows from the constructor)."""
-        return {"rounds": self._rounds, "last_step": -1 if self._last_round is None else self._last_round}
+        return {"rounds": self.rounds, "last_step": -1 if self._last_round is None else self._last_round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
-        self._rounds = int(state["rounds"])
+        self.rounds = int(state["rounds"])
         self._last_round = None if state["last_step"] < 0 else int(state["last_step"])
 
 

@@ -55,8 +55,7 @@ def choose_targets(
         InputError: when the choice cannot be served, or no target sees what was captured.
     """
     if settings.targets == "path":
-        if settings.camera_path is None:
-            raise InputError("targets 'path' needs a camera path")
+        assert settings.camera_path is not None
         targets, origin = load_camera_path(settings.camera_path, transform), f"camera path {settings.camera_path}"
     elif settings.targets == "eval":
         if not held_out:
@@ -96,15 +95,12 @@ def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list
     entries = data.get("camera_path")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: 'camera_path' must be a list with at least one camera")
-    poses = torch.stack([_read_pose(entry, f"{path}: camera {i}") for i, entry in enumerate(entries)])
+    names = [f"{path}: camera {i}" for i in range(len(entries))]
+    poses = torch.stack([_read_pose(entry, name) for entry, name in zip(entries, names, strict=True)])
     poses = poses if transform is None else transform(poses)
-    check_poses(poses, [f"{path}: camera {i}" for i in range(len(entries))])
-    poses = flip_axes(poses)
-    focals = [_focal(entry, height, f"{path}: camera {i}") for i, entry in enumerate(entries)]
-    return [
-        Cameras(pose[None], _centred_intrinsics(focal, width, height), width, height)
-        for pose, focal in zip(poses, focals, strict=True)
-    ]
+    check_poses(poses, names)
+    intrinsics = torch.stack([_intrinsics(*entry, width, height) for entry in zip(entries, names, strict=True)])
+    return list(Cameras(flip_axes(poses), intrinsics, width, height))
 
 
 def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
@@ -119,16 +115,13 @@ def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
     return matrix_from_json(numbers, (4, 4), f"{where}: camera_to_world").float()
 
 
-def _focal(entry: dict[str, Any], height: int, where: str) -> float:
-    """Focal length in pixels, ``h / (2 tan(fov / 2))`` with the vertical field of view."""
+def _intrinsics(entry: dict[str, Any], where: str, width: int, height: int) -> Float[Tensor, "3 3"]:
+    """Focal length in pixels, ``h / (2 tan(fov / 2))`` with the vertical field of view; centred."""
     fov = entry.get("fov")
     if not isinstance(fov, int | float) or not 0 < fov < 180:
         raise InputError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
-    return height / (2 * math.tan(math.radians(fov) / 2))
-
-
-def _centred_intrinsics(focal: float, width: int, height: int) -> Float[Tensor, "1 3 3"]:
-    return torch.tensor([[[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]])
+    focal = height / (2 * math.tan(math.radians(fov) / 2))
+    return torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
 # --- extrapolation ----------------------------------------------------------------------------------------------------

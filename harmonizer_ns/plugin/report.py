@@ -10,9 +10,9 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
 
-from harmonizer_ns.distill.rounds import RoundReport, picture_strip
+from harmonizer_ns.distill.rounds import RoundReport
 from harmonizer_ns.files import write_json
-from harmonizer_ns.images import save_image
+from harmonizer_ns.images import beside, save_image
 
 METRICS = ("psnr", "ssim", "lpips")
 PICTURES = 4
@@ -32,7 +32,7 @@ def log_round(report: RoundReport, folder: Path) -> None:
     writer.put_scalar("Harmonize/position", report.position, report.step)
     for view in report.views:
         if view.images:
-            name, strip = f"{view.target:03d}", picture_strip(view.images)
+            name, strip = f"{view.target:03d}", beside(list(view.images.values()))
             writer.put_image(f"Harmonize/target_{name}", strip.permute(1, 2, 0), report.step)
             save_image(folder / f"step-{report.step:06d}_target-{name}.png", strip)
 

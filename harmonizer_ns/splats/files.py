@@ -82,14 +82,13 @@ def read_ply(path: Path) -> dict[str, Tensor]:
     try:
         data = PlyData.read(str(path))
         vertex = data["vertex"]
-        names = {item.name for item in vertex.properties}
-        columns: dict[str, np.ndarray] = {name: np.asarray(vertex[name]) for name in names}
+        columns: dict[str, np.ndarray] = {item.name: np.asarray(vertex[item.name]) for item in vertex.properties}
     except (OSError, PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a PLY: {error}") from error
     if "chunk" in data:
         return read_compressed_ply(path)
     needed = ("x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4)))
-    missing = [name for name in needed if name not in names]
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise InputError(f"{path} is not a PLY of splats: it has no {', '.join(missing)}")
     return {

@@ -71,15 +71,11 @@ class SplatConfig:
             raise ValueError(f"need steps >= 1, max_gaussians >= 4 and sh_degree in 0..3, got {self}")
 
 
+@dataclass(frozen=True)
 class SplatReconstructor:
-    """Fits Gaussians to photos (the `Reconstructor` protocol), on the device of the photos.
+    """Fits Gaussians to photos (the `Reconstructor` protocol), on the device of the photos."""
 
-    Args:
-        config: how to fit.
-    """
-
-    def __init__(self, config: SplatConfig | None = None) -> None:
-        self.config = config or SplatConfig()
+    config: SplatConfig
 
     def fit(
         self,
