@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harmonizer_ns.features import fill
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject, pixel_grid, project, sample
+from harmonizer_ns.warp import SURFACE_TOLERANCE, backproject, pixel_grid, project, sample
 
 _RAFT_MULTIPLE, _RAFT_LEAST = 8, 128  # its correlation pyramid has no smaller levels
 
@@ -43,24 +43,20 @@ def warp_by_flow(image: Float[Tensor, "b c h w"], offset: Float[Tensor, "b 2 h w
 
 
 def depth_flow(
-    depth: Float[Tensor, "b 1 h w"],
-    cameras: Cameras,
-    other_depth: Float[Tensor, "b 1 h w"],
-    other_cameras: Cameras,
-    tolerance: float = 0.03,
+    depth: Float[Tensor, "b 1 h w"], cameras: Cameras, other_depth: Float[Tensor, "b 1 h w"], other_cameras: Cameras
 ) -> Flow:
     """The exact flow of a static scene from one view to another of the same size.
 
     Pixel ``p`` at depth ``z`` is lifted to its world point, projected into the other camera, and valid when it falls
     into that image, in front of that camera, and where all four neighbouring depths are known and their mean agrees
-    with the point's depth ``z'`` there: ``|z' - d| <= tolerance * z'``. A nearer ``d`` means that it is occluded.
+    with the point's depth ``z'`` there: ``|z' - d| <= t z'`` with the `SURFACE_TOLERANCE` t. A nearer ``d`` means that
+    it is occluded.
 
     Args:
         depth: z-depth of each view, 0 where unknown.
         cameras: its cameras.
         other_depth: z-depth of the other view.
         other_cameras: its cameras.
-        tolerance: relative disagreement of depths that still counts as the same surface.
 
     Raises:
         ValueError: when numbers or sizes differ.
@@ -79,7 +75,7 @@ def depth_flow(
     offset = offset.nan_to_num().permute(0, 3, 1, 2)  # 0 * inf, from points in the plane of the camera
     known = warp_by_flow((other_depth > 0).to(depth.dtype), offset) > 1 - 1e-4
     seen = warp_by_flow(other_depth, offset)
-    agrees = (z[:, None] - seen).abs() <= tolerance * z[:, None]
+    agrees = (z[:, None] - seen).abs() <= SURFACE_TOLERANCE * z[:, None]
     valid = inside[:, None] & known & agrees
     return Flow(offset * valid, valid)
 

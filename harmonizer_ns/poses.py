@@ -40,24 +40,20 @@ def matrix_from_json(value: Any, shape: tuple[int, int], what: str) -> Float[Ten
         raise InputError(f"{what} should be a {shape[0]}x{shape[1]} list of numbers, got {value!r}") from error
 
 
-def check_poses(camera_to_world: Tensor, names: Sequence[str] | None = None) -> None:
+def check_poses(camera_to_world: Float[Tensor, "n 4 4"], names: Sequence[str]) -> None:
     """Check that every pose is a finite rigid transform.
 
     Args:
-        camera_to_world: poses, ``n 4 4``.
+        camera_to_world: poses.
         names: one name for each pose, such as the image's file name, for the message.
 
     Raises:
         InputError: naming the first offending image and what is wrong with it.
     """
-    if camera_to_world.ndim != 3 or tuple(camera_to_world.shape[1:]) != (4, 4):
-        raise ValueError(f"poses must have shape (n, 4, 4), got {tuple(camera_to_world.shape)}")
-    if names is not None and len(names) != len(camera_to_world):
-        raise ValueError(f"{len(names)} names for {len(camera_to_world)} poses")
-    for index, pose in enumerate(camera_to_world.double()):
+    for name, pose in zip(names, camera_to_world.double(), strict=True):
         problem = _problem(pose)
         if problem:
-            raise InputError(f"pose of {names[index] if names else f'camera {index}'} {problem}")
+            raise InputError(f"pose of {name} {problem}")
 
 
 def _problem(pose: Float[Tensor, "4 4"]) -> str | None:

@@ -49,12 +49,9 @@ def covisibility(view: Cameras, photos: list[Cameras], points: Float[Tensor, "p 
     rays = torch.nn.functional.normalize(visible - view.centers, dim=-1)
     sharpness = _sharpness(view, visible)
     chunks = [photos[i : i + _CHUNK] for i in range(0, len(photos), _CHUNK)]
-    return torch.cat([_score(_same_size(chunk), visible, rays, sharpness) for chunk in chunks])
-
-
-def _same_size(cameras: list[Cameras]) -> Cameras:
-    """Join cameras whose intrinsics are brought to a unit image, which changes no frustum."""
-    return cat_cameras([camera.resized(1, 1) for camera in cameras])
+    # Cameras of several sizes are joined at that of a unit image, which changes no frustum.
+    units = [cat_cameras([camera.resized(1, 1) for camera in chunk]) for chunk in chunks]
+    return torch.cat([_score(unit, visible, rays, sharpness) for unit in units])
 
 
 def _sharpness(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "n p"]:

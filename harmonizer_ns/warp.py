@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from harmonizer_ns.types import Cameras, Frames
 
 SURFACE_TOLERANCE = 0.03
-"""`backward_warp`'s tolerance where the very same surface is wanted."""
+"""Relative disagreement of depths that still counts as the very same surface."""
 
 REFERENCE_TOLERANCE = 0.2
 """The same for photos that a network weighs. Wide, since repairs are wanted where the rendered depth is wrong, and a

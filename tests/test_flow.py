@@ -8,6 +8,7 @@ from torchvision.models.optical_flow import raft_small
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.flow import consistent, depth_flow, load_raft, raft_flow, warp_by_flow
 from harmonizer_ns.types import Cameras
+from harmonizer_ns.warp import SURFACE_TOLERANCE
 
 WIDTH, HEIGHT, FOCAL = 24, 16, 20.0
 
@@ -63,8 +64,8 @@ def _taps(x, size):
 @pytest.mark.parametrize(("x", "z", "yaw"), [(0.1, 0.05, 0.05), (-0.3, -0.2, -0.1), (0, 4, math.pi)])
 def test_depth_flow_agrees_with_a_slow_reference(x, z, yaw):
     depth, other = random_depth(0, holes=0.05), random_depth(1, holes=0.02)
-    flow = depth_flow(depth, camera(), other, camera(x, z, yaw), tolerance=0.05)
-    offset, valid = slow_flow(depth, camera(), other, camera(x, z, yaw), tolerance=0.05)
+    flow = depth_flow(depth, camera(), other, camera(x, z, yaw))
+    offset, valid = slow_flow(depth, camera(), other, camera(x, z, yaw), SURFACE_TOLERANCE)
     assert (flow.valid[0, 0] != valid).sum() <= 1  # rounding at a threshold
     both = flow.valid[0, 0] & valid
     torch.testing.assert_close(flow.offset[0, :, both], offset[:, both], atol=2e-4, rtol=0)

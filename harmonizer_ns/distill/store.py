@@ -68,30 +68,25 @@ class PseudoViewStore:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._views: tuple[StoredView, ...] = ()
+        self.stored: tuple[StoredView, ...] = ()  # oldest first
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self.stored)
 
     def __getitem__(self, index: int) -> PseudoView:
         """A view as float, oldest first."""
-        return self._views[index].decode()
+        return self.stored[index].decode()
 
     def __iter__(self) -> Iterator[PseudoView]:
-        return (view.decode() for view in self._views)
-
-    @property
-    def stored(self) -> tuple[StoredView, ...]:
-        """The views in 8 bits, oldest first."""
-        return self._views
+        return (view.decode() for view in self.stored)
 
     def add(self, views: Iterable[PseudoView]) -> None:
         """Add the views of a round all at once, then let the least valuable ones go."""
-        self._views = self._trimmed((*self._views, *(encode(view) for view in views)))
+        self.stored = self._trimmed((*self.stored, *(encode(view) for view in views)))
 
     def values(self) -> Float[Tensor, " n"]:
         """``confidence x 0.5^(age / HALF_LIFE)`` of every view."""
-        return _values(self._views)
+        return _values(self.stored)
 
     def _trimmed(self, views: tuple[StoredView, ...]) -> tuple[StoredView, ...]:
         """The ``capacity`` most valuable views, in the same order."""
@@ -106,11 +101,11 @@ class PseudoViewStore:
 
     def state_dict(self) -> dict[str, Any]:
         """All views as plain tensors, lists and numbers; tensors are shared, not copied (they never change)."""
-        return {"views": [_view_state(view) for view in self._views]}
+        return {"views": [_view_state(view) for view in self.stored]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore exactly what ``state_dict`` gave; a smaller capacity lets the least valuable ones go."""
-        self._views = self._trimmed(tuple(_view_from_state(view) for view in state["views"]))
+        self.stored = self._trimmed(tuple(_view_from_state(view) for view in state["views"]))
 
 
 def _values(views: tuple[StoredView, ...]) -> Float[Tensor, " n"]:

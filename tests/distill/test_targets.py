@@ -84,7 +84,7 @@ def test_extrapolated_views_leave_the_trajectory_and_look_at_the_content():
     centers = torch.cat([c.centers for c in train])
     size = 6.0  # the diameter of the orbit
     for target in targets:
-        check_poses(target.camera_to_world)
+        check_poses(target.camera_to_world, ["target"])
         assert torch.cdist(target.centers, centers).min() > 0.5 * 0.2 * size  # not back on the orbit
         assert torch.cdist(target.centers, centers).min() < 1.01 * 0.2 * size
         direction, to_middle = target.camera_to_world[0, :3, 2], -target.centers[0]
@@ -124,7 +124,7 @@ def test_extrapolation_does_not_walk_into_the_content():
 @pytest.mark.parametrize("points", [None, torch.zeros(0, 3)])
 def test_extrapolation_without_points_or_spread(points):
     (target,) = extrapolate(row_of_cameras(1), points, 1, 0.2)
-    check_poses(target.camera_to_world)
+    check_poses(target.camera_to_world, ["target"])
     assert target.centers.norm() > 0.1
 
 
