@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harmonizer_ns.features import fill
+from harmonizer_ns.features import fill, pretrained
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import SURFACE_TOLERANCE, backproject, pixel_grid, project, sample

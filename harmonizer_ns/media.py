@@ -8,9 +8,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -61,16 +60,8 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video's header says.
-
-    Args:
-        width: in pixels, upright.
-        height: in pixels, upright.
-        fps: frames per second.
-        frames: about how many there are.
-    """
+class VideoInfo(NamedTuple):
+    """What a video's header says: its upright size in pixels, its frames per second, and about how many there are."""
 
     width: int
     height: int

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ def seed_all(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Take the states of Python's, numpy's and torch's global generators as tensors, lists and numbers."""
+    """Take the states of Python's, numpy's and torch's global generators as tensors, tuples, lists and numbers."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     name, keys, position, has_gauss, cached = numpy_state
     state = {
-        "python": python_state(random.getstate()),
+        "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }
@@ -47,7 +48,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     """
     torch.set_rng_state(state["torch"].cpu())
     if "python" in state:
-        random.setstate(from_python_state(state["python"]))
+        random.setstate(python_state(state["python"]))
     if "numpy" in state:
         name, keys, *rest = state["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
@@ -60,13 +61,7 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def python_state(state: Any) -> list[Any]:
-    """Turn the state of a `random.Random` into lists and numbers."""
-    version, internal, gauss = state
-    return [version, list(internal), gauss]
-
-
-def from_python_state(state: list[Any]) -> tuple[Any, ...]:
-    """Turn what `python_state` gives into a state again."""
+def python_state(state: Sequence[Any]) -> tuple[Any, ...]:
+    """Make a saved state one that a `random.Random` takes; in checkpoints of earlier versions its tuples are lists."""
     version, internal, gauss = state
     return version, tuple(internal), gauss

@@ -148,10 +148,8 @@ def backward_warp(
     return Warped(rgb=rgb * inside, valid=torch.where(known, agreement, 1.0) * inside)
 
 
-def warp_all(sources: Frames | None, view: Frames, tolerance: float = SURFACE_TOLERANCE) -> Warped:
-    """`backward_warp` of every source into one view (a batch of one) through its depth; None gives none."""
-    if sources is None:
-        return Warped(view.rgb[:0], view.alpha[:0])
+def warp_all(sources: Frames, view: Frames, tolerance: float = SURFACE_TOLERANCE) -> Warped:
+    """`backward_warp` of every source into one view (a batch of one) through its depth."""
     same = [0] * len(sources)
     return backward_warp(sources, view.depth[same], view.cameras[same], tolerance)
 

@@ -22,17 +22,7 @@ _IMAGES = ("rgb", "render", "weight")
 
 @dataclass(frozen=True)
 class StoredView:
-    """A pseudo-view in 8 bits.
-
-    Args:
-        rgb: repaired colours, 255 is 1.
-        render: colours before, 255 is 1.
-        weight: trust, 255 is 1.
-        camera: on the CPU, a batch of one.
-        step: training step of the repair.
-        target: index of the target it approaches.
-        confidence: mean trust in [0, 1].
-    """
+    """A `PseudoView` on the CPU in 8 bits, in which 255 is 1; its ``confidence`` is the mean weight in [0, 1]."""
 
     rgb: UInt8[Tensor, "3 h w"]
     render: UInt8[Tensor, "3 h w"]

@@ -12,7 +12,7 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 
 from harmonizer_ns.devices import on_device
-from harmonizer_ns.random_state import NUMPY_SCALARS, from_python_state, python_state
+from harmonizer_ns.random_state import NUMPY_SCALARS, python_state
 
 COUNTERS = ("train_count", "eval_count", "train_unseen_cameras", "eval_unseen_cameras")
 """Positions of nerfstudio's data managers: plain ints and lists of ints."""
@@ -33,7 +33,7 @@ def datamanager_state(datamanager: DataManager) -> dict[str, Any]:
     state = {name: getattr(datamanager, name) for name in COUNTERS if hasattr(datamanager, name)}
     generator = getattr(datamanager, "random_generator", None)
     if isinstance(generator, random.Random):
-        state["random_generator"] = python_state(generator.getstate())
+        state["random_generator"] = generator.getstate()
     return state
 
 
@@ -44,7 +44,7 @@ def set_datamanager_state(datamanager: DataManager, state: dict[str, Any]) -> No
             setattr(datamanager, name, state[name])
     generator = getattr(datamanager, "random_generator", None)
     if "random_generator" in state and isinstance(generator, random.Random):
-        generator.setstate(from_python_state(state["random_generator"]))
+        generator.setstate(python_state(state["random_generator"]))
 
 
 def model_state(model: Model) -> dict[str, Any]:

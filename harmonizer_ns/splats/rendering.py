@@ -26,10 +26,6 @@ class RasterOptions:
     absgrad: bool = False
     distributed: bool = False
 
-    def for_viewing(self) -> RasterOptions:
-        """Keep what changes the image, without what only training needs."""
-        return replace(self, packed=False, absgrad=False, distributed=False)
-
 
 class Rasterized(NamedTuple):
     """Holds unclamped colours over black, opacity, expected depth (None when not asked for) and gsplat's meta."""
@@ -105,6 +101,7 @@ class SplatRenderer:
 
     def _render_one(self, camera: Cameras) -> Frames:
         degree = degree_of(self.splats) if self.degree is None else self.degree
-        drawn = rasterize(self.splats, camera, degree, self.options.for_viewing(), with_depth=True)
+        options = replace(self.options, packed=False, absgrad=False, distributed=False)  # only training needs these
+        drawn = rasterize(self.splats, camera, degree, options, with_depth=True)
         assert drawn.depth is not None
         return Frames.rendered(drawn.rgb, drawn.alpha, drawn.depth, camera, self.min_alpha)
