@@ -54,7 +54,6 @@ def choose_targets(
     Raises:
         InputError: when the choice cannot be served, or no target sees what was captured.
     """
-    points = None if points is None or not len(points) else thin(points.cpu(), _MAX_POINTS)
     if settings.targets == "path":
         assert settings.camera_path is not None
         targets, origin = load_camera_path(settings.camera_path, transform), f"camera path {settings.camera_path}"
@@ -147,6 +146,7 @@ def extrapolate(
     Returns:
         Batches of one, with the intrinsics and size of the training camera each came from.
     """
+    points = None if points is None or not len(points) else thin(points.cpu(), _MAX_POINTS)
     bases = [train[int((i + 0.5) * len(train) / count)].to("cpu") for i in range(count)]
     taken = torch.cat([c.centers.cpu() for c in train])
     extent = capture_extent(taken)
@@ -233,8 +233,9 @@ def keep_overlapping(
     Raises:
         InputError: when no target has any overlap.
     """
-    if points is None:
+    if points is None or not len(points):
         return targets
+    points = thin(points.cpu(), _MAX_POINTS)
     usual = torch.tensor([seen_fraction(camera.to("cpu"), points) for camera in train]).median().item()
     seen = [seen_fraction(target.to("cpu"), points) for target in targets]
     blind = [i for i, value in enumerate(seen) if value == 0 or value < _MIN_OVERLAP * usual]
