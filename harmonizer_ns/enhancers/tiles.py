@@ -29,17 +29,19 @@ def in_tiles(step: Step, side: int | None, scales: tuple[int, ...] = (1,), scale
         scale: the same of the output.
     """
 
+    def part(images: tuple[Tensor, ...], window: Window) -> Float[Tensor, "*batch th tw"]:
+        return step(*(image[(..., *scaled(window, of))] for image, of in zip(images, scales, strict=True)))
+
     def tiled(*images: Float[Tensor, "*batch hi wi"]) -> Float[Tensor, "*batch ho wo"]:
         height, width = (length // scales[0] for length in images[0].shape[-2:])
         windows = [(rows, columns) for rows in cover(height, side) for columns in cover(width, side)]
         if len(windows) == 1:
             return step(*images)
-        total = weights = None
+        piece = part(images, windows[0])
+        total = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale, dtype=torch.float32)
+        weights = total.new_zeros(*total.shape[-2:])
         for window in windows:
-            piece = step(*(image[(..., *scaled(window, of))] for image, of in zip(images, scales, strict=True)))
-            if total is None or weights is None:
-                total = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale, dtype=torch.float32)
-                weights = total.new_zeros(*total.shape[-2:])
+            piece = piece if window is windows[0] else part(images, window)
             weight = _ramp(piece.shape[-2], total)[:, None] * _ramp(piece.shape[-1], total)
             place = (..., *scaled(window, scale))
             total[place] += piece * weight

@@ -202,7 +202,7 @@ def _convolution(weight: Float[Tensor, "o i kh kw"], bias: Tensor | None) -> nn.
 def _filled(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> Layer:
     """The layer itself, with weights of its own in place of what it had."""
     layer.weight = nn.Parameter(weight.clone())
-    layer.bias = None if bias is None else nn.Parameter(bias.clone())
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     return layer
 
 
