@@ -32,6 +32,11 @@ class Context:
     history: tuple[Frames, ...] = ()
     learning: bool = False
 
+    @property
+    def previous(self) -> Frames | None:
+        """The newest of the last outputs; None at the start of a stream."""
+        return self.history[0] if self.history else None
+
     def photos(self, frames: Frames) -> Sequence[Frames | None]:
         """The reference photos of each frame.
 

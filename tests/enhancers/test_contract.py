@@ -64,6 +64,12 @@ def test_any_size_without_context(enhancer, plane_frames, height, width):
     _assert_fits(enhancer.enhance(frames), frames)
 
 
+def test_the_previous_output_is_the_newest_of_the_history(plane_frames):
+    newest, older = plane_frames(1, seed=1), plane_frames(1, seed=2)
+    assert Context(history=(newest, older)).previous is newest
+    assert Context().previous is None
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("with_previous", [False, True])
 def test_any_number_of_references(enhancer, plane_frames, count, with_previous):
