@@ -72,7 +72,7 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
     if world.is_first:
         try:
             report = repairs.run(step, progress)
-            views = [view for view in repairs.store if view.step == step]
+            views = [view.decode() for view in repairs.store.stored if view.step == step]
         except Exception as error:  # told to the others below, which would wait forever otherwise
             failure = error
     reason, views = world.share((None if failure is None else repr(failure), views))
