@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError
 
 from harmonizer_ns.errors import InputError
@@ -109,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: when it is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except (OSError, ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
@@ -180,6 +181,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
     return state
+
+
+def read_ply(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The columns of each element of a PLY file, such as ``vertex``.
+
+    Raises:
+        InputError: when the file is missing, is no PLY, is damaged, or promises more than it can hold.
+    """
+    from plyfile import PlyData, PlyParseError
+
+    try:
+        with path.open("rb") as file:
+            header = file.read(1 << 16).partition(b"end_header")[0].decode("latin-1")
+        for element, count in re.findall(r"^element\s+(\S+)\s+(\d+)", header, re.MULTILINE):
+            if int(count) > path.stat().st_size:  # plyfile would set aside memory for all of them
+                raise InputError(f"{path} is damaged: {count} of {element} do not fit into the file")
+        data = PlyData.read(str(path))
+        return {
+            element.name: {item.name: np.asarray(element[item.name]) for item in element.properties} for element in data
+        }
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, PlyParseError, LookupError, TypeError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as a PLY: {first_line(error)}") from error
 
 
 def asset(name: str) -> Path:

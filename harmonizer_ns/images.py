@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
+UNREADABLE_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on broken files."""
 _TURNED = range(5, 9)
 """EXIF orientations that swap width and height."""
 
@@ -46,10 +46,8 @@ def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     Raises:
         InputError: when there is no such file, or it is not a readable image.
     """
-    from PIL import ImageOps
-
-    with _opened(Path(path)) as image:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    with opened_image(Path(path)) as image:
+        pixels = np.array(eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
     return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
@@ -59,30 +57,58 @@ def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
     Raises:
         InputError: when there is no such file, or it is not a readable image.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         if decode:
             image.load()
         return upright_size(image)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; what goes wrong with it in the block becomes an `InputError`."""
-    from PIL import Image
-
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; what goes wrong with it in the block becomes an `InputError`."""
     if not path.is_file():
         raise InputError(f"no image file at {path}")
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE_IMAGE as error:
         raise InputError(f"cannot read {path} as an image: {error}") from error
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Give an image of any mode as 8-bit RGB, or RGBA where pixels can be transparent.
+
+    One channel of 16 or 32 bits and floats in [0, 1] are scaled; Pillow's own conversion clips them.
+
+    Raises:
+        ValueError: when floats are not finite, or their range is not known.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float64)
+        levels = np.clip(values / _white(values, image.mode) * 255, 0, 255).round().astype(np.uint8)
+        image = Image.fromarray(levels)
+    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _white(values: np.ndarray, mode: str) -> float:
+    """Tell the value of white; integers of 32 bits often hold 16, floats often hold integers."""
+    top = float(values.max(initial=0))
+    if not np.isfinite(values).all():
+        raise ValueError("some of its floating-point values are not finite")
+    if mode.startswith("F") and top <= 1:
+        return 1.0
+    if mode.startswith("F") and top <= 255:
+        return 255.0
+    if top <= 65535:
+        return 65535.0
+    if mode.startswith("F"):
+        raise ValueError(f"its floating-point values reach {top:g}; those of photos end at 1, 255 or 65535")
+    return float(np.iinfo(np.int32).max)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image once it stands upright (EXIF orientation applied)."""
-    from PIL import ExifTags
-
     turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return (image.height, image.width) if turned else image.size
 
@@ -93,8 +119,6 @@ def save_image(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:
     Raises:
         ValueError: when the image is not ``3 h w``, or the suffix names no image format.
     """
-    from PIL import Image
-
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"save_image expects (3, h, w), got {tuple(image.shape)}")
     path = Path(path)

@@ -18,6 +18,12 @@ from harmonizer_ns.errors import InputError
 
 RIGID_TOLERANCE = 1e-3
 """Largest entry of ``R^T R - I`` that still passes for rounding."""
+FARTHEST = 1e15
+"""Coordinates beyond this are no scene's."""
+FOCAL_LENGTHS = (0.05, 50.0)
+"""Focal lengths between these many image widths are those of lenses."""
+LARGEST_SIDE = 65_500
+"""Pixels of an image's side, as JPEG has them."""
 
 
 def flip_axes(camera_to_world: Float[Tensor, "*n r 4"]) -> Float[Tensor, "*n r 4"]:
@@ -60,6 +66,8 @@ def _problem(pose: Float[Tensor, "4 4"]) -> str | None:
     """What is wrong with a pose, or None."""
     if not torch.isfinite(pose).all():
         return "contains NaN or infinity"
+    if pose[:3, 3].abs().max().item() > FARTHEST:
+        return f"lies {pose[:3, 3].abs().max().item():.3g} units from the origin"
     error = (pose[:3, :3].T @ pose[:3, :3] - torch.eye(3, dtype=pose.dtype, device=pose.device)).abs().max().item()
     if error > RIGID_TOLERANCE:
         return f"is not rigid: its rotation is not orthonormal (largest error {error:.3g})"
@@ -69,6 +77,33 @@ def _problem(pose: Float[Tensor, "4 4"]) -> str | None:
     if (pose[3] - pose.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().max().item() > RIGID_TOLERANCE:
         return f"has last row {pose[3].tolist()}, expected [0, 0, 0, 1]"
     return None
+
+
+def check_intrinsics(intrinsics: Float[Tensor, "3 3"], width: int, height: int, what: str) -> None:
+    """Check that a pinhole camera is one that a lens can make.
+
+    Args:
+        intrinsics: in pixels.
+        width: of the image, in pixels.
+        height: likewise.
+        what: how the message begins, such as the file and the photo.
+
+    Raises:
+        InputError: naming the value: an image without pixels or with a side beyond `LARGEST_SIDE`, focal lengths that
+            are not within `FOCAL_LENGTHS`, a principal point more than an image beside the image.
+    """
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise InputError(f"{what}: an image of {width}x{height} pixels; sides go from 1 to {LARGEST_SIDE}")
+    fx, fy, cx, cy = (intrinsics[row, column].item() for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    low, high = (factor * width for factor in FOCAL_LENGTHS)
+    for name, value in (("fx", fx), ("fy", fy)):
+        if not low <= value <= high:
+            raise InputError(f"{what}: the focal length {name}={value:g} is not from {low:g} to {high:g} pixels")
+    for name, value, side in (("cx", cx, width), ("cy", cy, height)):
+        if not -side <= value <= 2 * side:
+            raise InputError(
+                f"{what}: the principal point {name}={value:g} lies far outside of {width}x{height} pixels"
+            )
 
 
 def rotation_angle(a: Float[Tensor, "*n 3 3"], b: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:

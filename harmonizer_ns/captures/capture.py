@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +20,8 @@ from torch import Tensor
 from harmonizer_ns.captures.colmap import find_reconstruction, read_colmap
 from harmonizer_ns.captures.frame import Similarity, gsplat_normalization, read_dataparser_transforms
 from harmonizer_ns.captures.lens import Pinhole, undistorted
-from harmonizer_ns.captures.photos import find_image, find_photos, photo_size, read_mask, read_rgb
+from harmonizer_ns.captures.masks import find_masks, read_mask
+from harmonizer_ns.captures.photos import Alpha, PhotoFile, find_photos, on_black, read_photo
 from harmonizer_ns.captures.posed import PosedViews, View
 from harmonizer_ns.captures.transforms import read_transforms
 from harmonizer_ns.errors import InputError
@@ -26,10 +29,15 @@ from harmonizer_ns.images import to_float
 from harmonizer_ns.poses import camera_extent
 from harmonizer_ns.types import Cameras, Frames
 
+logger = logging.getLogger(__name__)
+
 Format = Literal["auto", "colmap", "nerfstudio"]
 """How a capture is described; auto takes COLMAP's reconstruction where there is one."""
 Photo = tuple[UInt8[Tensor, "3 h w"], Bool[Tensor, "1 h w"] | None]
 """A photo, and which of its pixels count (None: all)."""
+
+_MOST_HIDDEN = 0.99
+"""Masks that hide more of all photos are taken for a mistake."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,8 @@ class Capture:
         folder: what lies beside the photos, such as labels, is found here.
         seen: for each photo the points it shows, or None where that is not known.
         applied: from COLMAP's frame to the capture's own.
+        origin: where coordinates count from, in the capture's own frame and float64: zero, or near the cameras of a
+            georeferenced capture.
         is_undistorted: whether some photos differ from the files by a lens's distortion.
     """
 
@@ -62,6 +72,7 @@ class Capture:
     folder: Path = Path()
     seen: list[Int[Tensor, " k"]] | None = None
     applied: Float[Tensor, "4 4"] = field(default_factory=lambda: torch.eye(4))
+    origin: Float[Tensor, " 3"] = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     is_undistorted: bool = False
     _cache: dict[int, Photo] = field(default_factory=dict, repr=False)
 
@@ -131,7 +142,7 @@ class Capture:
 
     def nerfstudio_frame(self, file: Path) -> Similarity:
         """Read the way into the frame of a nerfstudio run."""
-        return read_dataparser_transforms(file, self.applied)
+        return read_dataparser_transforms(file, self.applied).after(Similarity.translation(self.origin))
 
 
 def load_capture(
@@ -142,6 +153,7 @@ def load_capture(
     spare: Path | None = None,
     form: Format = "auto",
     masks: Path | None = None,
+    alpha: Alpha = "mask",
     train_list: Path | None = None,
     test_list: Path | None = None,
     test_every: int = 0,
@@ -158,7 +170,8 @@ def load_capture(
         factor: takes photos that are so many times smaller, from ``images_<factor>``; made there where missing.
         spare: where smaller photos are written when the capture's folder cannot be.
         form: which description to read.
-        masks: a folder of masks that replace the capture's own; black pixels do not count.
+        masks: a folder of masks that replace the capture's own (`find_masks`); black pixels do not count.
+        alpha: what becomes of transparent pixels: they do not count, or they are black.
         train_list: a text file that names the photos to learn from, one a line.
         test_list: likewise, those that are held out.
         test_every: every so-manieth photo is held out where neither lists nor the capture say which; 0: none.
@@ -172,13 +185,14 @@ def load_capture(
     posed = read_views(folder, form, with_tracks)
     names = [view.name for view in posed.views]
     sizes = [(view.lens.width, view.lens.height) for view in posed.views]
-    files = find_photos(posed.images, names, sizes, factor, spare)
+    files = find_photos(posed.folder, posed.photos, sizes, factor, spare)
     pinholes = _pinholes(posed.views, files)
-    mask_files = [_mask_file(view, masks) for view in posed.views]
-    cameras = [pinhole.camera(view.camera_to_world) for pinhole, view in zip(pinholes, posed.views, strict=True)]
+    mask_files = [view.mask for view in posed.views] if masks is None else find_masks(masks, names)
+    _check_masks(files, mask_files, alpha, posed.folder)
+    cameras = [pinhole.camera(pose) for pinhole, pose in zip(pinholes, posed.poses, strict=True)]
     if width is not None:
         cameras = [camera.resized(width, max(1, round(camera.height * width / camera.width))) for camera in cameras]
-    points, colors = posed.read_points()
+    points, colors = posed.points()
     train, test = _split(names, posed, train_list, test_list, test_every)
     seen = [view.seen for view in posed.views if view.seen is not None]
     return Capture(
@@ -187,12 +201,13 @@ def load_capture(
         cameras,
         points,
         colors,
-        read=lambda i: _read_photo(files[i], pinholes[i], mask_files[i], cameras[i]),
+        read=lambda i: _read_photo(files[i].path, pinholes[i], mask_files[i], alpha, cameras[i]),
         train=train,
         test=test,
         folder=posed.folder.resolve(),
         seen=seen if len(seen) == len(names) else None,
         applied=posed.applied,
+        origin=posed.origin,
         is_undistorted=any(pinhole.lookup is not None for pinhole in pinholes),
     )
 
@@ -223,34 +238,58 @@ def pose_files(folder: Path) -> tuple[Path, ...]:
     return find_reconstruction(folder) or ((transforms,) if transforms.is_file() else ())
 
 
-def _pinholes(views: list[View], files: list[Path]) -> list[Pinhole]:
+def _pinholes(views: list[View], files: list[PhotoFile]) -> list[Pinhole]:
     """Make one undistortion for each lens and size: captures share few among many photos."""
     made: dict[tuple, Pinhole] = {}
     pinholes = []
     for view, file in zip(views, files, strict=True):
-        size = photo_size(file)
-        key = (view.lens.model_name, tuple(view.lens.params), view.lens.width, view.lens.height, size)
+        key = (view.lens.model_name, tuple(view.lens.params), view.lens.width, view.lens.height, file.size)
         if key not in made:
-            made[key] = undistorted(view.lens, *size, where=view.name)
+            made[key] = undistorted(view.lens, *file.size, where=view.name)
         pinholes.append(made[key])
     return pinholes
 
 
-def _mask_file(view: View, folder: Path | None) -> Path | None:
-    if folder is None:
-        if view.mask is not None and not view.mask.is_file():
-            raise InputError(f"the mask {view.mask} of {view.name} does not exist")
-        return view.mask
-    # COLMAP's own convention appends .png to the whole name.
-    found = find_image(folder, f"{view.name}.png") or find_image(folder, view.name)
-    return found or find_image(folder, Path(view.name).name)
+def _check_masks(files: list[PhotoFile], masks: list[Path | None], alpha: Alpha, folder: Path) -> None:
+    """Read all masks once, and refuse those that hide all but a hundredth of the photos."""
+    transparent = sum(file.has_alpha for file in files) if alpha == "mask" else 0
+    masked = [i for i, file in enumerate(files) if masks[i] is not None or (transparent and file.has_alpha)]
+    if not masked:
+        return
+    with ThreadPoolExecutor() as pool:
+        counts = list(pool.map(lambda i: _counting(files[i].path, masks[i], alpha), masked))
+    shown = (sum(counts) + len(files) - len(masked)) / len(files)
+    if shown < 1 - _MOST_HIDDEN:
+        raise InputError(
+            f"masks hide {100 * (1 - shown):.1f}% of the photos in {folder}; black (or transparent) hides a pixel, "
+            "anything else lets it count: are they inverted?"
+        )
+    if transparent:
+        logger.warning("%d photos in %s have an alpha channel; transparent pixels do not count", transparent, folder)
 
 
-def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None, camera: Cameras) -> Photo:
+def _counting(file: Path, mask_file: Path | None, alpha: Alpha) -> float:
+    """The share of a photo's pixels that count."""
+    return float(_photo_and_mask(file, mask_file, alpha)[1].mean()) / 255
+
+
+def _photo_and_mask(file: Path, mask_file: Path | None, alpha: Alpha) -> tuple[np.ndarray, np.ndarray]:
+    """Read a photo as bytes ``h w 3``, and which of its pixels count as bytes ``h w``: 0 or 255."""
+    pixels, opacity = read_photo(file)
+    height, width = pixels.shape[:2]
+    counts = np.ones((height, width), bool) if mask_file is None else read_mask(mask_file, (width, height))
+    if opacity is not None:
+        if alpha == "mask":
+            counts &= opacity > 127
+            opacity = np.where(opacity > 127, 255, 0)
+        pixels = on_black(pixels, opacity)
+    return pixels, counts.astype(np.uint8) * 255
+
+
+def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None, alpha: Alpha, camera: Cameras) -> Photo:
     """Read a photo and its mask, undistort them and bring them to the camera's size."""
-    original, size = read_rgb(file), (camera.width, camera.height)
-    height, width = original.shape[:2]
-    mask = np.full((height, width), 255, np.uint8) if mask_file is None else read_mask(mask_file, (width, height))
+    original, mask = _photo_and_mask(file, mask_file, alpha)
+    size = camera.width, camera.height
     pixels = _resized(lens.apply(original), size, Image.Resampling.BICUBIC)
     keep = torch.from_numpy(_resized(lens.apply(mask), size, Image.Resampling.BOX) > 127)[None]
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None if keep.all() else keep
@@ -275,7 +314,7 @@ def _split(
         train, test = _positions(posed.train, names, "the capture"), _positions(posed.test, names, "the capture")
     everything = range(len(names))
     if not train and not test and every > 0:
-        test = tuple(everything[::every])
+        test = tuple(sorted(sorted(everything, key=names.__getitem__)[::every]))  # gsplat goes by letters, not numbers
     train = train or tuple(i for i in everything if i not in set(test))
     if not train:
         raise InputError(f"no photos to train on: all {len(names)} are held out (test_every {every})")
@@ -286,9 +325,9 @@ def _listed(file: Path | None, names: list[str]) -> tuple[int, ...]:
     if file is None:
         return ()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise InputError(f"cannot read the list {file}: {error.strerror}") from error
+        lines = [line.strip().replace("\\", "/") for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list {file}: {error}") from error
     return _positions(tuple(line for line in lines if line), names, str(file))
 
 

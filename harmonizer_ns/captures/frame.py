@@ -26,6 +26,13 @@ class Similarity:
 
     matrix: Float[Tensor, "4 4"]
 
+    @staticmethod
+    def translation(offset: Float[Tensor, " 3"]) -> Similarity:
+        """Only move by an offset."""
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3, 3] = offset
+        return Similarity(matrix)
+
     @property
     def scale(self) -> float:
         """``s``."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.poses import check_intrinsics
 from harmonizer_ns.types import Cameras
 
 
@@ -52,16 +53,21 @@ def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:
     COLMAP chooses the largest image without blank pixels.
 
     Raises:
-        InputError: on a lens that has no pinhole counterpart, such as a panorama.
+        InputError: on a lens that has no pinhole counterpart, such as a panorama, or that no lens can be.
     """
     import pycolmap
 
     lens = pycolmap.Camera(lens.todict())
+    if not np.isfinite(lens.params).all():
+        raise InputError(f"{where}: its lens has parameters that are not finite: {lens.params.tolist()}")
     try:
+        check_intrinsics(torch.from_numpy(lens.calibration_matrix()), lens.width, lens.height, where)
         lens.rescale(width, height)
         if lens.is_undistorted():
             return Pinhole(torch.from_numpy(lens.calibration_matrix()).float(), width, height)
         target = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), lens)
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{where}: camera model {lens.model_name} cannot be made a pinhole: {error}") from error
     matrix = target.calibration_matrix()

@@ -3,40 +3,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import written_whole
+from harmonizer_ns.images import UNREADABLE_IMAGE, eight_bits, opened_image
 from harmonizer_ns.media import IMAGE_SUFFIXES
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+Alpha = Literal["mask", "black"]
+"""What becomes of transparent pixels: they do not count, or they are black."""
 
-_ASPECT = 0.02
-"""Relative difference of aspect up to which a photo counts as a resized version of what the capture declares."""
 _SHOWN = 8
 """At most so many photos are named in one message."""
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # all that PIL raises on broken files
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo's file, as its header describes it.
+
+    Args:
+        path: of the file.
+        size: width and height in pixels, as stored.
+        mode: Pillow's name of its channels and their bits.
+    """
+
+    path: Path
+    size: Size
+    mode: str
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether pixels can be transparent."""
+        return self.mode.endswith(("A", "a"))
+
+
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    """Find what a capture's file names: normalised, also where Windows wrote it, and inside the capture.
+
+    Args:
+        folder: of the capture.
+        name: relative to it; an absolute path is taken as it is.
+        where: the file that says so, for the message.
+
+    Raises:
+        InputError: when a relative name leads out of the folder.
+    """
+    path = Path(os.path.normpath(folder / name.replace("\\", "/")))
+    if not Path(name).is_absolute() and not path.is_relative_to(Path(os.path.normpath(folder))):
+        raise InputError(
+            f"{where} names {name}, which lies outside of the capture {folder}; move it into the capture, or write its "
+            "absolute path"
+        )
+    return path
+
+
+def with_any_suffix(paths: Sequence[Path]) -> list[Path]:
+    """Find photos that lie there with another image suffix than they are listed with; the others stay as listed.
+
+    A photo that is listed itself never stands for another one.
+    """
+    listed = set(paths)
+    return [path if path.is_file() else _other_suffix(path, listed) or path for path in paths]
+
+
+def _other_suffix(path: Path, listed: set[Path]) -> Path | None:
+    suffixes = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+    others = (path.with_suffix(suffix) for suffix in suffixes)
+    return next((other for other in others if other not in listed and other.is_file()), None)
 
 
 def find_photos(
-    images: Path, names: Sequence[str], sizes: Sequence[Size], factor: int = 1, spare: Path | None = None
-) -> list[Path]:
+    folder: Path, originals: Sequence[Path], sizes: Sequence[Size], factor: int = 1, spare: Path | None = None
+) -> list[PhotoFile]:
     """Find the file of every photo, ``factor`` times smaller than the original.
 
-    Smaller photos are looked for in ``images_<factor>`` beside the image folder and below ``spare``, under the same
-    name with any image suffix. Those that are missing are made there, in the first of the two that can be written.
+    Smaller photos lie in ``images_<factor>`` in the capture's folder, else in that of ``spare``, under the path that
+    the original has below ``images`` (or below the capture), with any image suffix. Those that are missing are made
+    there, in the first of the two that can be written. Nothing is written over a file, or through a link.
 
     Args:
-        images: the image folder.
-        names: of the photos, as paths below it.
+        folder: of the capture.
+        originals: the photos' own files.
         sizes: what the capture declares; photos may be smaller or larger, of the same aspect.
         factor: 1 takes the originals.
         spare: where smaller photos lie when the capture cannot be written.
@@ -44,128 +103,144 @@ def find_photos(
     Raises:
         InputError: naming the photos that cannot be used, or when smaller ones cannot be written.
     """
-    originals = [find_image(images, name) or images / name for name in names]
-    places = [_places(images, name, factor, spare) if factor > 1 else [] for name in names]
-    smaller = [next(filter(None, (find_image(*place) for place in some)), None) for some in places]
-    sources = [small or original for small, original in zip(smaller, originals, strict=True)]
-    check_photos(sources, sizes)
     if factor == 1:
-        return sources
-    found = zip(smaller, sources, places, strict=True)
-    return [small or _shrink(source, factor, some) for small, source, some in found]
+        return check_photos(originals, sizes)
+    names = _smaller_names(folder, originals)
+    places = [place / f"images_{factor}" for place in (folder, spare) if place is not None]
+    smaller = [next(filter(None, (_found(place, name) for place in places)), None) for name in names]
+    files = check_photos([small or original for small, original in zip(smaller, originals, strict=True)], sizes)
+    result = []
+    for file, small, original, name, size in zip(files, smaller, originals, names, sizes, strict=True):
+        if small is None:
+            result.append(_shrunk(file, factor, [place / name for place in places]))
+        else:
+            if original.is_file():
+                with opened_image(original) as image:
+                    size = image.size
+            _check_factor(file, size, factor)
+            result.append(file)
+    return result
 
 
-def check_photos(files: Sequence[Path], sizes: Sequence[Size] | None = None) -> None:
+def _smaller_names(folder: Path, originals: Sequence[Path]) -> list[PurePosixPath]:
+    """Name smaller photos after the originals; those that differ in their suffix only keep it as part of the name."""
+    names = []
+    for path in originals:
+        parts = path.relative_to(folder if path.is_relative_to(folder) else path.anchor).parts
+        names.append(PurePosixPath(*(parts[1:] if parts[0] == "images" and len(parts) > 1 else parts)))
+    count = Counter(name.with_suffix("") for name in names)
+    return [
+        name.with_suffix(".png") if count[name.with_suffix("")] == 1 else name.with_name(f"{name.name}.png")
+        for name in names
+    ]
+
+
+def _found(place: Path, name: PurePosixPath) -> Path | None:
+    path = place / name
+    return path if path.is_file() else _other_suffix(path, set())
+
+
+def _check_factor(file: PhotoFile, original: Size, factor: int) -> None:
+    expected = tuple(side / factor for side in original)
+    if any(abs(side - wanted) > 1 for side, wanted in zip(file.size, expected, strict=True)):
+        raise InputError(
+            f"{file.path} is {file.size[0]}x{file.size[1]}, which is not {factor} times smaller than the photo of "
+            f"{original[0]}x{original[1]}; move it away, and it is made anew"
+        )
+
+
+def check_photos(files: Sequence[Path], sizes: Sequence[Size] | None = None) -> list[PhotoFile]:
     """Decode every photo (JPEGs at an eighth of their size, which still reads them to the end).
 
     Args:
         files: of the photos.
-        sizes: what the capture declares for each, where its aspect matters.
+        sizes: what the capture declares for each, where that matters.
 
     Raises:
         InputError: naming the files that are missing, broken or of another aspect than declared.
     """
     with ThreadPoolExecutor() as pool:
-        problems = [problem for problem in pool.map(_problem, files, sizes or repeat(None)) if problem]
+        outcomes = list(pool.map(_inspected, files, sizes or repeat(None)))
+    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        shown = "; ".join(problems[:_SHOWN])
-        raise InputError(f"{len(problems)} of {len(files)} photos cannot be used: {shown}{more}")
+        raise InputError(f"{len(problems)} of {len(files)} photos cannot be used: {shortened(problems)}")
+    return [outcome for outcome in outcomes if isinstance(outcome, PhotoFile)]
 
 
-def _problem(file: Path, declared: Size | None) -> str | None:
+def shortened(items: Sequence[str]) -> str:
+    """Join what a message lists, the first few of it."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return "; ".join(items[:_SHOWN]) + more
+
+
+def _inspected(file: Path, declared: Size | None) -> PhotoFile | str:
+    """Describe a photo, or tell what is wrong with it."""
     if not file.is_file():
         return f"{file} is missing"
     try:
         with Image.open(file) as image:
-            width, height = image.size
-            if declared and abs(width * declared[1] / (height * declared[0]) - 1) > _ASPECT:
-                return f"{file} is {width}x{height}, the capture says {declared[0]}x{declared[1]}"
-            image.draft("RGB", (width // 8, height // 8))
+            found = PhotoFile(file, image.size, _mode(image))
+            if declared and not _is_resized(declared, image.size):
+                cropped = any(side == other for side, other in zip(declared, image.size, strict=True))
+                why = ": photos cropped after their calibration need other intrinsics" if cropped else ""
+                return f"{file} is {image.width}x{image.height}, the capture says {declared[0]}x{declared[1]}{why}"
+            image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
-    except _UNREADABLE as error:
+    except UNREADABLE_IMAGE as error:
         return f"{file} is broken ({error})"
-    return None
+    return found
 
 
-def _places(images: Path, name: str, factor: int, spare: Path | None) -> list[tuple[Path, str]]:
-    """List folders in which a smaller photo may lie, each with its name there.
-
-    ``images`` + ``a.jpg`` is found in ``images_4``; so is ``images/a.jpg`` below the capture's folder.
-    """
-    first, _, rest = name.partition("/")
-    if rest and first.startswith("images"):
-        beside = images / f"{first}_{factor}", rest
-    else:
-        beside = images.parent / f"{images.name}_{factor}", name
-    return [beside] if spare is None else [beside, (spare / f"images_{factor}", name)]
+def _mode(image: Image.Image) -> str:
+    return "PA" if image.mode == "P" and "transparency" in image.info else image.mode
 
 
-def find_image(folder: Path, name: str) -> Path | None:
-    """Find the file ``name`` in a folder, or one that differs from it in its suffix only."""
-    exact = folder / name
-    if exact.is_file():
-        return exact
-    others = (exact.with_suffix(suffix) for suffix in (*IMAGE_SUFFIXES, *(s.upper() for s in IMAGE_SUFFIXES)))
-    return next((path for path in others if path.is_file()), None)
+def _is_resized(original: Size, size: Size) -> bool:
+    """Whether both sides follow from the original's by one factor, each rounded to whole pixels in some way."""
+    if min(original) < 1:
+        return False
+    scale = sum(side / whole for side, whole in zip(size, original, strict=True)) / 2
+    return all(abs(side - whole * scale) <= 1 for side, whole in zip(size, original, strict=True))
 
 
-def _shrink(source: Path, factor: int, places: list[tuple[Path, str]]) -> Path:
+def _shrunk(source: PhotoFile, factor: int, targets: Sequence[Path]) -> PhotoFile:
     """Write a smaller photo to the first place that can be written."""
-    with _opened(source) as image:
+    with opened_image(source.path) as image:
         size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
-        small = image.convert("RGBA" if "A" in image.getbands() else "RGB").resize(size, Image.Resampling.BICUBIC)
-    (folder, name), *others = places
-    target = (folder / name).with_suffix(".png")
+        small = eight_bits(image).resize(size, Image.Resampling.BICUBIC)
+    target, *others = targets
     try:
+        _check_target(target)
         with written_whole(target) as partial:
             small.save(partial, format="PNG")
     except InputError:
         if not others:
             raise
-        return _shrink(source, factor, others)
-    return target
+        return _shrunk(source, factor, others)
+    return PhotoFile(target, size, small.mode)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; what goes wrong inside the block is about the file."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except _UNREADABLE as error:
-        raise InputError(f"cannot read {path} as an image: {error}") from error
+def _check_target(target: Path) -> None:
+    """Refuse to write where something is already, or through a link below the folder of smaller photos."""
+    folder = next(parent for parent in target.parents if parent.name.startswith("images_"))
+    links = [path for path in (target, *target.parents) if path.is_relative_to(folder) and path.is_symlink()]
+    if links or target.exists():
+        raise InputError(f"cannot write {target}: {links[0] if links else target} is {'a link' if links else 'there'}")
 
 
-def photo_size(path: Path) -> Size:
-    """Read width and height of a photo from its header.
-
-    Raises:
-        InputError: when it is not an image.
-    """
-    with _opened(path) as image:
-        return image.size
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Read a photo as bytes ``h w 3``, as stored; transparent pixels are shown on black.
+def read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a photo as bytes ``h w 3``, and its alpha ``h w``, or None where nothing is transparent.
 
     Raises:
         InputError: when it cannot be read.
     """
-    with _opened(path) as image:
-        if "A" not in image.getbands():
-            return np.array(image.convert("RGB"))
-        pixels = np.array(image.convert("RGBA")).astype(np.float32)
-    return (pixels[..., :3] * (pixels[..., 3:] / 255)).round().astype(np.uint8)
+    with opened_image(path) as image:
+        pixels = np.array(eight_bits(image))
+    if pixels.shape[2] == 3 or pixels[..., 3].min() == 255:
+        return pixels[..., :3], None
+    return pixels[..., :3], pixels[..., 3]
 
 
-def read_mask(path: Path, size: Size) -> np.ndarray:
-    """Read a mask as bytes ``h w``, 255 where the photo counts, at the photo's width and height.
-
-    Raises:
-        InputError: when it cannot be read.
-    """
-    with _opened(path) as image:
-        mask = np.array(image.convert("L").resize(size, Image.Resampling.NEAREST))
-    return ((mask > 127) * 255).astype(np.uint8)
+def on_black(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Put transparent pixels on black."""
+    return (pixels * (alpha[..., None].astype(np.float32) / 255)).round().astype(np.uint8)
