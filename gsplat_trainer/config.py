@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
 
+from harmonizer_ns.captures.photos import Alpha
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.compressed import require_gsply
@@ -38,6 +39,8 @@ class Config(DistillSettings):
     """Text file with the names of the photos to hold out, one on a line."""
     mask_dir: Path | None = None
     """Folder of masks named as the photos; black pixels are not learned from."""
+    alpha: Alpha = "mask"
+    """What becomes of transparent pixels of photos: they are not learned from, or they are black."""
     normalize_world_space: bool = False
     """Move the capture into gsplat's normalised frame. By default splats stay in the capture's own frame."""
     camera_path_transform: Path | None = None
@@ -190,6 +193,8 @@ class HarmonizeConfig(DefaultConfig):
     ply_transform: str = "none"
     """The frame the splats live in: "none" is the capture's; "gsplat" is gsplat's normalised one; a
     dataparser_transforms.json (beside config.yml of the run) is nerfstudio's, where ns-export leaves its PLYs."""
+    data_factor: int = 1
+    """Photos are used this many times smaller; splats keep their detail at the size that they were fitted at."""
     max_steps: int = 3_000
     steps_per_fix: int = 500
     fix_start: int = 0

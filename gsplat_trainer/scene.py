@@ -72,6 +72,7 @@ def load_data(config: Config) -> Capture:
         spare=config.result_dir,
         form=config.data_format,
         masks=config.mask_dir,
+        alpha=config.alpha,
         train_list=config.train_list,
         test_list=config.test_list,
         test_every=config.test_every,

@@ -32,6 +32,7 @@ from gsplat_trainer.outputs import Outputs
 from gsplat_trainer.scene import first_splats, make_repairs
 from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.devices import on_device
 from harmonizer_ns.distill.rounds import progress_bar
 from harmonizer_ns.errors import InputError
@@ -117,6 +118,9 @@ class Trainer:
     def train(self) -> None:
         """Train up to ``max_steps``, with evaluation and checkpoints on the way."""
         self.outputs.write_config()
+        write_origin(self.outputs.folder, self.scene.origin)
+        first = self.scene.cameras[0]
+        self.outputs.say(f"{len(self.scene.train)} photos to learn from, {first.width}x{first.height} pixels")
         if self._random is not None:
             set_random_state(self._random)
         start = time.perf_counter()

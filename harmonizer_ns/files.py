@@ -183,7 +183,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def read_ply(path: Path) -> dict[str, dict[str, np.ndarray]]:
+def ply_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The columns of each element of a PLY file, such as ``vertex``.
 
     Raises:

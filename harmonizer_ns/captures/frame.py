@@ -16,8 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import read_json
+from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.poses import matrix_from_json, rotation_between
+
+ORIGIN_FILE = "world_origin.json"
+"""Beside the results of a run on a georeferenced capture: ``{"origin": [x, y, z]}``, to add to all coordinates."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Sim
     """From the capture's frame to nerfstudio's: ``scale (R x + t)`` of ``dataparser_transforms.json``.
 
     nerfstudio writes the way from COLMAP's frame; ``applied`` is the part of it that transforms.json has undergone
-    already.
+    already, and `ORIGIN_FILE` beside it tells what was taken from the coordinates of a georeferenced capture.
 
     Args:
         path: the file that nerfstudio puts beside a run's config.yml.
@@ -77,7 +80,30 @@ def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Sim
     matrix[:3] = data["scale"] * matrix_from_json(data.get("transform"), (3, 4), f"{path}: transform")
     if not torch.isfinite(matrix).all() or torch.linalg.det(matrix[:3, :3]) <= 0:
         raise InputError(f"{path}: the transform is not a rotation with a positive scale")
-    return Similarity(matrix).after(Similarity(applied.double()).inverse())
+    way = Similarity(matrix).after(Similarity(applied.double()).inverse())
+    return way.after(Similarity.translation(-read_origin(path.parent)))
+
+
+def write_origin(folder: Path, origin: Float[Tensor, " 3"]) -> None:
+    """Keep what was taken from all coordinates in a run's folder; nothing is written where that is nothing.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    if origin.any():
+        write_json(folder / ORIGIN_FILE, {"origin": origin.tolist()})
+
+
+def read_origin(folder: Path) -> Float[Tensor, " 3"]:
+    """Read what was taken from all coordinates, in float64; zero where the folder says nothing of it.
+
+    Raises:
+        InputError: when the file holds something else.
+    """
+    file = folder / ORIGIN_FILE
+    if not file.is_file():
+        return torch.zeros(3, dtype=torch.float64)
+    return matrix_from_json(read_json(file).get("origin"), (3, 1), f"{file}: origin")[:, 0]
 
 
 def gsplat_normalization(camera_to_world: Float[Tensor, "n 4 4"], points: Float[Tensor, "p 3"]) -> Similarity:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import read_ply
+from harmonizer_ns.files import ply_columns
 
 
 def read_point_cloud(file: Path) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
@@ -23,7 +23,7 @@ def read_point_cloud(file: Path) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p
     Raises:
         InputError: when the file is missing, is no PLY or lacks coordinates.
     """
-    columns = read_ply(file)["vertex"]
+    columns = ply_columns(file).get("vertex", {})
     if not {"x", "y", "z"} <= columns.keys():
         raise InputError(f"the point cloud {file} has no vertices with x, y and z")
     points = torch.from_numpy(np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1))

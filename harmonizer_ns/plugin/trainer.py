@@ -15,8 +15,10 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.errors import InputError, errors_in_one_line
 from harmonizer_ns.files import read_torch, written_whole
+from harmonizer_ns.plugin.dataparser import PlyNerfstudio
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
 from harmonizer_ns.random_state import seed_all
@@ -60,6 +62,9 @@ class HarmonizeTrainer(Trainer):
         """
         with errors_in_one_line("harmonize"):
             super().setup(test_mode)
+            parser = getattr(self.pipeline.datamanager, "dataparser", None)
+            if isinstance(parser, PlyNerfstudio):
+                write_origin(self.base_dir, parser.origin)
 
     def train(self) -> None:
         """Train up to ``max_num_iterations``, counted from the first step of the whole run.

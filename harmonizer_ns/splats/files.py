@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import read_torch, written_whole
+from harmonizer_ns.files import ply_columns, read_torch, written_whole
 from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
 from harmonizer_ns.splats.model import NAMES, SPLATFACTO, base_harmonics, from_splatfacto
 
@@ -77,16 +77,10 @@ def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "
 
 def read_ply(path: Path) -> dict[str, Tensor]:
     """Read a PLY of splats, compressed or not; without spherical harmonics its plain colours give a degree of 0."""
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        data = PlyData.read(str(path))
-        vertex = data["vertex"]
-        columns: dict[str, np.ndarray] = {item.name: np.asarray(vertex[item.name]) for item in vertex.properties}
-    except (OSError, PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a PLY: {error}") from error
-    if "chunk" in data:
+    elements = ply_columns(path)
+    if "chunk" in elements:
         return read_compressed_ply(path)
+    columns = elements.get("vertex", {})
     needed = ("x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4)))
     missing = [name for name in needed if name not in columns]
     if missing:
