@@ -16,7 +16,7 @@ from harmonizer_ns.devices import DTYPES, Device, Precision, choose_device
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.specs import load_enhancer, options_of
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.footage.files import check_paths, enhance_path, find_references
+from harmonizer_ns.footage.files import check_paths, enhance_path, find_references, frame_names
 from harmonizer_ns.footage.sequence import FrameEnhancer
 
 EXAMPLES = """
@@ -67,7 +67,7 @@ def main(config: EnhanceConfig) -> None:
     """Load the enhancer, then repair what the command line names, with a progress bar."""
     options = _options(config)
     check_paths(config.input, config.output)
-    references = find_references(config.ref)
+    references = find_references(config.ref, frame_names(config.input))
     enhancer = load_enhancer(config.enhancer, choose_device(config.device), **options)
     _warn(config, enhancer)
     frames = FrameEnhancer(enhancer, references, config.batch, config.temporal)

@@ -4,23 +4,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import written_whole
+from harmonizer_ns.files import read_json, write_json, written_whole
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item, References
 from harmonizer_ns.footage.video_parts import VideoParts
 from harmonizer_ns.images import beside, load_image, save_image
 from harmonizer_ns.media import check_video_output, image_files, media_kind, read_video
-from harmonizer_ns.types import Frames, as_frames
+from harmonizer_ns.types import as_frames
 
+logger = logging.getLogger(__name__)
+
+_SETTINGS_FILE = ".enhanced.json"
+"""In a folder of repaired images: what they were made with."""
 Progress = Callable[[int, int], None]
 """Told how many frames are done, of how many."""
 
@@ -68,7 +74,7 @@ def enhance_path(
         settings = {"source": _stamp(source), "repair": repair, "fps": rate, "side_by_side": side_by_side}
         output = VideoParts(target, rate, settings, frames.failures, footage.sound)
     else:
-        output = ImageFiles(target, overwrite)
+        output = ImageFiles(target, overwrite, {"repair": repair, "side_by_side": side_by_side})
     with output:
         done = _write_all(footage, frames, output, side_by_side, progress)
     failures = list(dict.fromkeys(frames.failures))  # those of an interrupted run may come twice
@@ -138,13 +144,26 @@ class ImageFiles:
     Args:
         target: the folder or file.
         overwrite: do again what is there already.
+        settings: JSON values; a folder that was begun with others is not mixed with these.
     """
 
-    def __init__(self, target: Path, overwrite: bool) -> None:
-        self._target, self._overwrite = target, overwrite
+    def __init__(self, target: Path, overwrite: bool, settings: dict[str, Any]) -> None:
+        self._target, self._overwrite, self._settings = target, overwrite, settings
         self._is_folder = media_kind(target) == "folder"
 
     def __enter__(self) -> ImageFiles:
+        """Raise `InputError` when the folder holds images that were made with other settings."""
+        if self._is_folder:
+            made_with = self._target / _SETTINGS_FILE
+            if made_with.is_file() and not self._overwrite and (before := read_json(made_with)) != self._settings:
+                differ = ", ".join(
+                    f"{key} was {before.get(key)}" for key, value in self._settings.items() if before.get(key) != value
+                )
+                raise InputError(
+                    f"{self._target} holds images made with other settings ({differ}); give --overwrite to make them "
+                    "again, or another folder"
+                )
+            write_json(made_with, self._settings)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -187,12 +206,13 @@ def check_paths(source: Path, target: Path) -> None:
         raise InputError(f"{target} is the input; give the output another name")
 
 
-def find_references(paths: tuple[Path, ...]) -> References:
+def find_references(paths: tuple[Path, ...], names: Collection[str] | None = None) -> References:
     """How reference photos are found for frames.
 
     Args:
         paths: files are for every frame. One folder holds a photo for each frame: of the same name but for the
-            extension, or when no name fits, at the same place in the order.
+            extension, or when no name fits, at the same place in the order. A frame without a photo gets none.
+        names: of all frames, without extensions; how many have no photo is logged. None: photos go by name only.
 
     Raises:
         InputError: on what is not there or cannot be read, and on files of several sizes.
@@ -200,8 +220,7 @@ def find_references(paths: tuple[Path, ...]) -> References:
     if not paths:
         return lambda number, name: None
     if len(paths) == 1 and paths[0].is_dir():
-        files = image_files(paths[0])
-        return partial(_one_of, files, {file.stem: file for file in files})
+        return _references_in(paths[0], names)
     photos = [load_image(path) for path in paths]
     sizes = {f"{photo.shape[-1]}x{photo.shape[-2]}" for photo in photos}
     if len(sizes) > 1:
@@ -210,9 +229,29 @@ def find_references(paths: tuple[Path, ...]) -> References:
     return lambda number, name: everywhere
 
 
-def _one_of(files: list[Path], by_name: dict[str, Path], number: int, name: str) -> Frames | None:
-    path = by_name.get(name) or (files[number] if number < len(files) else None)
-    return as_frames(load_image(path)) if path else None
+def _references_in(folder: Path, names: Collection[str] | None) -> References:
+    files = image_files(folder)
+    by_name = {file.stem: file for file in files}
+    if names is not None and not by_name.keys() & set(names):
+        logger.warning("no frame has a photo of its name in %s; photos are taken in order", folder)
+        return lambda number, name: as_frames(load_image(files[number])) if number < len(files) else None
+    missing = [name for name in names or () if name not in by_name]
+    if missing:
+        logger.warning(
+            "%d of %d frames, such as %s, have no photo of their name in %s and are repaired without one",
+            len(missing),
+            len(names or ()),
+            missing[0],
+            folder,
+        )
+    return lambda number, name: as_frames(load_image(by_name[name])) if name in by_name else None
+
+
+def frame_names(source: Path) -> list[str]:
+    """Name the frames of a folder of images (or of one image), without extensions; a video's frames have no names."""
+    if media_kind(source) == "video":
+        return []
+    return [path.stem for path in (image_files(source) if source.is_dir() else [source])]
 
 
 def _stamp(source: Path) -> str:

@@ -96,7 +96,7 @@ def test_a_video(video, negative, tmp_path, capsys):
 
 def test_a_video_to_a_folder_and_back(video, negative, tmp_path):
     run(video, tmp_path / "frames")
-    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"{i:06d}.png" for i in range(6)]
+    assert sorted(path.name for path in (tmp_path / "frames").glob("*.png")) == [f"{i:06d}.png" for i in range(6)]
     run(tmp_path / "frames", tmp_path / "out.mov", "--fps", 12)
     info, frames = read_video(tmp_path / "out.mov")
     assert info.fps == 12
@@ -168,13 +168,16 @@ def test_a_temporal_network_sees_what_a_loop_would_show_it(tmp_path):
         assert (load_image(tmp_path / "out" / f"{i}.png") - history[0].rgb[0]).abs().max() < 0.005
 
 
-def test_references(folder, negative, tmp_path):
+def test_references(folder, negative, tmp_path, caplog):
     for i, name in enumerate(("frame_4.jpg", "other.png")):
         save_image(tmp_path / "photos" / name, picture(20 + i))
     run(folder, tmp_path / "by_name", "--ref", tmp_path / "photos")
     run(folder, tmp_path / "one", "--ref", tmp_path / "photos" / "other.png")
     for i in range(6):
         assert (load_image(tmp_path / "one" / f"frame_{i}.png") - picture(21)).abs().max() < 0.005
+    assert "5 of 6 frames, such as frame_0, have no photo of their name" in caplog.text
+    unnamed = load_image(tmp_path / "by_name" / "frame_1.png")  # "other.png" is no photo of it, although it comes second
+    assert (unnamed - (1 - picture(1))).abs().max() < 0.005
     by_name = load_image(tmp_path / "by_name" / "frame_4.png")
     assert (by_name - load_image(tmp_path / "photos" / "frame_4.jpg")).abs().max() < 0.005
     assert (load_image(tmp_path / "by_name" / "frame_5.png") - (1 - picture(5))).abs().max() < 0.005
@@ -189,12 +192,25 @@ def test_references_by_order(folder, negative, tmp_path):
     assert (load_image(tmp_path / "out" / "frame_3.png") - (1 - picture(3))).abs().max() < 0.005
 
 
+def test_a_folder_is_not_mixed_from_two_settings(folder, negative, tmp_path):
+    save_image(tmp_path / "photo.png", picture(20))
+    run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out")  # goes on where it was
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for other in (("--ref", tmp_path / "photo.png"), ("--side-by-side",)):
+        with pytest.raises(InputError, match=r"out holds images made with other settings .*--overwrite"):
+            run(folder, tmp_path / "out", *other)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    run(folder, tmp_path / "out", "--ref", tmp_path / "photo.png", "--overwrite")
+    assert (load_image(tmp_path / "out" / "frame_3.png") - picture(20)).abs().max() < 0.005
+
+
 def test_a_broken_image_is_named_and_the_others_are_repaired(folder, negative, tmp_path):
     (folder / "frame_1.png").write_bytes(b"not a picture")
     (folder / "frame_4.png").write_bytes((folder / "frame_4.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"2 frames were left out.*frame_1\.png.*frame_4\.png"):
         run(folder, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"frame_{i}.png" for i in (0, 2, 3, 5)]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"frame_{i}.png" for i in (0, 2, 3, 5)]
 
 
 def test_bad_paths_give_one_clear_error(folder, video, negative, tmp_path, monkeypatch):
