@@ -17,6 +17,7 @@ from plyfile import PlyData, PlyElement
 from toy import write_capture, write_colmap
 
 from harmonizer_ns.captures.capture import load_capture
+from harmonizer_ns.captures.frame import Similarity
 from harmonizer_ns.captures.transforms import check_transforms
 from harmonizer_ns.errors import InputError
 
@@ -249,7 +250,8 @@ def test_far_coordinates_keep_their_precision(tmp_path, caplog):
         moved[:, :3, 3] += shift
         torch.testing.assert_close(ours.camera_to_world.double(), moved, atol=1e-6, rtol=0)
     torch.testing.assert_close(far.points.double(), plain.points.double() + shift, atol=1e-6, rtol=0)
-    normalised = [capture.moved(capture.normalization()).points.abs() for capture in (far, plain)]  # axes have no sign
+    shifted = plain.moved(Similarity.translation(shift))
+    normalised = [capture.moved(capture.normalization()).points.norm(dim=1) for capture in (far, shifted)]
     torch.testing.assert_close(*normalised, atol=1e-4, rtol=0)
 
 
