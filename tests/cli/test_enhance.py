@@ -176,7 +176,7 @@ def test_references(folder, negative, tmp_path, caplog):
     for i in range(6):
         assert (load_image(tmp_path / "one" / f"frame_{i}.png") - picture(21)).abs().max() < 0.005
     assert "5 of 6 frames, such as frame_0, have no photo of their name" in caplog.text
-    unnamed = load_image(tmp_path / "by_name" / "frame_1.png")  # "other.png" is no photo of it, although it comes second
+    unnamed = load_image(tmp_path / "by_name" / "frame_1.png")  # "other.png" is second, yet no photo of it
     assert (unnamed - (1 - picture(1))).abs().max() < 0.005
     by_name = load_image(tmp_path / "by_name" / "frame_4.png")
     assert (by_name - load_image(tmp_path / "photos" / "frame_4.jpg")).abs().max() < 0.005
