@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PACKAGE = Path(__file__).resolve().parent
+_MAX_YAML_BYTES = 1 << 18
+_MAX_YAML_NODES = 50_000
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -118,6 +120,49 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
     return content
+
+
+def read_yaml(path: Path, loader: Any = None) -> Any:
+    """What a YAML file holds: plain values, unless another loader builds more.
+
+    Args:
+        path: of the file.
+        loader: a PyYAML loader; None: its SafeLoader.
+
+    Raises:
+        InputError: when it is missing, is not YAML, holds what the loader refuses, or grows without measure.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > _MAX_YAML_BYTES:
+            raise InputError(f"{path} has more than {_MAX_YAML_BYTES} bytes, no settings have")
+        reader = (loader or yaml.SafeLoader)(path.read_text(encoding="utf-8-sig"))
+        node = reader.get_single_node()
+        if node is not None and _spelled_out(node, {}) > _MAX_YAML_NODES:
+            raise InputError(f"{path} holds more than {_MAX_YAML_NODES} values when its aliases are spelled out")
+        return None if node is None else reader.construct_document(node)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except InputError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        line = f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else path
+        raise InputError(f"cannot read {line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error  # PyYAML raises these on odd scalars
+    except RecursionError as error:
+        raise InputError(f"cannot read {path}: it is nested too deeply") from error
+
+
+def _spelled_out(node: Any, sizes: dict[int, int]) -> int:
+    """Count the values of a YAML node with each alias replaced by what it stands for; endless ones are too many."""
+    if id(node) not in sizes:
+        sizes[id(node)] = _MAX_YAML_NODES + 1  # stays for a node that holds itself
+        held = node.value if isinstance(node.value, list) else []
+        children = [child for item in held for child in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = min(1 + sum(_spelled_out(child, sizes) for child in children), _MAX_YAML_NODES + 1)
+    return sizes[id(node)]
 
 
 def file_digest(path: Path) -> str:

@@ -38,10 +38,12 @@ class ViewConfig:
     """Look at a reconstruction in the browser, and switch the enhancer on and off."""
 
     scene: Annotated[Path, tyro.conf.Positional]
-    """A nerfstudio run (config.yml; it can run code, like in every ns command), or splats: .ply, .spz, .pt,
-    .ckpt."""
+    """A nerfstudio run (config.yml), or splats: .ply, .spz, .pt, .ckpt."""
     data: Path | None = None
     """For splats: the capture in the splats' own frame, COLMAP's or nerfstudio's; its photos guide the enhancer."""
+    trust: bool = False
+    """For a config.yml that names more than the settings of nerfstudio and of installed plugins, which is refused:
+    build whatever it names. It can then run any code, as in nerfstudio's own commands."""
     enhancer: str = "builtin"
     """Name of an enhancer, or folder of a checkpoint."""
     enhance: bool = True
@@ -100,7 +102,7 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 
         if config.data is not None:
             raise InputError("--data is for splats: a nerfstudio run knows its own photos")
-        return open_run(config.scene)
+        return open_run(config.scene, trust=config.trust)
     return _open_splats(config, device)
 
 

@@ -3,38 +3,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from nerfstudio.utils.eval_utils import eval_setup
+import torch
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import Pipeline
+from rich.prompt import Confirm
 
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import first_line
 from harmonizer_ns.plugin.cameras import from_nerfstudio
+from harmonizer_ns.plugin.configs import read_config
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.renderer import ModelRenderer
-from harmonizer_ns.plugin.state import allow_numpy_scalars
+from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 from harmonizer_ns.viewing.server import ViewedScene
 
 
-def open_run(config: Path) -> ViewedScene:
-    """Load the last checkpoint of a run.
+def open_run(config: Path, *, trust: bool = False) -> ViewedScene:
+    """Load the last checkpoint of a run; no code that its files name is run.
 
-    nerfstudio's config.yml names classes to be built, so only open runs of people you trust.
+    Args:
+        config: the run's config.yml.
+        trust: build whatever that file names, see `read_config`.
 
     Raises:
-        InputError: when the file is missing or the run has no checkpoint.
+        InputError: when the file is missing or refused, or the run has no checkpoint or does not fit it.
     """
-    if not config.is_file():
-        raise InputError(f"there is no file {config}")
-    allow_numpy_scalars()
+    settings = read_config(config, trust=trust)
     try:
-        _, pipeline, _, _ = eval_setup(config, test_mode="test")
-    except (FileNotFoundError, SystemExit) as error:
-        raise InputError(f"the run of {config} cannot be opened: {error}") from error
+        pipeline = _load(settings)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a damaged file brings nerfstudio to
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"the run of {config} cannot be opened: {what}") from error
     model = pipeline.model
     if hasattr(model, "enhance_view"):
         model.enhance_view = None  # type: ignore[assignment]
     repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(model))
     start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
     return ViewedScene(repairs.renderer, start, repairs.photos)
+
+
+def _load(settings: TrainerConfig) -> Pipeline:
+    """Build a run's pipeline as nerfstudio's ``eval_setup`` does, with its last checkpoint in it."""
+    settings.pipeline.datamanager._target = all_methods[settings.method_name].pipeline.datamanager._target
+    state = read_checkpoint(newest_checkpoint(settings.get_checkpoint_dir()))
+    with _nothing_answered():
+        pipeline = settings.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    pipeline.eval()
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    return pipeline
+
+
+@contextmanager
+def _nothing_answered() -> Iterator[None]:
+    """Questions are answered with no: upstream asks whether it may write photos, with a shell, into a capture."""
+    original = Confirm.ask
+    Confirm.ask = lambda *_, **__: False  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Confirm.ask = original  # type: ignore[method-assign]

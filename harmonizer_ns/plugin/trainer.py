@@ -104,10 +104,7 @@ class HarmonizeTrainer(Trainer):
             return self.config.load_checkpoint
         if self.config.load_step is not None:
             return self.config.load_dir / f"step-{self.config.load_step:09d}.ckpt"
-        found = sorted(self.config.load_dir.glob("step-*.ckpt"))
-        if not found:
-            raise InputError(f"no step-*.ckpt in {self.config.load_dir}; give the nerfstudio_models folder of a run")
-        return found[-1]
+        return newest_checkpoint(self.config.load_dir)
 
     def _load_optimizers(self, state: dict[str, Any], path: Path) -> None:
         missing = self.optimizers.optimizers.keys() - state["optimizers"].keys()
@@ -194,6 +191,18 @@ def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: 
         final_report=False,
         compare_to_baseline=False,
     )
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """A run's last checkpoint.
+
+    Raises:
+        InputError: when there is none.
+    """
+    steps = {int(step): path for path in folder.glob("step-*.ckpt") if (step := path.stem[5:]).isdecimal()}
+    if not steps:
+        raise InputError(f"no step-*.ckpt in {folder}; give the nerfstudio_models folder of a run")
+    return steps[max(steps)]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_client_that_is_placed_at_a_view_has_that_view():
 
 
 def test_bad_scenes_are_named(tmp_path):
-    for name, words in (("no.ply", "no file"), ("no.yml", "no file"), ("scene.obj", "read from")):
+    for name, words in (("no.ply", "no file"), ("no.yml", "missing"), ("scene.obj", "read from")):
         with pytest.raises(InputError, match=words):
             view.open_scene(view.ViewConfig(tmp_path / name), "cpu")
     with pytest.raises(InputError, match="--data"):

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import harmonizer_ns
 from harmonizer_ns.errors import InputError, suggestion
+from harmonizer_ns.files import read_yaml
 from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
@@ -104,10 +103,7 @@ def read_recipe(path: Path) -> Recipe:
     if not path.is_file():
         advice = suggestion(path.stem, shipped, "the shipped ones")
         raise InputError(f"there is neither a file nor a shipped recipe {path}; {advice}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("streams"), list) or not content["streams"]:
         raise InputError(f"{path} is no recipe: it should hold a list of streams")
     root = path.resolve().parent
