@@ -18,9 +18,13 @@ class Watcher:
 
     def __init__(self, port: int) -> None:
         from websockets.sync.client import connect
+        from websockets.typing import Origin
 
         self.pictures: list[bytes] = []
-        self._socket = connect(f"ws://127.0.0.1:{port}", max_size=None, proxy=None, open_timeout=20)
+        page = f"127.0.0.1:{port}"
+        self._socket = connect(
+            f"ws://{page}", origin=Origin(f"http://{page}"), max_size=None, proxy=None, open_timeout=20
+        )
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Watcher:

@@ -159,7 +159,7 @@ class Repairs:
         if reason:
             return ViewReport(target, skipped=reason), None
         context = Context(references=(self.photos(camera),), learning=True)
-        repaired = _checked(self.enhancer.enhance(render, context), render)
+        repaired = self.enhancer.enhance(render, context).checked(render)
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
@@ -226,17 +226,3 @@ def _unusable(render: Frames) -> str | None:
         return "the render contains NaN or infinity"
     coverage = render.alpha.mean().item()
     return f"nothing to see there (mean alpha {coverage:.3f})" if coverage < MIN_COVERAGE else None
-
-
-def _checked(repaired: Repaired, render: Frames) -> Repaired:
-    """The enhancer's output, clamped to [0, 1] in new tensors.
-
-    Raises:
-        ValueError: on a wrong shape or values that are not finite.
-    """
-    for name, image, like in (("rgb", repaired.rgb, render.rgb), ("confidence", repaired.confidence, render.alpha)):
-        if image.shape != like.shape:
-            raise ValueError(f"the enhancer returned {name} of shape {tuple(image.shape)}, not {tuple(like.shape)}")
-        if not torch.isfinite(image).all():
-            raise ValueError(f"the enhancer returned {name} with NaN or infinity")
-    return Repaired(repaired.rgb.to(render.rgb).clamp(0.0, 1.0), repaired.confidence.to(render.rgb).clamp(0.0, 1.0))

@@ -74,6 +74,19 @@ class Repaired:
     rgb: Float[Tensor, "n 3 h w"]
     confidence: Float[Tensor, "n 1 h w"]
 
+    def checked(self, frames: Frames) -> Repaired:
+        """This output of the given frames, clamped to [0, 1] in new tensors.
+
+        Raises:
+            ValueError: on a wrong shape or values that are not finite.
+        """
+        for name, image, like in (("rgb", self.rgb, frames.rgb), ("confidence", self.confidence, frames.alpha)):
+            if image.shape != like.shape:
+                raise ValueError(f"the enhancer returned {name} of shape {tuple(image.shape)}, not {tuple(like.shape)}")
+            if not torch.isfinite(image).all():
+                raise ValueError(f"the enhancer returned {name} with NaN or infinity")
+        return Repaired(self.rgb.to(frames.rgb).clamp(0.0, 1.0), self.confidence.to(frames.rgb).clamp(0.0, 1.0))
+
 
 @runtime_checkable
 class Enhancer(Protocol):

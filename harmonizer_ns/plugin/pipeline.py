@@ -40,6 +40,7 @@ from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.viewing.guard import guard_viser
 
 STATE_FORMAT = 1
 
@@ -75,6 +76,7 @@ class HarmonizePipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         saved.allow_numpy_scalars()
+        guard_viser()  # nerfstudio starts its viewer once it has a pipeline
         if test_mode == "val":  # a run that is only looked at opens without its enhancer
             config.check()
         if torch.device(device).type == "cpu" and issubclass(config.model._target, SplatfactoModel):

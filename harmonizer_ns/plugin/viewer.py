@@ -73,8 +73,7 @@ class HarmonizerViewerControl(ViewerControl):
         return load_enhancer(name, self.pipeline.model.device)
 
     def _changed(self) -> None:
-        if not self.panel.enabled.value:
-            self.panel.show_off()
+        self.panel.show_choice()
         self.viewer._trigger_rerender()
 
     def _connected(self, client: Any) -> None:
@@ -192,6 +191,8 @@ class ViewerClient:
 
     def _deliver(self, outputs: dict[str, Any], enhanced: EnhancedFrame, settings: ViewSettings, static: bool) -> None:
         self._seconds = enhanced.milliseconds / 1000
+        if not self._wants_enhanced(self._control.panel.settings):  # switched off meanwhile
+            return
         rgb = outputs["rgb"].permute(2, 0, 1)[None]
         shown = compose(rgb, enhanced.rgb, settings) if settings.enabled else rgb
         self._send({**outputs, "rgb": _as_output(shown), ENHANCED: _as_output(enhanced.rgb)}, static)

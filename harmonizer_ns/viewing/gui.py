@@ -67,7 +67,7 @@ class HarmonizerPanel:
             self.moving_limit = gui.add_slider("Pixels in motion", 16, max(1024, limit), 16, limit)
             self.split = gui.add_checkbox("Before | after", initial.split)
             self.split_at = gui.add_slider("Split at", 0.0, 1.0, 0.01, initial.split_at)
-            self._status = gui.add_markdown("off")
+            self._status = gui.add_markdown("on" if initial.enabled else "off")
         for control in self._controls().values():
             control.on_update(lambda _: on_change())
 
@@ -88,15 +88,15 @@ class HarmonizerPanel:
         """Say how long a frame of ``(width, height)`` took."""
         self._say(f"{milliseconds:.0f} ms per frame, {size[0]}x{size[1]}, {backend}")
 
-    def show_off(self) -> None:
-        """Say that frames are not enhanced."""
-        self._say("off")
+    def show_choice(self) -> None:
+        """Say whether frames are to be enhanced, and nothing about those that were."""
+        self._say("on" if self.enabled.value else "off")
 
-    def show_error(self, error: Exception) -> None:
-        """Say what went wrong, readably."""
+    def show_error(self, error: Exception, seen: str = "The plain render is shown") -> None:
+        """Say what is seen, and what went wrong, readably."""
         text = (str(error) or type(error).__name__).strip()[:_MAX_ERROR].replace("\n", " ")
         escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in text)
-        self._say(f"**The plain render is shown:** {escaped}")
+        self._say(f"**{seen}:** {escaped}")
 
     def _say(self, text: str) -> None:
         if self._status.content != text:

@@ -19,6 +19,7 @@ from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.poses import quaternion_to_rotation, rotation_to_quaternion
 from harmonizer_ns.types import Cameras, Frames, Renderer
+from harmonizer_ns.viewing.guard import guard_viser
 from harmonizer_ns.viewing.gui import HarmonizerPanel, ViewSettings
 from harmonizer_ns.viewing.session import EnhancedFrame, SelectPhotos, ViewSession, compose, limited, pause_at_rest
 from harmonizer_ns.viewing.worker import LatestWorker
@@ -73,6 +74,7 @@ class SceneViewer:
     ) -> None:
         import viser
 
+        guard_viser()
         self._scene = scene
         self._guard, self._version, self._max_side = guard, version, max_side
         self._distance = self._start_distance()
@@ -95,8 +97,7 @@ class SceneViewer:
 
     def refresh(self) -> None:
         """Show the scene anew to everybody: settings or splats have changed."""
-        if not self.panel.enabled.value:
-            self.panel.show_off()
+        self.panel.show_choice()
         for client in self.server.get_clients().values():
             self._rest(client, delay=0.0)
 
@@ -168,9 +169,9 @@ class SceneViewer:
             return Shown(frame.rgb, None, None)
         try:
             enhanced = self.session.enhance(client.client_id, frame, settings, self._select, self._version())
+            return Shown(compose(frame.rgb, enhanced.rgb, settings), enhanced, None)
         except Exception as error:  # an enhancer may fail in any way; the scene stays visible and the panel says why
-            return Shown(frame.rgb, None, error)
-        return Shown(compose(frame.rgb, enhanced.rgb, settings), enhanced, None)
+            return Shown(frame.rgb, None, error.with_traceback(None))  # its traceback would hold the tensors of the try
 
     def _select(self, view: Cameras) -> Frames | None:
         with self._guard():
@@ -180,7 +181,7 @@ class SceneViewer:
         picture = to_uint8(shown.picture[0].cpu()).permute(1, 2, 0).numpy()
         client.scene.set_background_image(picture, format="jpeg", jpeg_quality=85)
         if not self.panel.enabled.value:  # switched off meanwhile
-            self.panel.show_off()
+            self.panel.show_choice()
         elif shown.error is not None:
             self.panel.show_error(shown.error)
         elif shown.enhanced is not None:
@@ -188,7 +189,7 @@ class SceneViewer:
             self.panel.show_speed(shown.enhanced.milliseconds, shown.enhanced.backend, (width, height))
 
     def _failed(self, client: Hashable, error: Exception) -> None:
-        self.panel.show_error(error)
+        self.panel.show_error(error, "No new picture")
 
 
 def client_camera(camera: Any, limit: int) -> Cameras:

@@ -95,6 +95,7 @@ class ViewSession:
 
         Raises:
             Exception: whatever loading or running the enhancer raises; the histories stay whole.
+            ValueError: when it returns a wrong shape, NaN or infinity; this client's history is emptied.
         """
         state = self._client(client, settings.enhancer)
         enhancer = self._enhancers[settings.enhancer]
@@ -106,6 +107,11 @@ class ViewSession:
         else:
             state.stream.reset()
             repaired = enhancer.enhance(frame, Context(references=(photos,)))
+        try:
+            repaired = repaired.checked(frame)
+        except ValueError:
+            state.stream.reset()  # it remembers what was just refused
+            raise
         if frame.rgb.is_cuda:
             torch.cuda.synchronize(frame.rgb.device)  # honest milliseconds
         return EnhancedFrame(repaired.rgb, (time.perf_counter() - started) * 1000, str(frame.rgb.device))

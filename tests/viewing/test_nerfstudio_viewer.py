@@ -9,6 +9,7 @@ import torch
 from devtools import free_port, wait_for
 from nerfstudio.utils.eval_utils import eval_setup
 from runs import run, start, tiny_config
+from strangers import assert_guarded
 from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli import view
@@ -18,7 +19,7 @@ from harmonizer_ns.plugin.models import ENHANCED
 
 
 class Inverting(ToyEnhancer):
-    fails = False
+    fails = returns_nan = False
 
     def __init__(self):
         self.histories = []
@@ -27,7 +28,7 @@ class Inverting(ToyEnhancer):
         if self.fails:
             raise RuntimeError("the GPU is out of memory")
         self.histories.append(len(context.history))
-        return Repaired(1 - frames.rgb, torch.ones_like(frames.alpha))
+        return Repaired(frames.rgb * torch.nan if self.returns_nan else 1 - frames.rgb, torch.ones_like(frames.alpha))
 
 
 class Camera:
@@ -122,7 +123,14 @@ def test_the_folder_enhances_for_every_client_and_survives_errors(viewing):
     assert level(first, sent) == pytest.approx(plain, abs=12)
     assert "out of memory" in control.panel.status
 
-    enhancer.fails = False
+    enhancer.fails, enhancer.returns_nan = False, True
+    sent = len(first.pictures)
+    first.camera.move(0.02)
+    assert level(first, sent) == pytest.approx(plain, abs=12)
+    assert "plain render" in control.panel.status
+    assert "NaN" in control.panel.status
+
+    enhancer.returns_nan = False
     clients.remove(second)
     viewer.handle_disconnect(second)
     control._disconnected(second)
@@ -133,6 +141,35 @@ def test_the_folder_enhances_for_every_client_and_survives_errors(viewing):
     assert "ms per frame" in control.panel.status
     assert viewer.render_statemachines[101].is_alive()
     assert trainer.step == trainer.config.max_num_iterations - 1
+
+
+def test_switched_off_while_a_frame_is_enhanced_the_plain_render_stays(viewing):
+    _, _, control, _, (client, _) = viewing
+    plain, follower = level(client, 0), control._clients[101]
+    control.panel.enabled.value = True
+    sent = len(client.pictures)
+    control._changed()
+    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
+    settings, outputs = control.panel.settings, follower._outputs
+    enhanced = follower._enhance(follower._camera, outputs, settings)
+    control.panel.enabled.value = False
+    control._changed()
+    sent = len(client.pictures)
+    assert level(client, sent - 1) == pytest.approx(plain, abs=12)
+    follower._deliver(outputs, enhanced, settings, True)
+    assert level(client, 0) == pytest.approx(plain, abs=12)
+    assert control.panel.status == "off"
+
+
+@pytest.mark.parametrize("enhancer", ["builtin", "none"])
+def test_strangers_get_the_public_page_and_nothing_else(capture, tmp_path, enhancer):
+    config = tiny_config(capture, tmp_path, vis="viewer", pipeline__steps_per_fix=0, pipeline__enhancer=enhancer)
+    config.viewer.websocket_port = free_port()
+    viewer = start(config).viewer_state
+    try:
+        assert_guarded(viewer.viser_server.get_port())
+    finally:
+        viewer.viser_server.stop()
 
 
 def test_videos_are_enhanced_as_streams_and_evaluation_photos_by_themselves(capture, tmp_path):

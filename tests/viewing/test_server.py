@@ -3,6 +3,7 @@
 
 import math
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -166,3 +167,48 @@ def test_bad_scenes_are_named(tmp_path):
             view.open_scene(view.ViewConfig(tmp_path / name), "cpu")
     with pytest.raises(InputError, match="--data"):
         view.open_scene(view.ViewConfig(tmp_path / "config.yml", data=tmp_path), "cpu")
+
+
+@pytest.mark.parametrize("broken", ["nan", "inf", "shape", "memory", "torch memory"])
+@pytest.mark.parametrize("temporal", [True, False])
+def test_what_an_enhancer_breaks_is_not_shown_and_the_status_says_so(viewer, broken, temporal):
+    class Breaking(Lifting):
+        on = True
+
+        def enhance(self, frames, context):
+            repaired = super().enhance(frames, context)
+            if not self.on:
+                return repaired
+            if "memory" in broken:
+                raise (MemoryError if broken == "memory" else torch.OutOfMemoryError)("out of memory")
+            bad = repaired.rgb[..., 1:] if broken == "shape" else repaired.rgb.clone()
+            bad[..., :3] = float(broken) if broken != "shape" else 0.0
+            return replace(repaired, rgb=bad)
+
+    breaking = viewer.session._enhancers["builtin"] = Breaking()
+    viewer.panel.temporal.value = temporal
+    client = join(viewer, 1, x=5.0)
+    client.pictures.clear()
+    client.move(5.0)
+    wait_for(lambda: len(client.pictures) == 2)
+    assert all(picture.mean() == pytest.approx(255 * 0.5, abs=2) for picture in client.pictures)
+    assert viewer.panel.status.startswith("**The plain render is shown:**")
+    assert {"nan": "NaN", "inf": "infinity"}.get(broken, broken.split()[-1]) in viewer.panel.status
+    breaking.on = False
+    client.pictures.clear()
+    client.move(5.0)
+    wait_for(lambda: len(client.pictures) == 2)
+    assert client.pictures[0].mean() == pytest.approx(255 * 0.6, abs=2)  # nothing broken is remembered
+    assert "ms per frame" in viewer.panel.status
+
+
+def test_the_status_says_on_or_off_until_there_is_more_to_say(viewer):
+    assert viewer.panel.status == "on"
+    viewer.panel.enabled.value = False
+    wait_for(lambda: viewer.panel.status == "off")
+    viewer.panel.show_speed(5.0, "cpu", (64, 32))
+    viewer.panel.enabled.value = True
+    wait_for(lambda: viewer.panel.status == "on")
+    viewer._renderer = None
+    viewer._connected(Client(1))
+    wait_for(lambda: viewer.panel.status.startswith("**No new picture:**"))
