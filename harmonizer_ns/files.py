@@ -61,7 +61,8 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _concerns(error, path, partial):
             raise
-        raise InputError(f"cannot write {path}: {first_line(error)}{advice and '. ' + advice}") from error
+        reason = "not all of it could be written, is the disk full?" if isinstance(error, RuntimeError) else ""
+        raise InputError(f"cannot write {path}: {reason or first_line(error)}{advice and '. ' + advice}") from error
     finally:
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial, ignore_errors=True)
@@ -73,7 +74,7 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
 def _concerns(error: Exception, path: Path, partial: Path) -> bool:
     """Whether an error is about the file that is written: torch reports a full disk as RuntimeError."""
     if isinstance(error, RuntimeError):
-        return "PytorchStreamWriter" in str(error)
+        return any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
     if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
         return True
     named = Path(error.filename)
@@ -202,7 +203,7 @@ def read_torch(path: Path, mapped: bool = False) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on to advise loading it without protection
         what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
         raise InputError(f"{path} was refused, {what}") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged pickle brings the unpickler to any of them
         raise InputError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
 
 

@@ -22,7 +22,7 @@ from harmonizer_ns.captures.frame import Similarity, gsplat_normalization, read_
 from harmonizer_ns.captures.lens import Pinhole, undistorted
 from harmonizer_ns.captures.masks import find_masks, read_mask
 from harmonizer_ns.captures.photos import Alpha, PhotoFile, find_photos, on_black, read_photo
-from harmonizer_ns.captures.posed import PosedViews, View
+from harmonizer_ns.captures.posed import PosedViews
 from harmonizer_ns.captures.transforms import read_transforms
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
@@ -186,7 +186,7 @@ def load_capture(
     names = [view.name for view in posed.views]
     sizes = [(view.lens.width, view.lens.height) for view in posed.views]
     files = find_photos(posed.folder, posed.photos, sizes, factor, spare)
-    pinholes = _pinholes(posed.views, files)
+    pinholes = _pinholes(posed, files)
     mask_files = [view.mask for view in posed.views] if masks is None else find_masks(masks, names)
     _check_masks(files, mask_files, alpha, posed.folder)
     cameras = [pinhole.camera(pose) for pinhole, pose in zip(pinholes, posed.poses, strict=True)]
@@ -238,14 +238,14 @@ def pose_files(folder: Path) -> tuple[Path, ...]:
     return find_reconstruction(folder) or ((transforms,) if transforms.is_file() else ())
 
 
-def _pinholes(views: list[View], files: list[PhotoFile]) -> list[Pinhole]:
+def _pinholes(posed: PosedViews, files: list[PhotoFile]) -> list[Pinhole]:
     """Make one undistortion for each lens and size: captures share few among many photos."""
     made: dict[tuple, Pinhole] = {}
     pinholes = []
-    for view, file in zip(views, files, strict=True):
+    for view, file in zip(posed.views, files, strict=True):
         key = (view.lens.model_name, tuple(view.lens.params), view.lens.width, view.lens.height, file.size)
         if key not in made:
-            made[key] = undistorted(view.lens, *file.size, where=view.name)
+            made[key] = undistorted(view.lens, *file.size, where=f"{posed.described_by[0]}: {view.name}")
         pinholes.append(made[key])
     return pinholes
 

@@ -83,7 +83,7 @@ def read_colmap(folder: Path, with_tracks: bool = False) -> PosedViews:
             names.get(image.image_id, image.name).replace("\\", "/"),
             _pose(image),
             model.cameras[image.camera_id],
-            seen=_seen(image, index) if with_tracks else None,
+            seen=_seen(image, index, files[2]) if with_tracks else None,
         )
         for image in images
     ]
@@ -171,8 +171,11 @@ def _pose(image: Any) -> Float[Tensor, "4 4"]:
     return pose
 
 
-def _seen(image: Any, index: dict[int, int]) -> Int[Tensor, " k"]:
-    return torch.tensor([index[p.point3D_id] for p in image.points2D if p.has_point3D()], dtype=torch.long)
+def _seen(image: Any, index: dict[int, int], points: Path) -> Int[Tensor, " k"]:
+    ids = [keypoint.point3D_id for keypoint in image.points2D if keypoint.has_point3D()]
+    if missing := [point for point in ids if point not in index]:
+        raise InputError(f"{points} has no point {missing[0]}, which photo {image.image_id} shows")
+    return torch.tensor([index[point] for point in ids], dtype=torch.long)
 
 
 def _points(model: Any) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, write_json
-from harmonizer_ns.poses import matrix_from_json, rotation_between
+from harmonizer_ns.poses import FARTHEST, matrix_from_json, rotation_between
 
 ORIGIN_FILE = "world_origin.json"
 """Beside the results of a run on a georeferenced capture: ``{"origin": [x, y, z]}``, to add to all coordinates."""
@@ -78,7 +78,7 @@ def read_dataparser_transforms(path: Path, applied: Float[Tensor, "4 4"]) -> Sim
     if not isinstance(data.get("scale"), int | float):
         raise InputError(f"{path} is not a dataparser_transforms.json: it has no scale")
     matrix[:3] = data["scale"] * matrix_from_json(data.get("transform"), (3, 4), f"{path}: transform")
-    if not torch.isfinite(matrix).all() or torch.linalg.det(matrix[:3, :3]) <= 0:
+    if not (matrix.abs() <= FARTHEST).all() or torch.linalg.det(matrix[:3, :3]) <= 0:
         raise InputError(f"{path}: the transform is not a rotation with a positive scale")
     way = Similarity(matrix).after(Similarity(applied.double()).inverse())
     return way.after(Similarity.translation(-read_origin(path.parent)))
@@ -103,7 +103,10 @@ def read_origin(folder: Path) -> Float[Tensor, " 3"]:
     file = folder / ORIGIN_FILE
     if not file.is_file():
         return torch.zeros(3, dtype=torch.float64)
-    return matrix_from_json(read_json(file).get("origin"), (3, 1), f"{file}: origin")[:, 0]
+    origin = matrix_from_json(read_json(file).get("origin"), (3, 1), f"{file}: origin")[:, 0]
+    if not (origin.abs() <= FARTHEST).all():
+        raise InputError(f"{file}: the origin {origin.tolist()} is not finite, or beyond {FARTHEST:g}")
+    return origin
 
 
 def gsplat_normalization(camera_to_world: Float[Tensor, "n 4 4"], points: Float[Tensor, "p 3"]) -> Similarity:

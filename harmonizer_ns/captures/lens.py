@@ -76,5 +76,8 @@ def undistorted(lens: Any, width: int, height: int, where: str) -> Pinhole:
     lookup = lens.img_from_cam(rays).reshape(target.height, target.width, 2)
     # COLMAP's box is exact up to rounding: half a pixel outside still counts as the edge.
     edge = np.clip(lookup, 0.5, [width - 0.5, height - 0.5])
-    lookup = np.where(np.abs(lookup - edge) <= 1.0, edge, lookup)
+    inside = np.abs(lookup - edge) <= 1.0
+    if not inside.all(axis=-1).any():
+        raise InputError(f"{where}: nothing is left of the photo without the distortion {lens.params_to_string()}")
+    lookup = np.where(inside, edge, lookup)
     return Pinhole(torch.from_numpy(matrix).float(), target.width, target.height, lookup)

@@ -127,8 +127,9 @@ class PosedViews:
 
     def cameras(self) -> dict[str, Cameras]:
         """Give the cameras, by photo, of those that are pinhole images as they are; photos are not opened."""
+        where = self.described_by[0]
         return {
-            name: undistorted(view.lens, view.lens.width, view.lens.height, name).camera(pose)
+            name: undistorted(view.lens, view.lens.width, view.lens.height, f"{where}: {view.name}").camera(pose)
             for name, view, pose in zip(self.names, self.views, self.poses, strict=True)
             if view.lens.is_undistorted()
         }

@@ -15,7 +15,14 @@ from torch import Tensor
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
-from harmonizer_ns.poses import check_poses, flip_axes, matrix_from_json, rotation_between
+from harmonizer_ns.poses import (
+    LARGEST_SIDE,
+    check_intrinsics,
+    check_poses,
+    flip_axes,
+    matrix_from_json,
+    rotation_between,
+)
 from harmonizer_ns.spread import evenly_spread, thin
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import in_frustum, project
@@ -105,8 +112,8 @@ def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list
 
 def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
     value = data.get(key)
-    if not isinstance(value, int | float) or not 1 <= value <= 65536:
-        raise InputError(f"{path}: {key!r} must be a positive number of pixels, got {value!r}")
+    if not isinstance(value, int | float) or not 1 <= value <= LARGEST_SIDE:
+        raise InputError(f"{path}: {key!r} must be a number of pixels from 1 to {LARGEST_SIDE}, got {value!r}")
     return int(value)
 
 
@@ -121,7 +128,9 @@ def _intrinsics(entry: dict[str, Any], where: str, width: int, height: int) -> F
     if not isinstance(fov, int | float) or not 0 < fov < 180:
         raise InputError(f"{where}: 'fov' must be an angle between 0 and 180 degrees, got {fov!r}")
     focal = height / (2 * math.tan(math.radians(fov) / 2))
-    return torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    intrinsics = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    check_intrinsics(intrinsics, width, height, where)
+    return intrinsics
 
 
 # --- extrapolation ----------------------------------------------------------------------------------------------------

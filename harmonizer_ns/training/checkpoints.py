@@ -77,7 +77,7 @@ def load_run(folder: Path) -> RunState:
     state = read_json(path)
     if state.pop("format", None) != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT!r}: an enhancer folder is given with --model, not resumed")
-    if state.pop("version", None) != VERSION or not isinstance(state.get("sha256"), dict) or "step" not in state:
+    if state.pop("version", None) != VERSION or not isinstance(state.get("sha256"), dict) or not _is_step(state):
         raise InputError(f"{path} was not written by this version of the project, which reads version {VERSION}")
     tensors: Tensors = {}
     for name, digest in state.pop("sha256").items():
@@ -86,6 +86,11 @@ def load_run(folder: Path) -> RunState:
             raise InputError(f"{path} is missing or damaged; resume from another checkpoint beside it")
         tensors[path.stem] = load_file(path)
     return RunState(state.pop("step"), tensors, state)
+
+
+def _is_step(state: dict[str, Any]) -> bool:
+    step = state.get("step")
+    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
 
 
 def list_runs(folder: Path) -> list[Path]:

@@ -138,6 +138,22 @@ def test_nerfstudio_frame_accounts_for_what_the_capture_has_undergone(tmp_path):
     torch.testing.assert_close(model, 0.5 * (point @ whole[:, :3].T + whole[:, 3]))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("t.json", {"transform": torch.eye(3, 4).tolist(), "scale": 1e308}, "not a rotation with a positive scale"),
+        ("t.json", {"transform": torch.zeros(3, 4).tolist(), "scale": 1}, "not a rotation with a positive scale"),
+        ("world_origin.json", {"origin": [0, float("inf"), 0]}, "origin .*inf.* not finite"),
+        ("world_origin.json", {"origin": [1e300, 0, 0]}, "beyond 1e"),
+    ],
+)
+def test_frames_beyond_any_scene_are_refused(tmp_path, file, content, message):
+    (tmp_path / "t.json").write_text(json.dumps({"transform": torch.eye(3, 4).tolist(), "scale": 1}))
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        read_dataparser_transforms(tmp_path / "t.json", torch.eye(4))
+
+
 def test_gsplat_normalization_has_unit_size_and_sorted_axes():
     points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 8.0, 3.0])
     way = gsplat_normalization(arc_cameras(8, 64, 48).camera_to_world, points)

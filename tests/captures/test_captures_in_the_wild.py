@@ -258,13 +258,14 @@ def test_far_coordinates_keep_their_precision(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"fl_x": -50.0}, "focal length fx=-50"),
+        ({"fl_x": -50.0}, r"transforms\.json: images/000\.png: the focal length fx=-50"),
         ({"fl_x": float("nan")}, "not finite"),
         ({"fl_x": 1e9}, r"focal length fx=1e\+09"),
         ({"fl_y": 0.5}, "focal length fy=0.5"),
         ({"cx": 1e6}, r"principal point cx=1e\+06"),
         ({"w": 0}, "64x48"),
         ({"k1": float("inf")}, "not finite"),
+        ({"k1": -1e30}, "nothing is left of the photo"),
         ({"w": float("inf")}, "intrinsics must be numbers"),
         ({"ply_file_path": 5}, "ply_file_path should be the name of a file"),
         ({"applied_scale": "1"}, "applied_scale"),
@@ -340,6 +341,15 @@ def test_damaged_counts_end_in_an_error_and_not_in_a_hang(tmp_path, part, offset
     file.write_bytes(content)
     with pytest.raises(InputError, match="sparse/0"):
         load_capture(data)
+
+
+def test_points_that_photos_show_must_be_there(tmp_path):
+    data = write_colmap(tmp_path / "c", count=4, text=True)
+    file = data / "sparse/0/points3D.txt"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    file.write_text("\n".join(lines[1:]))
+    with pytest.raises(InputError, match=r"points3D\.txt has no point \d+, which photo 1 shows"):
+        load_capture(data, with_tracks=True)
 
 
 def test_a_point_cloud_that_promises_too_much_is_refused(tmp_path):

@@ -57,6 +57,8 @@ def test_camera_path_in_another_frame(tmp_path):
         ),
         (camera_path(camera_path=[{"fov": 50, "camera_to_world": [0.0] * 16}]), "camera 0.*not rigid"),
         (camera_path(camera_path=[{"fov": 190, "camera_to_world": torch.eye(4).flatten().tolist()}]), "190"),
+        (camera_path(render_width=65536), "render_width.*65500"),
+        (camera_path(render_width=10_000, render_height=8), "camera 0: the focal length"),
     ],
 )
 def test_bad_camera_paths_are_explained(tmp_path, data, message):

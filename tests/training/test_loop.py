@@ -292,6 +292,12 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
             ),
             "reads version 1",
         ),
+        (
+            lambda folder: (folder / "state.json").write_text(
+                json.dumps(json.loads((folder / "state.json").read_text()) | {"step": float("inf")})
+            ),
+            r"state\.json was not written",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named(tmp_path, damage, message):
