@@ -16,7 +16,7 @@ from gsplat_trainer.scene import prepare
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.devices import choose_device
-from harmonizer_ns.errors import InputError, errors_in_one_line
+from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
 Command = (
@@ -90,7 +90,9 @@ def _train(trainer: Trainer) -> None:
         trainer.viewer = LiveViewer(config, trainer.scene, trainer.repairs, trainer.device)
     repairs_splats = isinstance(config, HarmonizeConfig)
     if config.resume is not None:
-        trainer.load_state_dict(checkpoint.load_full(checkpoint.newest_full(config.resume, world.rank)))
+        path = checkpoint.newest_full(config.resume, world.rank)
+        with damage_of(path):
+            trainer.load_state_dict(checkpoint.load_full(path))
     elif repairs_splats and trainer.scene.test:
         trainer.evaluate(0, stage="before")
     trainer.train()

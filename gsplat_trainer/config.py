@@ -46,7 +46,7 @@ class Config(DistillSettings):
     camera_path_transform: Path | None = None
     """dataparser_transforms.json of the nerfstudio run in whose viewer camera_path was made."""
     ckpt: list[Path] | None = None
-    """gsplat .pt files: evaluate them and stop, without training."""
+    """Splats in one or several files, as for harmonize --ply: evaluate them and stop, without training."""
     resume: Path | None = None
     """A full checkpoint (ckpts/full_*.safetensors), or a folder of them to take the newest from: train on, exactly."""
     max_steps: int = 30_000
@@ -188,8 +188,9 @@ class HarmonizeConfig(DefaultConfig):
     the splats do not hold.
     """
 
-    ply: Path | None = None
-    """The splats: .ply (also compressed), .spz, gsplat's .pt or splatfacto's .ckpt."""
+    ply: list[Path] | None = None
+    """The splats: .ply (also compressed), .spz, gsplat's .pt or splatfacto's .ckpt. Several files are parts of one
+    scene; the ranks of a gsplat run are found from any of them."""
     ply_transform: str = "none"
     """The frame the splats live in: "none" is the capture's; "gsplat" is gsplat's normalised one; a
     dataparser_transforms.json (beside config.yml of the run) is nerfstudio's, where ns-export leaves its PLYs."""

@@ -18,7 +18,7 @@ from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.splats.files import read_gsplat, read_splats
+from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import MIN_POINTS, Splats, seed_splats
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Renderer
@@ -32,22 +32,20 @@ _CHECKED = 4
 def prepare(config: Config) -> tuple[Config, Capture, Splats | None]:
     """Read what the settings name: a capture, and the splats that a run begins with unless it makes its own.
 
-    Splats to be repaired keep their frame, so settings and capture are brought into it. Those of gsplat checkpoints
-    are in one file for each rank of the run that wrote them.
+    Splats to be repaired keep their frame, so settings and capture are brought into it.
 
     Raises:
         InputError: on splats or a capture that cannot be used, or that do not fit together.
     """
     if config.ckpt:
-        parts = [read_gsplat(path) for path in config.ckpt]
-        return config, load_data(config), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return config, load_data(config), read_splats(*config.ckpt)
     if not isinstance(config, HarmonizeConfig):
         return config, load_data(config), None
-    if config.ply is None:
+    if not config.ply:
         raise InputError("give the splats with --ply (.ply, .spz, .pt or .ckpt)")
     if config.camera_path_transform is not None:
         raise InputError("harmonize reads camera paths in the splats' own frame, without --camera_path_transform")
-    splats = read_splats(config.ply)
+    splats = read_splats(*config.ply)
     if config.data_dir is None:
         config = _without_photos(config)
         return config, _path_scene(config, splats), splats

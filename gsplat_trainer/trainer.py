@@ -39,7 +39,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
-from harmonizer_ns.splats.model import NAMES, Splats, degree_of, parameters
+from harmonizer_ns.splats.model import NAMES, Splats, check_splats, degree_of, parameters
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
 from harmonizer_ns.types import Cameras, Frames
 
@@ -274,6 +274,7 @@ class Trainer:
         Raises:
             InputError: when the state is of a run with other settings.
         """
+        check_splats(state["splats"], "the checkpoint")
         for name, found, wanted in (
             ("number of processes", state["world_size"], self.world.size),
             ("corrections (pose_opt, app_opt)", sorted(state["extras"]), sorted(self.extras)),

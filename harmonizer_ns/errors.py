@@ -26,6 +26,24 @@ def errors_in_one_line(program: str) -> Iterator[None]:
         raise SystemExit(f"{program}: {error}") from error
 
 
+@contextmanager
+def damage_of(source: Any) -> Iterator[None]:
+    """The block takes over what a file holds; whatever a wrong layout brings it to is told as that file's damage.
+
+    Raises:
+        InputError: naming the file.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        told = str(error).strip().partition("\n")[0]
+        raise InputError(f"{source} is damaged, or not of this version: {type(error).__name__}: {told}") from error
+
+
 def suggestion(name: str, known: Collection[str], what: str) -> str:
     """How a message about an unknown name ends: with the known name that comes near, or with all of them.
 

@@ -39,6 +39,8 @@ class ViewConfig:
 
     scene: Annotated[Path, tyro.conf.Positional]
     """A nerfstudio run (config.yml), or splats: .ply, .spz, .pt, .ckpt."""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """More files of splats, parts of the same scene. The ranks of a gsplat run are found from any of them."""
     data: Path | None = None
     """For splats: the capture in the splats' own frame, COLMAP's or nerfstudio's; its photos guide the enhancer."""
     trust: bool = False
@@ -102,6 +104,8 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 
         if config.data is not None:
             raise InputError("--data is for splats: a nerfstudio run knows its own photos")
+        if config.more:
+            raise InputError(f"several files are for splats, {config.scene} is a nerfstudio run")
         return open_run(config.scene, trust=config.trust)
     return _open_splats(config, device)
 
@@ -109,7 +113,7 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     if device == "cpu":
         give_cores_to_the_rasterizer()
-    splats = {name: value.to(device) for name, value in read_splats(config.scene).items()}
+    splats = {name: value.to(device) for name, value in read_splats(config.scene, *config.more).items()}
     renderer = SplatRenderer(splats)
     if config.data is None:
         return ViewedScene(renderer, overview(splats["means"]))

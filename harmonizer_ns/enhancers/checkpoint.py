@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, damage_of
 from harmonizer_ns.files import read_json, read_torch, read_weights, write_json, written_whole
 
 if TYPE_CHECKING:
@@ -185,12 +186,14 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
         assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
 
     Raises:
-        InputError: with one line for every weight that is missing, unexpected or misshapen.
+        InputError: with one line for every weight that is missing, unexpected or misshapen, and on weights with NaN
+            or infinity.
     """
-    wrong = differences(module.state_dict(), weights)
-    if wrong:
-        what = f"the weights of {source}" if source else "the weights"
+    what = f"the weights of {source}" if source else "the weights"
+    if wrong := differences(module.state_dict(), weights):
         raise InputError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
+    if broken := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
+        raise InputError(f"{what} hold NaN or infinity, in {len(broken)} of {len(weights)}; the first is {broken[0]}")
     module.load_state_dict(weights, strict=True, assign=assign)
 
 
@@ -227,7 +230,8 @@ def read_model(folder: Path, name: str) -> dict[str, Tensor]:
     """
     for suffix in ("safetensors", "bin"):
         index = folder / f"{name}.{suffix}.index.json"
-        files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [f"{name}.{suffix}"]
+        with damage_of(index):
+            files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [f"{name}.{suffix}"]
         if index.is_file() or (folder / files[0]).is_file():
             return {key: value for file in files for key, value in read_weights(folder / Path(file).name).items()}
     raise InputError(f"{folder} has no weights: neither {name}.safetensors nor {name}.bin")

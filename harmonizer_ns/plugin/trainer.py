@@ -16,7 +16,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.captures.frame import write_origin
-from harmonizer_ns.errors import InputError, errors_in_one_line
+from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.files import read_torch, written_whole
 from harmonizer_ns.plugin.dataparser import PlyNerfstudio
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
@@ -93,10 +93,11 @@ class HarmonizeTrainer(Trainer):
             CONSOLE.print("No checkpoint to load, so training from scratch.")
             return
         state = read_checkpoint(path)
-        self._start_step = state["step"] + 1
-        self.pipeline.first_step = self._start_step  # a harmonize run's own checkpoint then restores its first step
-        self.pipeline.load_pipeline(state["pipeline"], state["step"])
-        self._load_optimizers(state, path)
+        with damage_of(path):
+            self._start_step = state["step"] + 1
+            self.pipeline.first_step = self._start_step  # a harmonize run's own checkpoint then restores its first step
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self._load_optimizers(state, path)
         CONSOLE.print(f"Loaded {path}, which ended at step {state['step']}")
 
     def _checkpoint_to_load(self) -> Path | None:

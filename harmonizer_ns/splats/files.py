@@ -6,8 +6,10 @@ The first three are written, too.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,43 +21,87 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import ply_columns, read_torch, written_whole
 from harmonizer_ns.splats.compressed import read_compressed_ply, read_spz, write_compressed_ply, write_spz
-from harmonizer_ns.splats.model import NAMES, SPLATFACTO, base_harmonics, from_splatfacto
+from harmonizer_ns.splats.model import NAMES, SPLATFACTO, base_harmonics, check_splats, from_splatfacto
 
 SplatFormat = Literal["ply", "ply_compressed", "spz"]
 SUFFIXES: dict[SplatFormat, str] = {"ply": ".ply", "ply_compressed": ".compressed.ply", "spz": ".spz"}
+_RANK = re.compile(r"(ckpt_\d+_rank)(\d+)\.pt")
+_SPLATFACTO_PREFIXES = ("_model.gauss_params.", "_model.module.gauss_params.", "_model.", "_model.module.")
+"""nerfstudio 1.0.0 to 1.0.2 had no group for them; runs on several GPUs add a ``module``."""
+_OPAQUE = 16.0
+"""The logit of an opacity within 2e-7 of 1; splats can still learn to be less."""
+_FLAT = -30.0
+"""The log of a width that nobody sees in a scene of any unit."""
+_FAR = 1e15
+"""Squares of larger numbers, and their products, leave the range of single precision."""
+
+logger = logging.getLogger(__name__)
 
 
-def read_splats(path: Path) -> dict[str, Tensor]:
-    """Read splats from a file to the CPU; its suffix says which kind it is.
+def read_splats(*paths: Path) -> dict[str, Tensor]:
+    """Read splats to the CPU from a file, or from several that hold one scene together; suffixes say their kinds.
+
+    Each rank of a gsplat run writes a part of the scene: one of these files brings the others with it.
 
     Raises:
-        InputError: when the file is missing, cannot be read, or holds something else; the message says what.
+        InputError: when a file is missing, cannot be read, or holds something else; the message says what.
     """
+    files = _with_all_ranks(paths)
+    if len(files) > len(paths):
+        logger.warning("%s: one scene in %d files, all of them are read", paths[0], len(files))
+    parts = [_read(path) for path in files]
+    if len(parts) == 1:
+        return parts[0]
+    most = max(part["shN"].shape[1] for part in parts)
+    for part in parts:
+        part["shN"] = torch.nn.functional.pad(part["shN"], (0, 0, 0, most - part["shN"].shape[1]))
+    return {name: torch.cat([part[name] for part in parts]) for name in NAMES}
+
+
+def _with_all_ranks(paths: Sequence[Path]) -> list[Path]:
+    """The files and, after those of gsplat's ranks, the other ranks of the same step; each file once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found[path.resolve()] = path
+        if not (name := _RANK.fullmatch(path.name)):
+            continue
+        beside = path.parent.glob(f"{name[1]}*.pt")
+        ranks = {int(rank[2]): file for file in beside if (rank := _RANK.fullmatch(file.name))}
+        if missing := set(range(max(ranks, default=0))) - ranks.keys():
+            raise InputError(f"{path} is a part of a scene: beside it, {name[1]}{min(missing)}.pt is missing")
+        found |= {ranks[rank].resolve(): ranks[rank] for rank in sorted(ranks)}
+    return list(found.values())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     readers = {".ply": read_ply, ".spz": read_spz, ".pt": read_gsplat, ".ckpt": read_splatfacto}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: splats are read from .ply, .spz, .pt (gsplat) and .ckpt (splatfacto)")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    return _checked(readers[path.suffix.lower()](path), path)
+    splats = readers[path.suffix.lower()](path)
+    check_splats(splats, path)
+    return _drawable(splats, path)
 
 
-def _checked(splats: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    count = len(splats["means"])
-    for name, shape in {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (), "sh0": (1, 3)}.items():
-        if tuple(splats[name].shape) != (count, *shape):
-            raise InputError(f"{path}: {name} has shape {tuple(splats[name].shape)}, expected {(count, *shape)}")
-    rest = splats["shN"].shape[1]
-    if math.isqrt(rest + 1) ** 2 != rest + 1 or rest > 15:
-        raise InputError(f"{path}: {rest} view-dependent colour coefficients, expected 0, 3, 8 or 15")
-    return _finite(splats, path)
+def _drawable(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Keep the Gaussians that can be drawn, and say how many cannot.
 
-
-def _finite(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Keep the Gaussians whose numbers are all finite."""
-    finite = torch.stack([torch.isfinite(value[..., None]).flatten(1).all(1) for value in splats.values()]).all(0)
-    if not finite.any():
+    Infinite logits mean opaque or clear, a log scale of minus infinity means flat: both become finite.
+    """
+    opacities = splats["opacities"].nan_to_num(torch.nan, _OPAQUE, -_OPAQUE)
+    values = {**splats, "opacities": opacities, "scales": splats["scales"].clamp(min=_FLAT)}
+    most = dict.fromkeys(values, _FAR) | {"scales": math.log(_FAR)}
+    wrong = {name: ~(value[..., None].abs() <= most[name]).flatten(1).all(1) for name, value in values.items()}
+    wrong["quats"] |= values["quats"].norm(dim=1) == 0
+    left_out = torch.stack(list(wrong.values())).any(0)
+    if left_out.all():
         raise InputError(f"{path} holds no Gaussian with finite values")
-    return {name: value[finite].contiguous() for name, value in splats.items()}
+    if left_out.any():
+        reasons = ", ".join(f"{name} of {int(rows.sum())}" for name, rows in wrong.items() if rows.any())
+        told = "%s: %d of %d Gaussians are left out: %s are not finite, too large to be drawn, or zero quaternions"
+        logger.warning(told, path, int(left_out.sum()), len(left_out), reasons)
+    return {name: value[~left_out].contiguous() for name, value in values.items()}
 
 
 def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "ply") -> None:
@@ -66,7 +112,7 @@ def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "
     """
     values = {name: splats[name].detach().float().cpu() for name in NAMES}
     if kind != "ply":
-        values = _finite(values, path)  # one broken Gaussian would spoil the range of its whole chunk
+        values = _drawable(values, path)  # one broken Gaussian would spoil the range of its whole chunk
     write = {"ply": _write_rows, "ply_compressed": write_compressed_ply, "spz": write_spz}[kind]
     with written_whole(path) as partial:
         write(partial, values)
@@ -148,22 +194,32 @@ def _named(names: list[str], values: Tensor) -> dict[str, Tensor]:
 def read_gsplat(path: Path) -> dict[str, Tensor]:
     """Read the splats of gsplat's ``{"step", "splats"}``."""
     splats = _part(path, "splats")
-    found = sorted(splats) if isinstance(splats, dict) else None
+    found = sorted(map(str, splats)) if isinstance(splats, dict) else None
     if not isinstance(splats, dict) or not set(NAMES) <= splats.keys():
         raise InputError(
             f"{path} is not a checkpoint of gsplat's simple_trainer with spherical harmonics: "
             f"'splats' holds {found}, expected {list(NAMES)} (app_opt runs of gsplat have no such colours)"
         )
-    return {name: splats[name].float() for name in NAMES}
+    return _rows({name: splats[name] for name in NAMES}, path)
 
 
 def read_splatfacto(path: Path) -> dict[str, Tensor]:
     """Read the splats of nerfstudio's checkpoint of a splatfacto (or harmonize) run."""
     pipeline = _part(path, "pipeline")
-    prefix = "_model.gauss_params."
-    if not isinstance(pipeline, dict) or not all(prefix + name in pipeline for name in SPLATFACTO.values()):
-        raise InputError(f"{path} is not a checkpoint of splatfacto: it has no {prefix}*")
-    return from_splatfacto({name: pipeline[prefix + name].float() for name in SPLATFACTO.values()})
+    for prefix in _SPLATFACTO_PREFIXES if isinstance(pipeline, dict) else ():
+        if all(prefix + name in pipeline for name in SPLATFACTO.values()):
+            return from_splatfacto(_rows({name: pipeline[prefix + name] for name in SPLATFACTO.values()}, path))
+    raise InputError(f"{path} is not a checkpoint of splatfacto: it has no {_SPLATFACTO_PREFIXES[0]}*")
+
+
+def _rows(values: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Single-precision tensors with a row for each Gaussian; what else a damaged checkpoint may hold is refused."""
+    for name, value in values.items():
+        plain = isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
+        if not plain or not value.ndim or value.device.type != "cpu" or value.nbytes > path.stat().st_size:
+            kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{path}: {name} should be a tensor with a row for each Gaussian, it is {kind}")
+    return {name: value.detach().float() for name, value in values.items()}
 
 
 def _part(path: Path, name: str) -> Any:

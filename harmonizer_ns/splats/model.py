@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from harmonizer_ns.errors import InputError
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 SPLATFACTO = {name: name for name in NAMES} | {"sh0": "features_dc", "shN": "features_rest"}
@@ -28,6 +31,26 @@ def from_splatfacto(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gaussians from parameters with splatfacto's names and shapes (``opacities`` n 1, ``features_dc`` n 3)."""
     splats = {name: parameters[theirs] for name, theirs in SPLATFACTO.items()}
     return splats | {"sh0": splats["sh0"][:, None], "opacities": splats["opacities"].flatten()}
+
+
+def check_splats(splats: Splats, source: Any) -> None:
+    """Refuse tensors whose shapes are not those of Gaussians.
+
+    Args:
+        splats: tensors with these names.
+        source: where they came from, for messages.
+
+    Raises:
+        InputError: naming the source, the tensor and its shape.
+    """
+    count = len(splats["means"])
+    rest = splats["shN"].shape[1] if splats["shN"].ndim > 1 else 0
+    shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (), "sh0": (1, 3), "shN": (rest, 3)}
+    for name, shape in shapes.items():
+        if tuple(splats[name].shape) != (count, *shape):
+            raise InputError(f"{source}: {name} has shape {tuple(splats[name].shape)}, expected {(count, *shape)}")
+    if math.isqrt(rest + 1) ** 2 != rest + 1 or rest > 15:
+        raise InputError(f"{source}: {rest} view-dependent colour coefficients, expected 0, 3, 8 or 15")
 
 
 def seed_splats(

@@ -13,6 +13,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_weights,
+    read_model,
     save_checkpoint,
 )
 from harmonizer_ns.errors import InputError
@@ -143,3 +144,23 @@ def test_another_architecture_is_refused_by_the_builtin_enhancer(folder):
 def test_arguments_that_the_network_does_not_know_are_refused(folder):
     with pytest.raises(InputError, match="width"):
         BuiltinEnhancer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_name(value, dtype):
+    module = nn.Linear(3, 2, dtype=dtype)
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    weights["weight"][0, 1] = value
+    with pytest.raises(InputError, match="the weights of here hold NaN or infinity, in 1 of 2; the first is weight"):
+        load_weights(module, weights, "here")
+    assert all(torch.isfinite(weight).all() for weight in module.parameters())
+
+
+@pytest.mark.parametrize(
+    "index", ["{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1, "b": "c"}}', '{"weight_map": {"a": []}}']
+)
+def test_a_damaged_index_of_weights_is_named(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match=r"model\.safetensors\.index\.json is damaged"):
+        read_model(tmp_path, "model")

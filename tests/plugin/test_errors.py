@@ -130,6 +130,15 @@ def test_checkpoint_of_something_else(capture, tmp_path):
     assert "not a nerfstudio checkpoint" in text
 
 
+@pytest.mark.parametrize("name", ["step", "pipeline", "optimizers"])
+def test_checkpoint_with_a_part_of_another_kind(capture, tmp_path, name):
+    state = {key: {} for key in ("pipeline", "optimizers", "schedulers", "scalers")} | {"step": 3, name: "text"}
+    torch.save(state, tmp_path / "damaged.ckpt")
+    text = message(tiny_config(capture, tmp_path, load_checkpoint=tmp_path / "damaged.ckpt"))
+    assert "damaged.ckpt" in text
+    assert "\n" not in text
+
+
 def test_unwritable_output_folder(capture, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert f"cannot write to the output folder {tmp_path / 'file'}" in message(tiny_config(capture, tmp_path / "file"))

@@ -190,6 +190,41 @@ def test_resuming_another_kind_of_run_is_refused(colmap, tmp_path):
         go(tiny(colmap, tmp_path / "b", McmcConfig, enhancer="none", resume=tmp_path / "a"))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("order"),
+        lambda state: state["splats"].pop("sh0"),
+        lambda state: state["splats"].update(means=[1.0]),
+        lambda state: state["splats"].update(quats=torch.zeros(3, 3)),
+        lambda state: state.update(splats=None),
+        lambda state: state.update(step="late"),
+        lambda state: state.update(optimizers=[]),
+        lambda state: state.update(shuffle=torch.zeros(3)),
+    ],
+)
+def test_resuming_a_damaged_checkpoint_gives_one_error(colmap, tmp_path, damage):
+    config = tiny(colmap, tmp_path, max_steps=1, enhancer="none")
+    trainer = Trainer(config, load_data(config), CPU)
+    state = trainer.state_dict()
+    path = checkpoint.full_path(tmp_path, 0, 0)
+    damage(state)
+    checkpoint.save_full(path, state)
+    with pytest.raises(InputError) as caught:
+        go(replace(config, resume=path))
+    assert str(path) in str(caught.value) or "the checkpoint: quats" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluating_one_rank_measures_the_whole_scene(colmap, tmp_path):
+    whole = go(tiny(colmap, tmp_path / "a", max_steps=2, enhancer="none", sh_degree_interval=1))
+    for rank in range(2):
+        part = {name: value[rank::2] for name, value in whole.splats.items()}
+        checkpoint.save_gsplat(checkpoint.gsplat_path(tmp_path, 1, rank), 1, part)
+    again = go(tiny(colmap, tmp_path / "b", ckpt=[checkpoint.gsplat_path(tmp_path, 1, 1)], enhancer="none"))
+    assert len(again.splats["means"]) == len(whole.splats["means"])
+
+
 def test_evaluating_a_gsplat_checkpoint_changes_nothing(colmap, tmp_path):
     trained = go(tiny(colmap, tmp_path / "a", max_steps=12, enhancer="none", sh_degree_interval=1))
     file = tmp_path / "a/ckpts/ckpt_11_rank0.pt"
@@ -241,6 +276,6 @@ def test_a_run_writes_every_format_and_harmonize_reads_them(colmap, tmp_path, mi
     )
     assert all(psnr(picture, exact).item() > 40 for picture in compressed)
     out = tmp_path / "out"
-    go(tiny(colmap, out, HarmonizeConfig, ply=folder / names[2], max_steps=1, export_formats=["spz"]))
+    go(tiny(colmap, out, HarmonizeConfig, ply=[folder / names[2]], max_steps=1, export_formats=["spz"]))
     assert len(read_splats(out / "harmonized.spz")["means"]) == len(read_splats(folder / names[1])["means"])
     assert not (out / "harmonized.ply").exists()

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splats in files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from plyfile import PlyData, PlyElement
-from toy import write_points
+from toy import arc_cameras, write_points
 
 from gsplat_trainer import checkpoint
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats, write_splats
-from harmonizer_ns.splats.model import NAMES
+from harmonizer_ns.splats.model import NAMES, SPLATFACTO
+from harmonizer_ns.splats.rendering import SplatRenderer
 
 
 def some_splats(count=7, degree=2):
@@ -57,11 +60,116 @@ def test_ply_without_harmonics_has_degree_0(tmp_path):
     torch.testing.assert_close(splats["sh0"][:, 0] * 0.28209479 + 0.5, torch.tensor([[0.0, 1.0, 0.0]]).expand(7, 3))
 
 
-def test_gaussians_that_are_not_finite_are_dropped(tmp_path):
+MEANT = [("opacities", torch.inf), ("opacities", -torch.inf), ("scales", -torch.inf)]
+
+
+@pytest.mark.parametrize("suffix", ["ply", "pt"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in NAMES
+            for value in (torch.nan, torch.inf, -torch.inf)
+            if (name, value) not in MEANT
+        ),
+        *((name, 2e15) for name in ("means", "quats", "sh0", "shN")),
+        ("scales", 50.0),  # squares overflow
+        ("quats", 0.0),
+    ],
+)
+def test_gaussians_that_cannot_be_drawn_are_left_out_and_counted(tmp_path, caplog, name, value, suffix):
     splats = some_splats()
-    splats["scales"][2, 1] = torch.nan
-    write_splats(tmp_path / "s.ply", splats)
-    assert len(read_splats(tmp_path / "s.ply")["means"]) == 6
+    if name == "quats":
+        splats[name][2] = value
+    else:
+        splats[name].flatten(0)[-1 - 4 * splats[name][0].numel()] = value
+    file = written(tmp_path / f"s.{suffix}", splats)
+    back = read_splats(file)
+    kept = torch.arange(7) != 2
+    assert all(torch.equal(back[key], splats[key][kept]) for key in NAMES)
+    assert f"{file}: 1 of 7 Gaussians are left out: {name} of 1" in caplog.text
+
+
+def written(file, splats):
+    if file.suffix == ".pt":
+        checkpoint.save_gsplat(file, 7, splats)
+    else:
+        write_splats(file, splats)
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["ply", "pt"])
+def test_opaque_clear_and_flat_gaussians_are_kept(tmp_path, caplog, suffix):
+    splats = some_splats()
+    splats["opacities"][:3] = torch.tensor([torch.inf, torch.inf, -torch.inf])
+    splats["scales"][1:4, 2] = -torch.inf
+    splats["scales"][4] = -torch.inf
+    back = read_splats(written(tmp_path / f"s.{suffix}", splats))
+    assert not caplog.text
+    assert len(back["means"]) == 7
+    assert all(torch.isfinite(value).all() for value in back.values())
+    torch.testing.assert_close(back["opacities"][:3].sigmoid(), torch.tensor([1.0, 1.0, 0.0]), rtol=0, atol=1e-6)
+    assert back["scales"][1:4, 2].exp().max() < 1e-9
+    assert torch.equal(back["scales"][:, :2][[0, 1, 2, 3, 5, 6]], splats["scales"][:, :2][[0, 1, 2, 3, 5, 6]])
+
+
+def test_opaque_and_flat_gaussians_are_drawn_as_what_they_nearly_are(tmp_path):
+    splats = some_splats(count=40, degree=0)
+    splats["scales"] -= 2
+    nearly = {name: value.clone() for name, value in splats.items()}
+    splats["opacities"][::2], nearly["opacities"][::2] = torch.inf, 12.0
+    splats["scales"][::3, 0], nearly["scales"][::3, 0] = -torch.inf, -15.0
+    camera = arc_cameras(1, 32, 24, span=2.5)
+    drawn = SplatRenderer(read_splats(written(tmp_path / "s.ply", splats))).render(camera)
+    wanted = SplatRenderer(nearly).render(camera)
+    torch.testing.assert_close(drawn.rgb, wanted.rgb, rtol=0, atol=1e-3)
+    assert drawn.alpha.mean() > 0.05
+
+
+def ranks(folder, splats, step=29, count=3):
+    folder.mkdir(exist_ok=True)
+    for rank in range(count):
+        part = {name: value[rank::count] for name, value in splats.items()}
+        checkpoint.save_gsplat(checkpoint.gsplat_path(folder, step, rank), step, part)
+    return [checkpoint.gsplat_path(folder, step, rank) for rank in range(count)]
+
+
+def rows(splats):
+    return sorted(splats["means"].tolist())
+
+
+def test_one_rank_of_a_gsplat_run_brings_the_others_with_it(tmp_path, caplog):
+    splats = some_splats(count=20)
+    files = ranks(tmp_path / "ckpts", splats, count=12)
+    ranks(tmp_path / "ckpts", some_splats(), step=9, count=1)
+    ranks(tmp_path / "ckpts", some_splats(), step=2)
+    for given in ([files[0]], [files[11]], files, [files[3], files[1], files[3]]):
+        caplog.clear()
+        back = read_splats(*given)
+        assert rows(back) == rows(splats)
+        assert ("one scene in 12 files" in caplog.text) == (len(given) < 12)
+    assert len(read_splats(tmp_path / "ckpts" / "ckpt_9_rank0.pt")["means"]) == 7
+    files[4].unlink()
+    with pytest.raises(InputError, match=r"ckpt_29_rank5\.pt is a part of a scene.*ckpt_29_rank4\.pt is missing"):
+        read_splats(files[5])
+    files[0].unlink()
+    with pytest.raises(InputError, match=r"ckpt_29_rank0\.pt is missing"):
+        read_splats(files[11])
+    with pytest.raises(InputError, match="no file"):
+        read_splats(tmp_path / "ckpts" / "ckpt_9_rank1.pt")
+
+
+def test_several_files_of_any_kind_are_one_scene_and_each_counts_once(tmp_path, monkeypatch):
+    first, second = some_splats(count=5, degree=2), some_splats(count=4, degree=1)
+    second["means"] += 3
+    files = [written(tmp_path / "a.ply", first), written(tmp_path / "b.pt", second)]
+    monkeypatch.chdir(tmp_path)
+    back = read_splats(*files, Path("a.ply"))
+    assert torch.equal(back["means"], torch.cat([first["means"], second["means"]]))
+    assert torch.equal(back["shN"][:5], first["shN"])
+    assert torch.equal(back["shN"][5:, :3], second["shN"])
+    assert not back["shN"][5:, 3:].any()
 
 
 def test_a_ply_of_nothing_is_refused(tmp_path):
@@ -76,14 +184,63 @@ def test_gsplat_and_splatfacto_checkpoints(tmp_path):
     state = torch.load(tmp_path / "g.pt", weights_only=True)
     assert state["step"] == 7
     assert set(state["splats"]) == set(NAMES)
-    names = {"means": "means", "scales": "scales", "quats": "quats", "sh0": "features_dc", "shN": "features_rest"}
-    theirs = {f"_model.gauss_params.{name}": splats[ours] for ours, name in names.items()}
-    theirs["_model.gauss_params.opacities"] = splats["opacities"][:, None]
-    theirs["_model.gauss_params.features_dc"] = splats["sh0"][:, 0]
-    torch.save({"step": 1, "pipeline": theirs, "scalar": np.float64(1.0)}, tmp_path / "step.ckpt")
+    assert all(torch.equal(read_splats(tmp_path / "g.pt")[name], splats[name]) for name in NAMES)
+
+
+def splatfacto(splats, prefix="_model.gauss_params."):
+    flat = {**splats, "opacities": splats["opacities"][:, None], "sh0": splats["sh0"][:, 0]}
+    return {f"{prefix}{SPLATFACTO[name]}": value for name, value in flat.items()}
+
+
+@pytest.mark.parametrize("prefix", ["_model.gauss_params.", "_model.", "_model.module.gauss_params."])
+def test_splatfacto_checkpoints_of_today_of_1_0_0_and_of_several_gpus(tmp_path, prefix):
+    splats = some_splats()
+    pipeline = {**splatfacto(splats, prefix), "_model.camera_optimizer.pose_adjustment": torch.zeros(2, 6)}
+    torch.save({"step": 1, "pipeline": pipeline, "scalar": np.float64(1.0)}, tmp_path / "step.ckpt")
+    back = read_splats(tmp_path / "step.ckpt")
+    assert all(torch.equal(back[name], splats[name]) for name in NAMES)
+
+
+WRONG = {
+    "a list": [1.0, 2.0],
+    "nothing": None,
+    "text": "means",
+    "a number": 3.0,
+    "a scalar": torch.tensor(1.0),
+    "whole numbers": torch.ones(7, 3, dtype=torch.int64),
+    "complex": torch.ones(7, 3, dtype=torch.complex64),
+    "sparse": torch.eye(7, 3).to_sparse(),
+    "no memory": torch.ones(7, 3, device="meta"),
+    "one number for millions": torch.ones(1).expand(10_000_000, 3),
+    "another rank": torch.ones(7, 3, 1, 1),
+    "another count": torch.ones(5, 3),
+    "another width": torch.ones(7, 5),
+    "a vector": torch.ones(7),
+    "a vector of other length": torch.ones(11),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_layouts_of_checkpoints_give_one_error_that_names_the_tensor(tmp_path, name, what):
+    splats = some_splats()
+    torch.save({"splats": {**splats, name: WRONG[what]}}, tmp_path / "g.pt")
+    key = f"_model.gauss_params.{SPLATFACTO[name]}"
+    torch.save({"pipeline": {**splatfacto(splats), key: WRONG[what]}}, tmp_path / "step.ckpt")
     for file in ("g.pt", "step.ckpt"):
-        back = read_splats(tmp_path / file)
-        assert all(torch.equal(back[name], splats[name]) for name in NAMES), file
+        if what == "a vector" and name == "opacities":
+            continue
+        with pytest.raises(InputError, match=rf"{file}: ") as caught:
+            read_splats(tmp_path / file)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[], None, {1: 2}, {"splats": [1]}, {"splats": {1: 2, "x": 3}}, {"pipeline": "x"}])
+def test_checkpoints_of_another_layout_are_refused(tmp_path, content):
+    for file in ("g.pt", "step.ckpt"):
+        torch.save(content, tmp_path / file)
+        with pytest.raises(InputError, match="is not a checkpoint of"):
+            read_splats(tmp_path / file)
 
 
 class Hostile:
