@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,13 +19,10 @@ from harmonizer_ns.enhancers.identity import IdentityEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import MIN_POINTS, Splats, seed_splats
-from harmonizer_ns.splats.rendering import SplatRenderer
+from harmonizer_ns.splats.rendering import check_seen
 from harmonizer_ns.types import Renderer
 
-MIN_ALPHA = 0.05
-"""Cameras that see less than this of the splats, on average, are in another frame."""
 _SOLID = 0.5
-_CHECKED = 4
 
 
 def prepare(config: Config) -> tuple[Config, Capture, Splats | None]:
@@ -51,8 +47,8 @@ def prepare(config: Config) -> tuple[Config, Capture, Splats | None]:
         return config, _path_scene(config, splats), splats
     if config.normalize_world_space:
         raise InputError("harmonize keeps the splats' own frame; say which it is with --ply_transform")
-    scene = _in_splats_frame(load_data(config), config.ply_transform)
-    _check_fit(scene, splats)
+    scene = load_data(config).in_frame(config.ply_transform)
+    check_seen(splats, scene.train_cameras)
     return config, scene, splats
 
 
@@ -76,7 +72,7 @@ def load_data(config: Config) -> Capture:
         test_every=config.test_every,
         with_tracks=config.depth_loss,
     )
-    return capture.moved(capture.normalization()) if config.normalize_world_space else capture
+    return capture.in_frame("gsplat") if config.normalize_world_space else capture
 
 
 def _without_photos(config: HarmonizeConfig) -> HarmonizeConfig:
@@ -99,29 +95,6 @@ def _path_scene(config: HarmonizeConfig, splats: Splats) -> Capture:
 
 def _no_photo(index: int) -> tuple[Tensor, None]:
     raise InputError(f"there is no photo {index}: this run has a camera path only")
-
-
-def _in_splats_frame(scene: Capture, transform: str) -> Capture:
-    if transform == "none":
-        return scene
-    if transform == "gsplat":
-        return scene.moved(scene.normalization())
-    return scene.moved(scene.nerfstudio_frame(Path(transform)))
-
-
-@torch.no_grad()
-def _check_fit(scene: Capture, splats: Splats) -> None:
-    """Refuse cameras that do not see the splats; the usual cause is another world frame."""
-    renderer = SplatRenderer(splats)
-    some = scene.train_cameras[:: max(1, len(scene.train) // _CHECKED)][:_CHECKED]
-    small = [camera.resized(max(1, 64 * camera.width // max(camera.width, camera.height)), 64) for camera in some]
-    alpha = max(renderer.render(camera).alpha.mean().item() for camera in small)
-    if alpha < MIN_ALPHA:
-        raise InputError(
-            f"the capture's cameras hardly see the splats (mean opacity {alpha:.3f}): they are in different frames. "
-            "ns-export writes nerfstudio's frame: give its run's dataparser_transforms.json with --ply_transform; "
-            "gsplat's trainer normalises the world: --ply_transform gsplat"
-        )
 
 
 def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:

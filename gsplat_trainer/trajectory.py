@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gsplat_trainer.config import Trajectory
-from harmonizer_ns.poses import interpolate_pose
+from harmonizer_ns.poses import interpolate_pose, look_at
 from harmonizer_ns.types import Cameras
 
 
@@ -59,25 +59,15 @@ def _ellipse(poses: Float[Tensor, "n 4 4"], count: int) -> list[Tensor]:
     widths = [(flat @ axis).abs().quantile(0.9) for axis in (first, second)]
     angles = torch.arange(count) * (2 * math.pi / count)
     around = widths[0] * angles.cos()[:, None] * first + widths[1] * angles.sin()[:, None] * second
-    return [_looking(focus + height * up + offset, focus, up) for offset in around]
+    return [look_at(focus + height * up + offset, focus, up) for offset in around]
 
 
 def _spiral(poses: Float[Tensor, "n 4 4"], count: int) -> list[Tensor]:
     """Two turns around the cameras' mean place, as far out as they are, looking at their focus."""
     center, up = poses[:, :3, 3].mean(dim=0), F.normalize(-poses[:, :3, 1].mean(dim=0), dim=0)
     focus = focus_point(poses)
-    base = _looking(center, focus, up)[:3, :3]
+    base = look_at(center, focus, up)[:3, :3]
     reach = ((poses[:, :3, 3] - center) @ base).abs().quantile(0.9, dim=0)
     angles = torch.arange(count) * (4 * math.pi / count)
     steps = torch.stack([angles.cos(), angles.sin(), (angles / 2).sin() / 2], dim=1) * reach
-    return [_looking(center + base @ step, focus, up) for step in steps]
-
-
-def _looking(position: Float[Tensor, " 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]) -> Tensor:
-    """Camera-to-world, OpenCV axes."""
-    forward = F.normalize(target - position, dim=0)
-    right = F.normalize(torch.linalg.cross(forward, up), dim=0)
-    pose = torch.eye(4)
-    pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=1)
-    pose[:3, 3] = position
-    return pose
+    return [look_at(center + base @ step, focus, up) for step in steps]

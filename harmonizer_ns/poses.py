@@ -212,3 +212,15 @@ def nearest_spacing(camera_to_world: Float[Tensor, "n 4 4"]) -> tuple[float, flo
     rotations = camera_to_world[:, :3, :3].double()
     angles = rotation_angle(rotations, rotations[neighbour])
     return nearest[found].median().item(), angles[found].median().item()
+
+
+def look_at(
+    position: Float[Tensor, " 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]
+) -> Float[Tensor, "4 4"]:
+    """Camera-to-world, OpenCV axes, of an upright camera at ``position`` that looks at ``target``, not along ``up``."""
+    forward = F.normalize(target - position, dim=0)
+    right = F.normalize(torch.linalg.cross(forward, up), dim=0)
+    pose = torch.eye(4, dtype=position.dtype)
+    pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=1)
+    pose[:3, 3] = position
+    return pose

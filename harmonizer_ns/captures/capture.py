@@ -140,6 +140,20 @@ class Capture:
         """Find the way into gsplat's normalised frame."""
         return gsplat_normalization(torch.cat([camera.camera_to_world for camera in self.cameras]), self.points)
 
+    def in_frame(self, frame: str) -> Capture:
+        """Move cameras and points into the frame that splats live in.
+
+        Args:
+            frame: "none" is the capture's own, "gsplat" is gsplat's normalised one, and the path of a
+                ``dataparser_transforms.json`` is that of a nerfstudio run.
+
+        Raises:
+            InputError: when the file cannot be read or holds something else.
+        """
+        if frame == "none":
+            return self
+        return self.moved(self.normalization() if frame == "gsplat" else self.nerfstudio_frame(Path(frame)))
+
     def nerfstudio_frame(self, file: Path) -> Similarity:
         """Read the way into the frame of a nerfstudio run."""
         return read_dataparser_transforms(file, self.applied).after(Similarity.translation(self.origin))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,9 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster import rasterization
 from harmonizer_ns.splats.model import Splats, degree_of
 from harmonizer_ns.types import EMPTY_ALPHA, Cameras, Frames, cat_frames
+
+MIN_ALPHA = 0.05
+"""Cameras that see less than this of the splats, on average, are in another frame."""
+_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -105,3 +111,21 @@ class SplatRenderer:
         drawn = rasterize(self.splats, camera, degree, options, with_depth=True)
         assert drawn.depth is not None
         return Frames.rendered(drawn.rgb, drawn.alpha, drawn.depth, camera, self.min_alpha)
+
+
+def check_seen(splats: Splats, cameras: Sequence[Cameras]) -> None:
+    """Refuse cameras that do not see the splats; the usual cause is another world frame.
+
+    Raises:
+        InputError: when a few of the cameras see less than `MIN_ALPHA` of opacity on average; says what may be wrong.
+    """
+    renderer = SplatRenderer(splats)
+    some = cameras[:: max(1, len(cameras) // _CHECKED)][:_CHECKED]
+    small = [camera.resized(max(1, 64 * camera.width // max(camera.width, camera.height)), 64) for camera in some]
+    alpha = max(renderer.render(camera).alpha.mean().item() for camera in small)
+    if alpha < MIN_ALPHA:
+        raise InputError(
+            f"the capture's cameras hardly see the splats (mean opacity {alpha:.3f}): they are in different frames. "
+            "ns-export writes nerfstudio's frame: give its run's dataparser_transforms.json with --ply_transform; "
+            "gsplat's trainer normalises the world: --ply_transform gsplat"
+        )
