@@ -12,6 +12,7 @@ from torch import Tensor
 from gsplat_trainer.config import Config, HarmonizeConfig
 from gsplat_trainer.distributed import World
 from harmonizer_ns.captures.capture import Capture, load_capture
+from harmonizer_ns.captures.frame import Similarity
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.targets import PoseTransform, load_camera_path
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
@@ -34,20 +35,21 @@ def prepare(config: Config) -> tuple[Config, Capture, Splats | None]:
         InputError: on splats or a capture that cannot be used, or that do not fit together.
     """
     if config.ckpt:
-        return config, load_data(config), read_splats(*config.ckpt)
+        scene = load_data(config)
+        return config, scene, read_splats(*config.ckpt, origin=scene.origin)
     if not isinstance(config, HarmonizeConfig):
         return config, load_data(config), None
     if not config.ply:
         raise InputError("give the splats with --ply (.ply, .spz, .pt or .ckpt)")
     if config.camera_path_transform is not None:
         raise InputError("harmonize reads camera paths in the splats' own frame, without --camera_path_transform")
-    splats = read_splats(*config.ply)
     if config.data_dir is None:
-        config = _without_photos(config)
+        config, splats = _without_photos(config), read_splats(*config.ply)
         return config, _path_scene(config, splats), splats
     if config.normalize_world_space:
         raise InputError("harmonize keeps the splats' own frame; say which it is with --ply_transform")
     scene = load_data(config).in_frame(config.ply_transform)
+    splats = read_splats(*config.ply, origin=scene.origin)
     check_seen(splats, scene.train_cameras)
     return config, scene, splats
 
@@ -129,9 +131,7 @@ def make_repairs(
 
 
 def _path_transform(config: Config, scene: Capture) -> PoseTransform | None:
-    """The way from the frame of a camera path into the scene's, if the settings name one."""
-    file = config.camera_path_transform
-    if file is None:
-        return None
-    way = scene.nerfstudio_frame(file).inverse()
-    return (scene.normalization().after(way) if config.normalize_world_space else way).poses
+    """The way from the frame of a camera path into the scene's, if the settings name one, or the scene is far away."""
+    if config.camera_path_transform is not None:
+        return scene.nerfstudio_frame(config.camera_path_transform).inverse().poses
+    return Similarity.translation(-scene.origin).poses if scene.origin.any() else None

@@ -240,7 +240,7 @@ class Trainer:
         whole = self.world.gather(self.splats)
         if whole is not None:
             for kind in self.config.export_formats:
-                write_splats(path.with_suffix(SUFFIXES[kind]), whole, kind)
+                write_splats(path.with_suffix(SUFFIXES[kind]), whole, kind, self.scene.origin)
 
     def evaluate(self, step: int, stage: str = "val") -> dict[str, float] | None:
         """Measure the held-out photos (first rank; None elsewhere). All ranks must call it."""

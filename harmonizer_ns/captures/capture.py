@@ -56,8 +56,7 @@ class Capture:
         folder: what lies beside the photos, such as labels, is found here.
         seen: for each photo the points it shows, or None where that is not known.
         applied: from COLMAP's frame to the capture's own.
-        origin: where coordinates count from, in the capture's own frame and float64: zero, or near the cameras of a
-            georeferenced capture.
+        way: from the coordinates in the capture's files to these.
         is_undistorted: whether some photos differ from the files by a lens's distortion.
     """
 
@@ -72,7 +71,7 @@ class Capture:
     folder: Path = Path()
     seen: list[Int[Tensor, " k"]] | None = None
     applied: Float[Tensor, "4 4"] = field(default_factory=lambda: torch.eye(4))
-    origin: Float[Tensor, " 3"] = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    way: Similarity = field(default_factory=lambda: Similarity(torch.eye(4, dtype=torch.float64)))
     is_undistorted: bool = False
     _cache: dict[int, Photo] = field(default_factory=dict, repr=False)
 
@@ -113,6 +112,12 @@ class Capture:
         """gsplat's scene scale."""
         return camera_extent(torch.cat([camera.centers for camera in self.cameras]))
 
+    @property
+    def origin(self) -> Float[Tensor, " 3"]:
+        """What to add to coordinates to have those in the capture's files, in float64; zero in any other frame."""
+        matrix = self.way.matrix
+        return -matrix[:3, 3] if torch.equal(matrix[:3, :3], torch.eye(3).to(matrix)) else torch.zeros(3).to(matrix)
+
     def part(self, indices: Sequence[int]) -> Capture:
         """Take some of the photos, with all points; they are no longer split."""
         return replace(
@@ -134,7 +139,7 @@ class Capture:
     def moved(self, way: Similarity) -> Capture:
         """Move cameras and points into another frame."""
         cameras = [replace(camera, camera_to_world=way.poses(camera.camera_to_world)) for camera in self.cameras]
-        return replace(self, cameras=cameras, points=way.points(self.points))
+        return replace(self, cameras=cameras, points=way.points(self.points), way=way.after(self.way))
 
     def normalization(self) -> Similarity:
         """Find the way into gsplat's normalised frame."""
@@ -156,7 +161,7 @@ class Capture:
 
     def nerfstudio_frame(self, file: Path) -> Similarity:
         """Read the way into the frame of a nerfstudio run."""
-        return read_dataparser_transforms(file, self.applied).after(Similarity.translation(self.origin))
+        return read_dataparser_transforms(file, self.applied).after(self.way.inverse())
 
 
 def load_capture(
@@ -221,7 +226,7 @@ def load_capture(
         folder=posed.folder.resolve(),
         seen=seen if len(seen) == len(names) else None,
         applied=posed.applied,
-        origin=posed.origin,
+        way=Similarity.translation(-posed.origin),
         is_undistorted=any(pinhole.lookup is not None for pinhole in pinholes),
     )
 

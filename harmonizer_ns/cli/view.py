@@ -9,9 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
-from torch import Tensor
 
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli.parsing import dtype_option, read_options
@@ -21,8 +19,9 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
 from harmonizer_ns.splats.files import read_splats
-from harmonizer_ns.splats.rendering import SplatRenderer
-from harmonizer_ns.types import Cameras, Renderer
+from harmonizer_ns.splats.model import Splats
+from harmonizer_ns.splats.rendering import SplatRenderer, check_seen
+from harmonizer_ns.viewing.framing import overview
 from harmonizer_ns.viewing.gui import ViewSettings
 from harmonizer_ns.viewing.server import LOCALHOST, SceneViewer, ViewedScene
 
@@ -30,7 +29,6 @@ EXAMPLES = """
 harmonizer view outputs/.../config.yml                 # a nerfstudio run; its photos guide the enhancer
 harmonizer view ckpt_6999_rank0.pt --data DATA         # splats: also .ply and .spz; --data is optional
 """
-_NEAREST = 0.9  # start where this share of the splats fits into the view
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,10 @@ class ViewConfig:
     more: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """More files of splats, parts of the same scene. The ranks of a gsplat run are found from any of them."""
     data: Path | None = None
-    """For splats: the capture in the splats' own frame, COLMAP's or nerfstudio's; its photos guide the enhancer."""
+    """For splats: their capture, COLMAP's or nerfstudio's; its photos guide the enhancer."""
+    ply_transform: str = "none"
+    """The frame the splats live in: "none" is the capture's, "gsplat" is gsplat's normalised one, and a
+    dataparser_transforms.json (beside config.yml of the run) is nerfstudio's, where ns-export leaves its PLYs."""
     trust: bool = False
     """For a config.yml that names more than the settings of nerfstudio and of installed plugins, which is refused:
     build whatever it names. It can then run any code, as in nerfstudio's own commands."""
@@ -113,24 +114,16 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
 def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     if device == "cpu":
         give_cores_to_the_rasterizer()
-    splats = {name: value.to(device) for name, value in read_splats(config.scene, *config.more).items()}
-    renderer = SplatRenderer(splats)
     if config.data is None:
-        return ViewedScene(renderer, overview(splats["means"]))
-    return _with_photos(config.data, renderer)
-
-
-def _with_photos(folder: Path, renderer: Renderer) -> ViewedScene:
-    capture = load_capture(folder)
-    selector = ReferenceSelector(capture, NUM_REFERENCES)
+        splats = _on(device, read_splats(config.scene, *config.more))
+        renderer = SplatRenderer(splats)
+        return ViewedScene(renderer, overview(splats, renderer))
+    capture = load_capture(config.data).in_frame(config.ply_transform)
+    splats = _on(device, read_splats(config.scene, *config.more, origin=capture.origin))
+    check_seen(splats, capture.cameras)
+    renderer, selector = SplatRenderer(splats), ReferenceSelector(capture, NUM_REFERENCES)
     return ViewedScene(renderer, capture.cameras[0], lambda view: selector.select(view, renderer))
 
 
-def overview(means: Tensor) -> Cameras:
-    """A camera in front of a cloud (looking along +z, y down, as captures by COLMAP begin) that sees most of it."""
-    center = means.median(dim=0).values.cpu()
-    radius = torch.quantile((means.cpu()[:: max(1, len(means) // 100_000)] - center).norm(dim=-1), _NEAREST).item()
-    pose = torch.eye(4)
-    pose[:3, 3] = center - torch.tensor([0.0, 0.0, 2.0 * max(radius, 1e-6)])
-    intrinsics = torch.tensor([[[800.0, 0.0, 400.0], [0.0, 800.0, 300.0], [0.0, 0.0, 1.0]]])
-    return Cameras(pose[None], intrinsics, 800, 600)
+def _on(device: str, splats: Splats) -> Splats:
+    return {name: value.to(device) for name, value in splats.items()}

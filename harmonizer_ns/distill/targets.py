@@ -104,7 +104,7 @@ def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list
         raise InputError(f"{path}: 'camera_path' must be a list with at least one camera")
     names = [f"{path}: camera {i}" for i in range(len(entries))]
     poses = torch.stack([_read_pose(entry, name) for entry, name in zip(entries, names, strict=True)])
-    poses = poses if transform is None else transform(poses)
+    poses = (poses if transform is None else transform(poses)).float()
     check_poses(poses, names)
     intrinsics = torch.stack([_intrinsics(*entry, width, height) for entry in zip(entries, names, strict=True)])
     return list(Cameras(flip_axes(poses), intrinsics, width, height))
@@ -119,7 +119,7 @@ def _positive_int(data: dict[str, Any], key: str, path: Path) -> int:
 
 def _read_pose(entry: Any, where: str) -> Float[Tensor, "4 4"]:
     numbers = entry.get("camera_to_world") if isinstance(entry, dict) else None
-    return matrix_from_json(numbers, (4, 4), f"{where}: camera_to_world").float()
+    return matrix_from_json(numbers, (4, 4), f"{where}: camera_to_world")
 
 
 def _intrinsics(entry: dict[str, Any], where: str, width: int, height: int) -> Float[Tensor, "3 3"]:

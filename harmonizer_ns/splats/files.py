@@ -38,10 +38,15 @@ _FAR = 1e15
 logger = logging.getLogger(__name__)
 
 
-def read_splats(*paths: Path) -> dict[str, Tensor]:
+def read_splats(*paths: Path, origin: Float[Tensor, " 3"] | None = None) -> dict[str, Tensor]:
     """Read splats to the CPU from a file, or from several that hold one scene together; suffixes say their kinds.
 
     Each rank of a gsplat run writes a part of the scene: one of these files brings the others with it.
+
+    Args:
+        paths: of the files.
+        origin: what is taken from the positions of splats that lie nearer to it than to zero: those of a georeferenced
+            capture, which a PLY holds in float64.
 
     Raises:
         InputError: when a file is missing, cannot be read, or holds something else; the message says what.
@@ -49,7 +54,7 @@ def read_splats(*paths: Path) -> dict[str, Tensor]:
     files = _with_all_ranks(paths)
     if len(files) > len(paths):
         logger.warning("%s: one scene in %d files, all of them are read", paths[0], len(files))
-    parts = [_read(path) for path in files]
+    parts = [_read(path, origin) for path in files]
     if len(parts) == 1:
         return parts[0]
     most = max(part["shN"].shape[1] for part in parts)
@@ -73,7 +78,7 @@ def _with_all_ranks(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, origin: Float[Tensor, " 3"] | None) -> dict[str, Tensor]:
     readers = {".ply": read_ply, ".spz": read_spz, ".pt": read_gsplat, ".ckpt": read_splatfacto}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: splats are read from .ply, .spz, .pt (gsplat) and .ckpt (splatfacto)")
@@ -81,7 +86,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise InputError(f"there is no file {path}")
     splats = readers[path.suffix.lower()](path)
     check_splats(splats, path)
-    return _drawable(splats, path)
+    return _drawable(splats | {"means": _near(splats["means"], origin)}, path)
+
+
+def _near(means: Float[Tensor, "n 3"], origin: Float[Tensor, " 3"] | None) -> Float[Tensor, "n 3"]:
+    """Take the origin from positions that lie nearer to it than to zero, in float64; then all is float32."""
+    if origin is None or not len(means):
+        return means.float()
+    middle = means.double().nanmedian(dim=0).values
+    return (means.double() - origin if (middle - origin).norm() < middle.norm() else means).float()
 
 
 def _drawable(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -104,8 +117,16 @@ def _drawable(splats: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return {name: value[~left_out].contiguous() for name, value in values.items()}
 
 
-def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "ply") -> None:
+def write_splats(
+    path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "ply", origin: Float[Tensor, " 3"] | None = None
+) -> None:
     """Write a file that viewers read; it appears when it is whole.
+
+    Args:
+        path: of the file.
+        splats: to write.
+        kind: of the file.
+        origin: is added to the positions, which a PLY then holds in float64; small formats cannot, and count from it.
 
     Raises:
         InputError: when it cannot be written, or needs a codec that is not installed.
@@ -113,6 +134,8 @@ def write_splats(path: Path, splats: Mapping[str, Tensor], kind: SplatFormat = "
     values = {name: splats[name].detach().float().cpu() for name in NAMES}
     if kind != "ply":
         values = _drawable(values, path)  # one broken Gaussian would spoil the range of its whole chunk
+    if origin is not None and origin.any() and kind == "ply":
+        values["means"] = values["means"].double() + origin
     write = {"ply": _write_rows, "ply_compressed": write_compressed_ply, "spz": write_spz}[kind]
     with written_whole(path) as partial:
         write(partial, values)
@@ -132,7 +155,7 @@ def read_ply(path: Path) -> dict[str, Tensor]:
     if missing:
         raise InputError(f"{path} is not a PLY of splats: it has no {', '.join(missing)}")
     return {
-        "means": _stack(columns, ("x", "y", "z")),
+        "means": _stack(columns, ("x", "y", "z"), np.float64),
         "scales": _stack(columns, [f"scale_{i}" for i in range(3)]),
         "quats": _stack(columns, [f"rot_{i}" for i in range(4)]),
         "opacities": _stack(columns, ["opacity"])[:, 0],
@@ -141,8 +164,8 @@ def read_ply(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _stack(columns: dict[str, np.ndarray], names: Any) -> Tensor:
-    return torch.from_numpy(np.stack([columns[name].astype(np.float32) for name in names], axis=1))
+def _stack(columns: dict[str, np.ndarray], names: Any, kind: Any = np.float32) -> Tensor:
+    return torch.from_numpy(np.stack([columns[name].astype(kind) for name in names], axis=1))
 
 
 def _base_color(columns: dict[str, np.ndarray], path: Path) -> Float[Tensor, "n 1 3"]:
@@ -178,7 +201,7 @@ def _write_rows(path: Path, values: Mapping[str, Tensor]) -> None:
         **_named([f"scale_{i}" for i in range(3)], values["scales"]),
         **_named([f"rot_{i}" for i in range(4)], values["quats"]),
     }
-    rows = np.empty(len(values["means"]), dtype=[(name, "f4") for name in columns])
+    rows = np.empty(len(values["means"]), dtype=[(name, column.numpy().dtype) for name, column in columns.items()])
     for name, column in columns.items():
         rows[name] = column.numpy()
     PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))

@@ -266,3 +266,17 @@ def test_bad_files_give_one_clear_error(tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             read_splats(tmp_path / name)
+
+
+def test_far_splats_keep_their_precision_in_a_ply(tmp_path):
+    splats = some_splats()
+    origin = torch.tensor([458123.0, 5432345.0, 120.0], dtype=torch.float64)
+    write_splats(tmp_path / "far.ply", splats, origin=origin)
+    stored = PlyData.read(tmp_path / "far.ply")["vertex"]
+    assert stored["y"].dtype == np.float64
+    assert abs(stored["y"].mean() - 5432345.0) < 3
+    back = read_splats(tmp_path / "far.ply", origin=origin)
+    torch.testing.assert_close(back["means"], splats["means"], atol=1e-6, rtol=0)
+    assert all(value.dtype == torch.float32 for value in back.values())
+    write_splats(tmp_path / "near.ply", splats)  # splats that count from the origin already are left where they are
+    torch.testing.assert_close(read_splats(tmp_path / "near.ply", origin=origin)["means"], splats["means"])

@@ -51,7 +51,7 @@ def picture(screenshot: np.ndarray) -> np.ndarray:
 def test_a_person_can_toggle_the_enhancer_move_and_read_errors(scene_file, tmp_path, monkeypatch):
     enhancer = Inverting()
     monkeypatch.setattr(view, "load_enhancer", lambda name, device: enhancer)
-    monkeypatch.setattr(view, "overview", lambda means: arc_cameras(1, 160, 120))
+    monkeypatch.setattr(view, "overview", lambda *_: arc_cameras(1, 160, 120))
     viewer = view.serve(view.ViewConfig(scene_file, enhance=False, port=free_port(), max_side=240))
     try:
         with open_page(f"http://127.0.0.1:{viewer.port}", tmp_path) as page:
