@@ -35,7 +35,7 @@ from torch import Tensor
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.images import image_size
-from harmonizer_ns.poses import check_poses, matrix_from_json
+from harmonizer_ns.poses import check_intrinsics, check_poses, matrix_from_json
 from harmonizer_ns.types import Cameras
 
 _SHOWN = 20
@@ -198,9 +198,12 @@ def cameras_from_json(value: Any, image: Path, references: int) -> Cameras | Non
     size = _optional(value, "width", int), _optional(value, "height", int)
     try:
         check_poses(poses, names)
-        return Cameras(poses, intrinsics, *(size if all(size) else image_size(image)))
+        cameras = Cameras(poses, intrinsics, *(size if all(size) else image_size(image)))
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
+    for matrix, name in zip(intrinsics, names, strict=True):
+        check_intrinsics(matrix, cameras.width, cameras.height, f"intrinsics of {name}")
+    return cameras
 
 
 def cameras_as_json(cameras: Cameras) -> dict[str, Any]:
@@ -215,10 +218,7 @@ def _camera(value: Any, name: str) -> tuple[Float[Tensor, "4 4"], Float[Tensor, 
     if not isinstance(value, dict):
         raise InputError(f'"cameras" has no camera of {name}')
     pose = matrix_from_json(value.get("camera_to_world"), (4, 4), f"camera_to_world of {name}").float()
-    intrinsics = matrix_from_json(value.get("intrinsics"), (3, 3), f"intrinsics of {name}").float()
-    if not (intrinsics.isfinite().all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
-        raise InputError(f"intrinsics of {name} are {intrinsics.tolist()}: focal lengths must be positive")
-    return pose, intrinsics
+    return pose, matrix_from_json(value.get("intrinsics"), (3, 3), f"intrinsics of {name}").float()
 
 
 def raise_all(problems: list[str], what: str) -> None:

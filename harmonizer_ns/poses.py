@@ -22,8 +22,8 @@ FARTHEST = 1e15
 """Coordinates beyond this are no scene's."""
 FOCAL_LENGTHS = (0.05, 50.0)
 """Focal lengths between these many image widths are those of lenses."""
-LARGEST_SIDE = 65_500
-"""Pixels of an image's side, as JPEG has them."""
+LARGEST_SIDE = 32_768
+"""No photo or render is higher or wider, in pixels."""
 
 
 def flip_axes(camera_to_world: Float[Tensor, "*n r 4"]) -> Float[Tensor, "*n r 4"]:

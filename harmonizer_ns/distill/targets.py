@@ -85,7 +85,7 @@ def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list
 
     Args:
         path: the file.
-        transform: applied to the file's OpenGL poses first, for a path that was made in another frame than the one
+        transform: applied to the file's OpenGL poses (float64) first, for a path that was made in another frame than the one
             that is trained in.
 
     Returns:
