@@ -85,8 +85,8 @@ def load_camera_path(path: Path, transform: PoseTransform | None = None) -> list
 
     Args:
         path: the file.
-        transform: applied to the file's OpenGL poses (float64) first, for a path that was made in another frame than the one
-            that is trained in.
+        transform: applied to the file's OpenGL poses (float64) first, for a path that was made in another frame than
+            the one that is trained in.
 
     Returns:
         One batch of one per entry, OpenCV axes, of the path's render size.

@@ -124,7 +124,8 @@ def test_cameras_are_checked(tmp_path):
             "camera_to_world": pose or good.camera_to_world[0].tolist(),
             "intrinsics": [[focal, 0, 1], [0, 40, 1], [0, 0, 1]],
         }
-        return {"image": "i.png", "target_image": "t.png", "cameras": {"image": camera, "references": list(references)}}
+        cameras = {"image": camera, "references": list(references), "width": 40, "height": 30}
+        return {"image": "i.png", "target_image": "t.png", "cameras": cameras}
 
     skewed = torch.eye(4)
     skewed[0, 1] = 0.5
@@ -141,7 +142,7 @@ def test_cameras_are_checked(tmp_path):
     )
     with pytest.raises(InputError) as caught:
         read_pairs(path)
-    for text in ("train/skewed: pose of image is not rigid", "train/flat: intrinsics", "train/more:", "train/inf: "):
+    for text in ("train/skewed: pose of image is not rigid", "train/flat: intrinsics of image: the focal", "train/more:", "train/inf: "):
         assert text in str(caught.value)
 
 
