@@ -142,7 +142,13 @@ def test_cameras_are_checked(tmp_path):
     )
     with pytest.raises(InputError) as caught:
         read_pairs(path)
-    for text in ("train/skewed: pose of image is not rigid", "train/flat: intrinsics of image: the focal", "train/more:", "train/inf: "):
+    told = (
+        "train/skewed: pose of image is not rigid",
+        "train/flat: intrinsics of image: the focal",
+        "train/more:",
+        "train/inf: ",
+    )
+    for text in told:
         assert text in str(caught.value)
 
 
