@@ -75,7 +75,7 @@ class Admission(NamedTuple):
 
 
 def guard_viser() -> None:
-    """Guard every viser server that this process starts from now on."""
+    """Guard every viser server that this process starts from now on; they take no uploads."""
     from viser.infra import _infra
 
     if not isinstance(_infra.websockets, _Guarded):

@@ -93,8 +93,8 @@ def _takes(control: Any, value: Any) -> bool:
     if isinstance(now, bool):
         return isinstance(value, bool)
     if isinstance(now, str):
-        is_name = offer.label not in FILE_NAMES or not {"/", "\\"} & set(value)
-        return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST and is_name
+        is_text = isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST
+        return is_text and not (offer.label in FILE_NAMES and {"/", "\\"} & set(value))
     if isinstance(now, tuple):
         return isinstance(value, tuple) and len(value) == len(now) and _is_within(value, offer)
     return isinstance(now, (int, float)) and _is_within((value,), offer)

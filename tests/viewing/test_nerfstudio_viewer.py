@@ -3,6 +3,7 @@
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.plugin import viewer as plugin_viewer
 from harmonizer_ns.plugin.models import ENHANCED
+from harmonizer_ns.viewing.incoming import is_plausible
 
 
 class Inverting(ToyEnhancer):
@@ -161,6 +163,15 @@ def test_switched_off_while_a_frame_is_enhanced_the_plain_render_stays(viewing):
     assert control.panel.status == "off"
 
 
+def all_controls(viewer):
+    return viewer.viser_server.gui._gui_input_handle_from_id.values()
+
+
+def accepts(control, value):
+    message = {"type": "GuiUpdateMessage", "id": control.id, "updates": {"value": value}}
+    return is_plausible(msgspec.msgpack.encode(message))
+
+
 @pytest.mark.parametrize("enhancer", ["builtin", "none"])
 def test_strangers_get_the_public_page_and_nothing_else(capture, tmp_path, enhancer):
     config = tiny_config(capture, tmp_path, vis="viewer", pipeline__steps_per_fix=0, pipeline__enhancer=enhancer)
@@ -168,6 +179,11 @@ def test_strangers_get_the_public_page_and_nothing_else(capture, tmp_path, enhan
     viewer = start(config).viewer_state
     try:
         assert_guarded(viewer.viser_server.get_port())
+        controls = {handle._impl.label: handle._impl for handle in all_controls(viewer)}
+        assert accepts(controls["Render name"], "path 2")
+        assert not accepts(controls["Render name"], "../transforms")  # it names the file that is written
+        assert accepts(controls["Max res"], 512)
+        assert not accepts(controls["Max res"], 10**6)
     finally:
         viewer.viser_server.stop()
 
