@@ -213,8 +213,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: when the file is missing, broken, or not a nerfstudio checkpoint.
     """
     state = read_torch(path)
-    expected = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
-    if not isinstance(state, dict) or not expected <= state.keys():
-        found = sorted(state) if isinstance(state, dict) else type(state).__name__
+    expected = {"step": int, "pipeline": dict, "optimizers": dict, "schedulers": dict, "scalers": dict}
+    if not isinstance(state, dict) or not expected.keys() <= state.keys():
+        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path} is not a nerfstudio checkpoint: it holds {found}, expected {sorted(expected)}")
+    for name, kind in expected.items():
+        if not isinstance(state[name], kind):
+            raise InputError(f"{path} is damaged: {name} should be a {kind.__name__}, it is a {type(state[name]).__name__}")
     return state
