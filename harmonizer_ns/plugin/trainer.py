@@ -219,5 +219,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a nerfstudio checkpoint: it holds {found}, expected {sorted(expected)}")
     for name, kind in expected.items():
         if not isinstance(state[name], kind):
-            raise InputError(f"{path} is damaged: {name} should be a {kind.__name__}, it is a {type(state[name]).__name__}")
+            found = type(state[name]).__name__
+            raise InputError(f"{path} is damaged: {name} should be a {kind.__name__}, it is a {found}")
     return state
