@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import torch
@@ -12,11 +14,13 @@ import tyro
 from gsplat_trainer import checkpoint
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
 from gsplat_trainer.distributed import World
+from gsplat_trainer.outputs import FOLDERS
 from gsplat_trainer.scene import prepare
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
+from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 
 Command = (
@@ -48,7 +52,9 @@ def launch(config: Config) -> None:
     check(config)
     device = choose_device(config.device)
     if device != "cuda" or torch.cuda.device_count() < 2:
-        run(config, torch.device(device), World())
+        trainer = run(config, torch.device(device), World())
+        if not (config.ckpt or trainer.is_finished):
+            sys.exit(f"gsplat-trainer: {trainer.how_to_go_on}")
         return
     from gsplat.distributed import cli
 
@@ -56,7 +62,9 @@ def launch(config: Config) -> None:
 
 
 def _worker(local_rank: int, world_rank: int, world_size: int, config: Config) -> None:
-    run(config, torch.device("cuda", local_rank), World(world_rank, world_size))
+    trainer = run(config, torch.device("cuda", local_rank), World(world_rank, world_size))
+    if not (config.ckpt or trainer.is_finished):
+        trainer.outputs.say(trainer.how_to_go_on)
 
 
 def run(config: Config, device: torch.device, world: World) -> Trainer:
@@ -68,16 +76,21 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     if device.type == "cpu":
         give_cores_to_the_rasterizer()
     config, scene, splats = prepare(config)
-    trainer = Trainer(config, scene, device, world, splats)
-    if config.ckpt:
-        trainer.outputs.write_config()
-        trainer.evaluate(0)
-    else:
-        _train(trainer)
-    with trainer.whole_scene():
-        trainer.outputs.write_videos(scene, trainer.repairs, max(trainer.step, 0))
-    trainer.outputs.close()
-    trainer.viewer.complete()
+    with locked(config.result_dir, "--result_dir") if world.is_first else nullcontext():
+        if world.is_first:
+            remove_leftovers(*(config.result_dir / name for name in ("", *FOLDERS)))
+        trainer = Trainer(config, scene, device, world, splats)
+        if config.ckpt:
+            trainer.outputs.write_config()
+            trainer.evaluate(0)
+        else:
+            _train(trainer)
+        if config.ckpt or trainer.is_finished:
+            with trainer.whole_scene():
+                trainer.outputs.write_videos(scene, trainer.repairs, max(trainer.step, 0))
+        trainer.outputs.close()
+        if config.ckpt or trainer.is_finished:
+            trainer.viewer.complete()
     return trainer
 
 
@@ -96,7 +109,7 @@ def _train(trainer: Trainer) -> None:
     elif repairs_splats and trainer.scene.test:
         trainer.evaluate(0, stage="before")
     trainer.train()
-    if repairs_splats:
+    if repairs_splats and trainer.is_finished:
         trainer.export(config.result_dir / "harmonized.ply")
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import written_whole
+from harmonizer_ns.files import by_number, written_whole
+from harmonizer_ns.finite import check_finite
 
 FORMAT = "harmonizer-gsplat-trainer-1"
 _TENSOR = "$tensor"
@@ -37,8 +38,9 @@ def save_full(path: Path, state: dict[str, Any]) -> None:
     """Write dictionaries and lists of tensors, numbers and strings.
 
     Raises:
-        InputError: when the file cannot be written; earlier ones are intact.
+        InputError: when the file cannot be written, or the tensors are not finite; earlier ones are intact.
     """
+    check_finite(state, path.name, f"earlier checkpoints there are intact, go on with --resume {path.parent}")
     tensors: dict[str, Tensor] = {}
 
     def lift(value: Tensor) -> dict[str, str]:
@@ -99,4 +101,4 @@ def newest_full(place: Path, rank: int) -> Path:
     found = [*place.glob(f"full_*_rank{rank}.safetensors"), *place.glob(f"ckpts/full_*_rank{rank}.safetensors")]
     if not found:
         raise InputError(f"no full checkpoint (full_*_rank{rank}.safetensors) in {place}")
-    return max(found, key=lambda path: path.name)
+    return by_number(found)[-1]

@@ -56,6 +56,15 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank. All ranks must call it."""
+        if self.size == 1:
+            return flag
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        votes = torch.tensor(int(flag), device=device)
+        dist.all_reduce(votes)
+        return bool(votes)
+
 
 def run_round(world: World, repairs: Repairs, step: int, progress: Progress = iter) -> RoundReport | None:
     """Run one round of repairs on the first rank, whose pseudo-views all ranks then hold. All ranks must call it.
@@ -64,7 +73,7 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
         The report on the first rank, None elsewhere.
 
     Raises:
-        Exception: whatever the first rank's repair raises, there; the other ranks raise RuntimeError.
+        Exception: whatever the first rank's round raises, there; the other ranks raise RuntimeError.
     """
     if world.size == 1:
         return repairs.run(step, progress)
@@ -72,7 +81,8 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
     if world.is_first:
         try:
             report = repairs.run(step, progress)
-            views = [view.decode() for view in repairs.store.stored if view.step == step]
+            stored = [] if report.failure else repairs.store.stored
+            views = None if report.failure else [view.decode() for view in stored if view.step == step]
         except Exception as error:  # told to the others below, which would wait forever otherwise
             failure = error
     reason, views = world.share((None if failure is None else repr(failure), views))
@@ -81,5 +91,5 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
     if reason is not None:
         raise RuntimeError(f"the repair on rank 0 failed: {reason}")
     if not world.is_first:
-        repairs.adopt(step, views)
+        repairs.skip(step) if views is None else repairs.adopt(step, views)
     return report

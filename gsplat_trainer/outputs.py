@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
+from gsplat_trainer.checkpoint import newest_full
 from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
@@ -30,6 +31,8 @@ from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
 """Folders of a round's pictures, as in Difix3D+."""
 _FPS = 30
+FOLDERS = ("ckpts", "ply", "stats", "videos")
+"""Where files are written whole, besides the result folder itself."""
 
 
 class Outputs:
@@ -54,6 +57,13 @@ class Outputs:
     def ply(self, step: int) -> Path:
         """Name the PLY after a step."""
         return self.folder / "ply" / f"point_cloud_{step}.ply"
+
+    def last_checkpoint(self) -> str:
+        """Say how to go on from the last good checkpoint."""
+        if list(self.checkpoints.glob("full_*")):
+            return f"the last good checkpoint is {newest_full(self.checkpoints, 0)}, go on with --resume {self.folder}"
+        started = self.config.resume
+        return "nothing was saved before" if started is None else f"the last good checkpoint is {started}"
 
     def write_config(self) -> None:
         """Write ``cfg.yml``, plain values only: paths as strings, tuples as lists.
@@ -87,6 +97,8 @@ class Outputs:
         """Say what a round did; its pictures go to ``renders/novel/<step>`` and tensorboard."""
         for line in report.lines():
             self.say(line)
+        if report.failure is not None:
+            return
         self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.position})
         for view in report.views:
             for name, image in view.images.items():
@@ -111,16 +123,20 @@ class Outputs:
             frames = repairs.renderer.render(scene.cameras[index])
             seconds += time.perf_counter() - start
             images = {"": frames.rgb}
-            if self.config.enhancer != "none":
-                images["_enhanced"] = repairs.enhance(frames)
+            enhanced = repairs.enhance(frames) if self.config.enhancer != "none" else None
+            if enhanced is not None:
+                images["_enhanced"] = enhanced
             target = to_float(scene.photo(index).to(frames.rgb.device))[None]
             rows.append(self._metrics(images, target, scene.mask(index)))
             strip = beside([target[0], *(image[0] for image in images.values())])
             save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip)
-        values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}
+        names = [name for name in (rows[0] if rows else {}) if all(name in row for row in rows)]
+        values = {name: sum(row[name] for row in rows) / len(rows) for name in names}
         self.scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
         values["ellipse_time"] = seconds / max(len(rows), 1)
         values["num_GS"] = count
+        if repairs.failed_rounds:
+            values["failed_rounds"] = repairs.failed_rounds
         self.stats(f"{stage}_step{step:04d}", values)
         self.say(f"Step {step}, {len(rows)} held-out photos: " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
         return values
@@ -154,7 +170,8 @@ class Outputs:
                 frames = repairs.renderer.render(camera)
                 raw.write(frames.rgb[0])
                 if enhanced is not None:
-                    enhanced.write(repairs.enhance(frames, stream)[0])
+                    repaired = repairs.enhance(frames, stream)
+                    enhanced.write((frames.rgb if repaired is None else repaired)[0])
 
     def close(self) -> None:
         """Flush tensorboard."""

@@ -34,8 +34,10 @@ from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.devices import on_device
-from harmonizer_ns.distill.rounds import progress_bar
+from harmonizer_ns.distill.rounds import Progress, progress_bar
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
+from harmonizer_ns.interruption import Interruption, InterruptionError
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
@@ -84,6 +86,9 @@ class Trainer:
         self._gathered: Splats | None = None
         self.outputs = Outputs(config, enabled=world.is_first)
         self.repairs = make_repairs(config, scene, self, world, self.outputs.say)
+        self.skipped = SkippedSteps()
+        self.interruption = Interruption()
+        self._taken = self._saved = -1  # steps
         self._order: list[int] = []
         self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
         self._random: dict[str, Any] | None = None
@@ -116,27 +121,62 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train up to ``max_steps``, with evaluation and checkpoints on the way."""
+        """Train up to ``max_steps``, with evaluation and checkpoints on the way, or until interrupted."""
         self.outputs.write_config()
         write_origin(self.outputs.folder, self.scene.origin)
         first = self.scene.cameras[0]
         self.outputs.say(f"{len(self.scene.train)} photos to learn from, {first.width}x{first.height} pixels")
         if self._random is not None:
             set_random_state(self._random)
+        if self.is_finished:
+            self.outputs.say(f"This run is finished: all its {self.config.max_steps} steps were taken")
+            self.evaluate(self.step)
         start = time.perf_counter()
-        for step in range(self.first_step, self.config.max_steps):
-            self.step = step
-            self._repair_if_due(step)
-            with self.viewer.training():
-                losses = self._learn(step)
-            self._report(step, losses, time.perf_counter() - start)
+        with self.interruption:
+            try:
+                for step in range(self.first_step, self.config.max_steps):
+                    self._take(step, start)
+            except InterruptionError:
+                self.step = self._taken
+                if self._saved < self.step:
+                    self.save(self.step, time.perf_counter() - start)
+
+    def _take(self, step: int, start: float) -> None:
+        """Train a step, which may begin with a round of repairs and end with an evaluation.
+
+        Raises:
+            InterruptionError: before the step, or in its round, when the user has asked for it.
+        """
+        if self.world.any(self.interruption.asked):
+            raise InterruptionError
+        self.step = step
+        self._repair_if_due(step)
+        with self.viewer.training():
+            losses = self._learn(step)
+        self._taken = step
+        self._report(step, losses, time.perf_counter() - start)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.step + 1 >= self.config.max_steps
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to say when a run was interrupted."""
+        return f"interrupted after {self._taken + 1} steps; {self.outputs.last_checkpoint()}"
 
     def _repair_if_due(self, step: int) -> None:
         if self.repairs.due(step):
             with self.whole_scene():
-                report = run_round(self.world, self.repairs, step, progress_bar(step))
+                report = run_round(self.world, self.repairs, step, self._progress(step))
             if report is not None:
                 self.outputs.log_round(report)
+
+    def _progress(self, step: int) -> Progress:
+        """A bar that ends when the user asks for it; several ranks finish their round together."""
+        bar = progress_bar(step)
+        return bar if self.world.size > 1 else lambda cameras: self.interruption.watched(bar(cameras))
 
     @contextmanager
     def whole_scene(self) -> Iterator[Splats]:
@@ -164,10 +204,28 @@ class Trainer:
             return {}
         losses |= self.objective.regularization(self.splats)
         torch.stack(list(losses.values())).sum().backward()
+        if not self._may_step(step, losses):
+            self._drop_gradients()
+            return losses
         self._update(step, drawn)
         if self.scene.train:
             self._control_density(step, drawn[0].info)
         return losses
+
+    def _may_step(self, step: int, losses: dict[str, Tensor]) -> bool:
+        """Whether loss and gradients are finite, on all ranks; what is not changes nothing.
+
+        Raises:
+            InputError: after too many steps in a row that are not.
+        """
+        groups = [group for optimizer in self._all_optimizers.values() for group in optimizer.param_groups]
+        gradients = [value.grad for group in groups for value in group["params"] if value.grad is not None]
+        taken = not self.world.any(not all_finite([*losses.values(), *gradients]))
+        self.skipped.add(taken)
+        if not taken:
+            self.outputs.say(self.skipped.told(step))
+            self.skipped.check(step, self.outputs.last_checkpoint())
+        return taken
 
     def _next_photos(self) -> list[int]:
         """Draw positions in the list of training photos: every photo once, in random order, then again."""
@@ -182,8 +240,12 @@ class Trainer:
         if self.config.only_visible:
             self._mark_visible(drawn)
         set_means_rate(self.optimizers, self._means_rate, step / self.config.max_steps)
-        for optimizer in [*self.optimizers.values(), *(extra.optimizer for extra in self.extras.values())]:
+        for optimizer in self._all_optimizers.values():
             optimizer.step()
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
+        for optimizer in self._all_optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
     def _mark_visible(self, drawn: list[Rasterized]) -> None:
@@ -223,7 +285,7 @@ class Trainer:
 
     def save(self, step: int, seconds: float = 0.0) -> None:
         """Write both kinds of checkpoint, statistics, and the splats. All ranks must call it."""
-        folder, rank = self.outputs.checkpoints, self.world.rank
+        folder, rank, self._saved = self.outputs.checkpoints, self.world.rank, step
         checkpoint.save_full(checkpoint.full_path(folder, step, rank), self.state_dict())
         checkpoint.save_gsplat(checkpoint.gsplat_path(folder, step, rank), step, self.splats)
         memory = torch.cuda.max_memory_allocated() / 1024**3 if self.device.type == "cuda" else 0.0
@@ -239,6 +301,7 @@ class Trainer:
         """Write the scene of all ranks in every format asked for, each with its suffix. All ranks must call it."""
         whole = self.world.gather(self.splats)
         if whole is not None:
+            check_finite(whole, path.name, self.outputs.last_checkpoint())
             for kind in self.config.export_formats:
                 write_splats(path.with_suffix(SUFFIXES[kind]), whole, kind, self.scene.origin)
 
@@ -294,7 +357,8 @@ class Trainer:
         self._shuffle.set_state(state["shuffle"])
         self._random = state["random"]
         self.repairs.load_state_dict(state["repairs"])
-        self.step, self.first_step = state["step"], state["step"] + 1
+        self.step = self._taken = self._saved = state["step"]
+        self.first_step = self.step + 1
 
     @property
     def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:

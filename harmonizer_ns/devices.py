@@ -34,6 +34,14 @@ def choose_dtype(name: Precision, device: torch.device | str) -> torch.dtype:
     return DTYPES[name]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or the machine has no memory left, in any of torch's words for it."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def on_device(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The same state with its tensors moved to a device."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in state.items()}

@@ -9,15 +9,18 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
+import socket
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from harmonizer_ns.errors import InputError
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parent
 _MAX_YAML_BYTES = 1 << 18
 _MAX_YAML_NODES = 50_000
+_LOCK = ".lock"
+_LEFTOVERS = (".*.partial*", ".tmp??????")
+"""Unfinished files and folders of our own, and those that safetensors makes."""
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -35,8 +41,9 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> Iterator[Path]:
     """The block writes to the path that it is given; what it wrote appears as ``path`` when it is complete.
 
-    Files are synced to the disk before they appear; a folder replaces one that was there. When the block fails, what
-    was there before stays, and nothing of the new is left behind.
+    It is written in a hidden folder that nobody else can have made, so no link leads it elsewhere, and is on the disk
+    before it appears; a folder replaces one that was there. When the block fails, what was there before stays, and
+    nothing of the new is left behind.
 
     Args:
         path: file or folder to be; its parents are created.
@@ -47,53 +54,112 @@ def written_whole(path: Path, advice: str = "", folder: Path | None = None) -> I
         InputError: when the disk is full or the place cannot be written, naming the path. Errors of other files, which
             the block reads, pass.
     """
-    # Hidden, of this process, with the suffix that writers go by.
-    partial = (folder or path.parent) / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
+    unfinished = (folder or path.parent) / f".{path.stem[:40]}.{secrets.token_hex(4)}.{os.getpid()}.partial"
+    partial = unfinished / path.name
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        if partial.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            sync(partial)
-        os.replace(partial, path)
+        with _own_folder(unfinished):
+            yield partial
+            _sync(partial)
+            _put(partial, path, aside=unfinished / ".before")
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _concerns(error, path, partial):
+        if not _concerns(error, path, unfinished):
             raise
         reason = "not all of it could be written, is the disk full?" if isinstance(error, RuntimeError) else ""
         raise InputError(f"cannot write {path}: {reason or first_line(error)}{advice and '. ' + advice}") from error
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[None]:
+    """A new folder that is locked, so that `remove_leftovers` knows that its process lives; afterwards it goes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
     finally:
-        if partial.is_dir() and not partial.is_symlink():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            with suppress(OSError):  # its folder may be none
-                partial.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _concerns(error: Exception, path: Path, partial: Path) -> bool:
+def _put(partial: Path, path: Path, aside: Path) -> None:
+    """Rename; a folder that was there goes aside first, for folders do not replace each other."""
+    if not (partial.is_dir() and path.is_dir()):
+        os.replace(partial, path)
+        return
+    os.replace(path, aside)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+
+
+def _concerns(error: Exception, path: Path, unfinished: Path) -> bool:
     """Whether an error is about the file that is written: torch reports a full disk as RuntimeError."""
     if isinstance(error, RuntimeError):
         return any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
     if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
         return True
     named = Path(error.filename)
-    return named.is_relative_to(partial) or path.is_relative_to(named) or partial.is_relative_to(named)
+    return named.is_relative_to(unfinished) or path.is_relative_to(named) or unfinished.is_relative_to(named)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete unfinished parts in a folder: those of processes that were killed."""
-    for partial in folder.glob(".*.partial*"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink()
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder and all in it, is on the disk."""
+    if path.is_symlink():
+        return
+    for inside in path.iterdir() if path.is_dir() else ():
+        _sync(inside)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def sync(path: Path) -> None:
-    """Wait until what a file holds is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def remove_leftovers(*folders: Path) -> None:
+    """Delete what processes that were killed left unfinished in folders; what a living one writes stays."""
+    for leftover in (found for folder in folders for pattern in _LEFTOVERS for found in folder.glob(pattern)):
+        if leftover.is_symlink() or not leftover.is_dir():
+            leftover.unlink()
+            continue
+        with suppress(OSError), FileLock(leftover / _LOCK, timeout=0):
+            shutil.rmtree(leftover)
+
+
+@contextmanager
+def locked(folder: Path, option: str = "--output") -> Iterator[None]:
+    """Hold a folder while the block runs. The system releases the lock of a process that dies: none is ever stale.
+
+    Args:
+        folder: is created.
+        option: chooses another one.
+
+    Raises:
+        InputError: naming the process that holds it, or when the folder cannot be written to.
+    """
+    holder = folder / ".running"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0).acquire()
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise InputError(
+            f"{who} is working in {folder}: wait until it ends, stop it, or take another {option}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error}") from error
+    with lock:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def by_number(paths: Iterable[Path]) -> list[Path]:
+    """Files that are named after steps in the order of the steps, whatever number of digits these have."""
+    return sorted(paths, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.name)])
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

@@ -77,17 +77,15 @@ class PlaneCapture:
 
 
 class TrueEnhancer(ToyEnhancer):
-    """Knows the answer. ``fail_at`` raises on that call (counted from 1)."""
+    """Knows the answer."""
 
     max_references = 4
 
-    def __init__(self, fail_at=None):
-        self.fail_at, self.calls, self.outputs, self.contexts = fail_at, 0, [], []
+    def __init__(self):
+        self.calls, self.outputs, self.contexts = 0, [], []
 
     def enhance(self, frames, context=None):
         self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("out of memory")
         rgb = PlaneRenderer().render(frames.cameras).rgb
         rgb[..., 0, 0] = 1.05  # as the decoder of a diffusion model may
         repaired = Repaired(rgb, torch.full_like(frames.alpha, 0.9))

@@ -23,7 +23,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 ORDER = """
-    errors devices features files flow images media metrics pairs poses random_state spread types warp
+    errors devices features files finite flow images interruption media metrics pairs poses random_state spread \
+    types warp
     references
     raster
     captures

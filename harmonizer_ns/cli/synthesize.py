@@ -16,13 +16,13 @@ import tyro
 
 from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import remove_leftovers
+from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.pairs import read_pairs
 from harmonizer_ns.synthesis.recipes.collect import collect
 from harmonizer_ns.synthesis.recipes.items import ItemOutcome, item_of, make_item, read_item
 from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem, make_plan
 from harmonizer_ns.synthesis.recipes.recipe import Recipe, read_recipe, with_folders
-from harmonizer_ns.synthesis.recipes.workers import locked, run_all
+from harmonizer_ns.synthesis.recipes.workers import run_all
 from harmonizer_ns.synthesis.streams.curation import SPLATS, CurationSettings
 from harmonizer_ns.types import Reconstructor
 
@@ -72,8 +72,7 @@ def main(config: SynthesizeConfig) -> None:
     """Make what the recipe says; problems are told at the end, with exit status 1."""
     output, recipe = config.output.resolve(), None if config.rebuild else _recipe(config)
     with locked(output):
-        for stream in filter(Path.is_dir, output.iterdir()):
-            remove_leftovers(stream)
+        remove_leftovers(output, *filter(Path.is_dir, output.iterdir()))
         (output / _LOG).unlink(missing_ok=True)
         problems = _synthesize(recipe, config, output) if recipe else _rebuild(config.rebuild, output)
     if problems:

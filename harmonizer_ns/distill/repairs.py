@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.devices import is_out_of_memory
 from harmonizer_ns.distill.gate import Gate
 from harmonizer_ns.distill.rounds import Progress, RoundReport, ViewReport
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
@@ -28,14 +31,22 @@ from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
+from harmonizer_ns.files import first_line
 from harmonizer_ns.images import resize
+from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.references import Photographed, ReferenceSelector
 from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
 
 MIN_COVERAGE = 0.02
 """Views whose mean alpha is below this show nothing and are skipped."""
+MOST_FAILED = 3
+"""Rounds in which the enhancer failed after which repairs are off."""
 _PARTS = ("schedule", "store", "sampler")
 """What a run's state is made of."""
+
+
+class EnhancerError(Exception):
+    """An enhancer raised something or returned what is no picture; the message says what."""
 
 
 class Repairs:
@@ -69,6 +80,7 @@ class Repairs:
         probability = settings.pseudo_probability if capture.train else 1.0
         self.sampler = PseudoViewSampler(probability, settings.pseudo_loss_weight)
         self._origin = "none"
+        self.failed_rounds = 0
 
     @cached_property
     def enhancer(self) -> ParkedEnhancer:
@@ -107,8 +119,8 @@ class Repairs:
         self.schedule = ProgressiveSchedule(known, targets, steps, last_step, settings.step_fraction)
 
     def due(self, step: int) -> bool:
-        """Whether a round should run before this training step."""
-        return self.schedule is not None and self.schedule.due(step)
+        """Whether a round should run before this training step; never again once `MOST_FAILED` of them have failed."""
+        return self.schedule is not None and self.failed_rounds < MOST_FAILED and self.schedule.due(step)
 
     def draw(self, step: int) -> PseudoView | None:
         """A pseudo-view to learn from besides a photo in this step, or None.
@@ -124,33 +136,72 @@ class Repairs:
     def run(self, step: int, progress: Progress = iter) -> RoundReport:
         """Repair one view on the way to every target.
 
-        Nothing changes before the round is complete: an exception in the middle leaves schedule and store as they were,
-        and the round can run again with the same outcome.
+        A round in which the enhancer fails is skipped. Otherwise nothing changes before the round is complete: an
+        exception in the middle leaves schedule, store and random generators as they were, and the round can run again
+        with the same outcome.
 
         Args:
             step: the training step.
             progress: wraps the cameras while they are worked through.
-
-        Raises:
-            ValueError: when the enhancer returns NaN or a wrong shape.
         """
         assert self.schedule is not None
-        position = self.schedule.upcoming_position()
+        before, position = random_state(), self.schedule.upcoming_position()
+        try:
+            views, reports = self._round(step, progress)
+        except BaseException as error:
+            if not isinstance(error, EnhancerError) and not is_out_of_memory(error):
+                set_random_state(before)
+                raise
+            failure = str(error) if isinstance(error, EnhancerError) else "memory ran out, at half the size as well"
+        else:
+            failure = None
+        self.enhancer.rest()
+        if failure is not None:
+            self.skip(step)
+            return RoundReport(step, position, [], f"{failure}; {self._left_of_trust()}")
+        self.adopt(step, views)
+        return RoundReport(step, position, reports)
+
+    def _round(self, step: int, progress: Progress) -> tuple[list[PseudoView], list[ViewReport]]:
+        assert self.schedule is not None
         views: list[PseudoView] = []
         reports: list[ViewReport] = []
         for target, camera in enumerate(progress(self.schedule.upcoming())):
-            report, view = self._repair(step, target, camera)
+            report, view = self._repair_in_memory(step, target, camera)
             reports.append(report)
             views += [] if view is None else [view]
-        self.adopt(step, views)
-        self.enhancer.rest()
-        return RoundReport(step, position, reports)
+        return views, reports
 
     def adopt(self, step: int, views: list[PseudoView]) -> None:
         """Take the views of a round that is complete, here or in another process."""
         assert self.schedule is not None
         self.store.add(views)
         self.schedule.advance(step)
+
+    def skip(self, step: int) -> None:
+        """Count a round that failed, here or in another process."""
+        assert self.schedule is not None
+        self.failed_rounds += 1
+        self.schedule.skip(step)
+
+    def _left_of_trust(self) -> str:
+        if self.failed_rounds < MOST_FAILED:
+            return f"after {MOST_FAILED} failed rounds repairs are off, this was number {self.failed_rounds}"
+        return f"repairs are off from now on, {self.failed_rounds} rounds have failed"
+
+    def _repair_in_memory(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
+        """Repair one view; where memory does not suffice, once again at half its size."""
+        try:
+            return self._repair(step, target, camera)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here, without the error, is what it held of memory free.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.say(f"Out of memory for target {target} at step {step}: it is repaired at half its size")
+        half = camera.resized(max(1, camera.width // 2), max(1, camera.height // 2))
+        return self._repair(step, target, half)
 
     def _repair(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
         """Render, find photos, repair and weigh one view."""
@@ -159,7 +210,7 @@ class Repairs:
         if reason:
             return ViewReport(target, skipped=reason), None
         context = Context(references=(self.photos(camera),), learning=True)
-        repaired = self.enhancer.enhance(render, context).checked(render)
+        repaired = self._enhanced(render, context)
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
@@ -168,6 +219,19 @@ class Repairs:
         if skipped:
             return report, None
         return report, PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target)
+
+    def _enhanced(self, render: Frames, context: Context) -> Repaired:
+        """What the enhancer makes of a render.
+
+        Raises:
+            EnhancerError: whatever is wrong with it. Lack of memory passes.
+        """
+        try:
+            return self.enhancer.enhance(render, context).checked(render)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise EnhancerError(_told(error)) from error
 
     def _images(self, render: Frames, repaired: Repaired, weight: Tensor, context: Context) -> dict[str, Tensor]:
         """Small pictures for the report."""
@@ -191,10 +255,17 @@ class Repairs:
         return EnhancerStream(self.enhancer, length)
 
     @torch.no_grad()
-    def enhance(self, frames: Frames, stream: EnhancerStream | None = None) -> Float[Tensor, "1 3 h w"]:
-        """A render (one frame) as the enhancer would show it, given photos; by itself, or as the next of a stream."""
-        stream = stream or self.stream(length=0)
-        return stream.enhance(frames, self.photos(frames.cameras)).rgb.clamp(0, 1)
+    def enhance(self, frames: Frames, stream: EnhancerStream | None = None) -> Float[Tensor, "1 3 h w"] | None:
+        """A render (one frame) as the enhancer would show it, given photos; by itself, or as the next of a stream.
+
+        None where the enhancer fails, which is said: no run ends for that.
+        """
+        stream, photos = stream or self.stream(length=0), self.photos(frames.cameras)
+        try:
+            return stream.enhance(frames, photos).checked(frames).rgb
+        except Exception as error:
+            self.say(_told(error))
+            return None
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -205,19 +276,28 @@ class Repairs:
             "targets": self._origin,
             "rounds": 0 if self.schedule is None else self.schedule.rounds,
             "pseudo_views": len(self.store),
+            "failed_rounds": self.failed_rounds,
         }
 
     def state_dict(self) -> dict[str, Any] | None:
         """What an exact resume needs, as plain tensors, lists and numbers; None without rounds."""
         if self.schedule is None:
             return None
-        return {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {name: getattr(self, name).state_dict() for name in _PARTS} | {"failed_rounds": self.failed_rounds}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Continue where ``state_dict`` was taken; a run without rounds has no state."""
         if self.schedule is not None and state is not None:
             for name in _PARTS:
                 getattr(self, name).load_state_dict(state[name])
+            self.failed_rounds = state.get("failed_rounds", 0)
+
+
+def _told(error: Exception) -> str:
+    """What an enhancer did wrong, and where."""
+    place = extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"the enhancer failed: {type(error).__name__}: {first_line(error)} ({where})"
 
 
 def _unusable(render: Frames) -> str | None:

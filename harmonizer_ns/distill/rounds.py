@@ -43,11 +43,13 @@ class RoundReport:
         step: its training step.
         position: how far it was along the way to the targets, in [0, 1]: their mean.
         views: in the order of the targets.
+        failure: why the whole round was skipped, or None.
     """
 
     step: int
     position: float
     views: list[ViewReport]
+    failure: str | None = None
 
     @property
     def used(self) -> list[ViewReport]:
@@ -60,7 +62,9 @@ class RoundReport:
         return sum(view.mean_weight for view in self.used) / max(1, len(self.used))
 
     def lines(self) -> list[str]:
-        """What the round did in words, and why views were skipped."""
+        """What the round did in words, and why views were skipped, or all of it."""
+        if self.failure is not None:
+            return [f"Repairs at step {self.step} skipped: {self.failure}"]
         done = f"Repaired {len(self.used)} of {len(self.views)} views at step {self.step}: "
         done += f"{self.position:.0%} of the way, mean weight {self.mean_weight:.2f}"
         skipped = [f"Target {view.target} skipped: {view.skipped}" for view in self.views if view.skipped]

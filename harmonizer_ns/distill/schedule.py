@@ -102,6 +102,10 @@ class ProgressiveSchedule:
         """Count a round at this training step."""
         self.rounds, self._last_round = self.rounds + 1, step
 
+    def skip(self, step: int) -> None:
+        """Let a round at this training step pass: no camera has moved, and the next one is due when it was planned."""
+        self._last_round = step
+
     def state_dict(self) -> dict[str, Any]:
         """Position along the way, as plain integers (the way itself follows from the constructor)."""
         return {"rounds": self.rounds, "last_step": -1 if self._last_round is None else self._last_round}

@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from harmonizer_ns.features import lpips_or_nan
+from harmonizer_ns.files import first_line
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.splats.model import from_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
@@ -65,6 +66,8 @@ class EnhancedModel(Model):
 
     enhance_view: EnhanceView | None = None
     """Set by the pipeline; None gives plain outputs."""
+    step_skipped: bool = False
+    """Set by the trainer when it did not take a step; its gradients may be NaN."""
 
     def populate_modules(self) -> None:
         """Build the model without asking for LPIPS weights."""
@@ -85,12 +88,21 @@ class EnhancedModel(Model):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The model's own metrics of ``rgb``, and the same ones, named ``*_enhanced``, of ``rgb_enhanced``."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        if ENHANCED in outputs:
+        if ENHANCED in outputs and _can_be_made(outputs):
             as_rgb = {**outputs, "rgb": outputs[ENHANCED]}
             enhanced_metrics, enhanced_images = super().get_image_metrics_and_images(as_rgb, batch)
             metrics |= {f"{name}_enhanced": value for name, value in enhanced_metrics.items()}
             images["img_enhanced"] = enhanced_images["img"]
         return {name: value for name, value in metrics.items() if not math.isnan(value)}, images
+
+
+def _can_be_made(outputs: dict[str, Any]) -> bool:
+    """Whether the enhancer makes its image; when it fails that is said, and no training ends for it."""
+    try:
+        return bool(outputs[ENHANCED].isfinite().all())
+    except Exception as error:
+        CONSOLE.log(f"{ENHANCED} is not measured, the enhancer failed: {type(error).__name__}: {first_line(error)}")
+        return False
 
 
 @dataclass
@@ -117,6 +129,11 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         colors = points[1].float() / 255
         base = RGB2SH(colors) if self.config.sh_degree > 0 else torch.logit(colors, eps=1e-10)
         self.gauss_params["features_dc"] = torch.nn.Parameter(base)
+
+    def step_post_backward(self, step: int) -> None:
+        """Control density as upstream does; gradients of a step that was skipped count for nothing."""
+        if not self.step_skipped:
+            super().step_post_backward(step)
 
     def get_outputs(self, camera: NerfstudioCameras) -> dict[str, Any]:
         """As upstream, through the CPU rasterizer where there is no CUDA."""

@@ -93,6 +93,7 @@ class HarmonizePipeline(VanillaPipeline):
             PICTURES,
             PICTURE_SIDE,
         )
+        self.losses: list[Tensor] = []
         self._loaded: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
@@ -168,7 +169,10 @@ class HarmonizePipeline(VanillaPipeline):
         def before_iteration(step: int) -> None:
             self._restore_once()
             if self.repairs.due(step):
-                log_round(self.repairs.run(step, progress_bar(step, CONSOLE)), trainer.base_dir / "harmonize")
+                bar = progress_bar(step, CONSOLE)
+                watched = trainer.interruption.watched  # type: ignore[attr-defined] - ours has it
+                report = self.repairs.run(step, lambda cameras: watched(bar(cameras)))
+                log_round(report, trainer.base_dir / "harmonize")
 
         return [*callbacks, TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before_iteration)]
 
@@ -183,12 +187,15 @@ class HarmonizePipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> Losses:
         """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
         view = self.repairs.draw(step)
-        if view is None:
-            return super().get_train_loss_dict(step)
-        rays = self.datamanager.get_train_rays_per_batch()
-        loss, psnr = pseudo_view_loss(self.model, view, rays, camera_index=self._nearest_photo(view.camera))
+        extra_losses, extra_metrics = {}, {}
+        if view is not None:
+            rays = self.datamanager.get_train_rays_per_batch()
+            loss, psnr = pseudo_view_loss(self.model, view, rays, camera_index=self._nearest_photo(view.camera))
+            extra_losses, extra_metrics = {"pseudo_loss": loss}, {"pseudo_psnr": psnr}
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        return outputs, {**losses, "pseudo_loss": loss}, {**metrics, "pseudo_psnr": psnr}
+        losses, metrics = {**losses, **extra_losses}, {**metrics, **extra_metrics}
+        self.losses = [value.detach() for value in losses.values()]
+        return outputs, losses, metrics
 
     def _nearest_photo(self, camera: Cameras) -> int:
         return int((self._photo_centers - camera.centers).norm(dim=-1).argmin())

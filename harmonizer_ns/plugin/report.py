@@ -28,6 +28,8 @@ def log_round(report: RoundReport, folder: Path) -> None:
     """
     for line in report.lines():
         CONSOLE.log(line)
+    if report.failure is not None:
+        return
     writer.put_scalar("Harmonize/mean_weight", report.mean_weight, report.step)
     writer.put_scalar("Harmonize/position", report.position, report.step)
     for view in report.views:
@@ -55,6 +57,8 @@ def print_report(
     write_json(file, {"held_out": rows, "summary": summary}, indent=2)
     CONSOLE.print(_table(rows))
     CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
+    if summary.get("failed_rounds"):
+        CONSOLE.print(f"The enhancer failed in {summary['failed_rounds']} rounds of repairs")
 
 
 def _of(metrics: dict[str, float], suffix: str) -> dict[str, float]:

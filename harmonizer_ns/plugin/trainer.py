@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +13,22 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils import writer
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
-from harmonizer_ns.files import read_torch, written_whole
+from harmonizer_ns.files import by_number, locked, read_torch, remove_leftovers, written_whole
+from harmonizer_ns.finite import SkippedSteps, check_finite
+from harmonizer_ns.interruption import Interruption, InterruptionError
 from harmonizer_ns.plugin.dataparser import PlyNerfstudio
+from harmonizer_ns.plugin.optimizers import FiniteOptimizers
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
 from harmonizer_ns.random_state import seed_all
+
+_OTHER_FOLDER = "--timestamp or --output-dir"
 
 
 @dataclass
@@ -40,12 +47,10 @@ class HarmonizeTrainerConfig(TrainerConfig):
         """Write config.yml into the run's folder.
 
         Raises:
-            SystemExit: when the folder cannot be written; the message names it.
+            SystemExit: when the folder cannot be written, or another run is at work in it; the message names it.
         """
-        try:
+        with errors_in_one_line("harmonize"), locked(self.get_base_dir(), _OTHER_FOLDER):
             super().save_config()
-        except OSError as error:
-            raise SystemExit(f"harmonize: cannot write to the output folder {self.get_base_dir()}: {error}") from error
 
 
 class HarmonizeTrainer(Trainer):
@@ -53,6 +58,13 @@ class HarmonizeTrainer(Trainer):
 
     config: HarmonizeTrainerConfig
     pipeline: HarmonizePipeline  # pyright: ignore[reportIncompatibleVariableOverride]
+    optimizers: FiniteOptimizers  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skipped, self.interruption = SkippedSteps(), Interruption()
+        self._taken = self._last = -1  # the step that was taken last, and the last one to take
+        self._stopped = False
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build data, model and optimizers, and load the checkpoint if there is one.
@@ -66,26 +78,59 @@ class HarmonizeTrainer(Trainer):
             if isinstance(parser, PlyNerfstudio):
                 write_origin(self.base_dir, parser.origin)
 
+    @property
+    def stop_training(self) -> bool:
+        """Whether upstream's loop should end before its next step."""
+        return self._stopped or self.interruption.asked
+
+    @stop_training.setter
+    def stop_training(self, value: bool) -> None:
+        self._stopped = value
+
     def train(self) -> None:
-        """Train up to ``max_num_iterations``, counted from the first step of the whole run.
+        """Train up to ``max_num_iterations``, counted from the first step of the whole run, or until interrupted.
 
         A resumed run ends where the uninterrupted one would have ended; upstream would train that many more steps.
 
         Raises:
-            SystemExit: with one message, when what was trained cannot be written.
+            SystemExit: with one message, when what was trained cannot be written, or the run was interrupted.
         """
-        total = self.config.max_num_iterations
-        self.step = self._start_step
-        self.config.max_num_iterations = max(self.pipeline.first_step + total - self._start_step, 0)
-        with errors_in_one_line("harmonize"):
-            try:
-                super().train()
-            finally:
-                self.config.max_num_iterations = total
+        left = self.pipeline.first_step + self.config.max_num_iterations - self._start_step
+        self._last, self._taken = self._start_step + left - 1, self._start_step - 1
+        with errors_in_one_line("harmonize"), self._folder_held():
+            self.step = self._taken
+            if left > 0:
+                self._train_steps(left)
+            else:
+                CONSOLE.print(f"This run is finished: {self._checkpoint_to_load()} holds its last step {self.step}")
+                self._init_viewer_state()
+            if self._taken < self._last:
+                raise SystemExit(f"harmonize: interrupted after step {self._taken}; {self._last_checkpoint()}")
             if self.config.final_report and self.pipeline.datamanager.eval_dataset:
                 self._report()
         if not self.config.viewer.quit_on_train_completion:
             self._train_complete_viewer()
+
+    @contextmanager
+    def _folder_held(self) -> Iterator[None]:
+        """Nobody else works in the run's folder meanwhile; the main process sees to that."""
+        if not comms.is_main_process():
+            yield
+            return
+        with locked(self.base_dir, _OTHER_FOLDER):
+            remove_leftovers(self.base_dir)
+            yield
+
+    def _train_steps(self, count: int) -> None:
+        """Train so many steps as upstream does, or fewer when the user asks for it; what was trained is saved."""
+        total, self.config.max_num_iterations = self.config.max_num_iterations, count
+        try:
+            with self.interruption if self.world_size == 1 else nullcontext():  # several would end at different steps
+                super().train()
+        except InterruptionError:
+            self._after_train()
+        finally:
+            self.config.max_num_iterations = total
 
     def _load_checkpoint(self) -> None:
         path = self._checkpoint_to_load()
@@ -120,6 +165,36 @@ class HarmonizeTrainer(Trainer):
             self.optimizers.load_schedulers(schedulers)
         self.grad_scaler.load_state_dict(state["scalers"])
 
+    def setup_optimizers(self) -> FiniteOptimizers:
+        """Upstream's optimizers, which take a step only when all is finite."""
+        groups = self.pipeline.get_param_groups()
+        return FiniteOptimizers(self.config.optimizers.copy(), groups, lambda: self.pipeline.losses)
+
+    def train_iteration(self, step: int) -> Any:
+        """Train one step as upstream does, unless loss or gradients are not finite; then nothing changes.
+
+        Raises:
+            InputError: after too many steps in a row that were not.
+        """
+        scale = self.grad_scaler.get_scale()
+        result = super().train_iteration(step)
+        self._taken = step
+        taken = self.optimizers.taken and self.grad_scaler.get_scale() >= scale
+        self.skipped.add(taken)
+        if not taken:
+            CONSOLE.log(self.skipped.told(step))
+            self.skipped.check(step, self._last_checkpoint())
+        self.pipeline.model.step_skipped = not taken
+        return result
+
+    def _last_checkpoint(self) -> str:
+        """Say how to go on from the last good checkpoint."""
+        saved = any(self.checkpoint_dir.glob("step-*.ckpt"))
+        path = newest_checkpoint(self.checkpoint_dir) if saved else self._checkpoint_to_load()
+        if path is None:
+            return "nothing was saved before"
+        return f"the last good checkpoint is {path}, go on with --load-checkpoint {path}"
+
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Save everything, atomically: the last good checkpoint stays until the new one is complete.
@@ -128,13 +203,14 @@ class HarmonizeTrainer(Trainer):
             step: the step that has just been trained.
 
         Raises:
-            InputError: when the file cannot be written, for example on a full disk.
+            InputError: when the file cannot be written, for example on a full disk, and when the state is not finite.
         """
-        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        path, state = self.checkpoint_dir / f"step-{step:09d}.ckpt", self._state(step)
+        check_finite(state, path.name, self._last_checkpoint())
         advice = "Earlier checkpoints in that folder are intact; make room and resume with --load-dir"
         # Written beside the checkpoint folder: nerfstudio parses every name in it.
         with written_whole(path, advice, folder=self.base_dir) as partial:
-            torch.save(self._state(step), partial)
+            torch.save(state, partial)
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:
@@ -150,7 +226,15 @@ class HarmonizeTrainer(Trainer):
         }
 
     def _after_train(self) -> None:
-        """Finish as upstream does, but let the viewer wait for its user later, after the report."""
+        """Finish as upstream does, but let the viewer wait for its user later, after the report.
+
+        An interrupted run is saved only, if it has taken a step.
+        """
+        if self._taken < self._last:
+            if self._taken >= self._start_step:
+                self.save_checkpoint(self._taken)
+                writer.write_out_storage()
+            return
         quits = self.config.viewer.quit_on_train_completion
         self.config.viewer.quit_on_train_completion = True
         super()._after_train()
@@ -200,10 +284,10 @@ def newest_checkpoint(folder: Path) -> Path:
     Raises:
         InputError: when there is none.
     """
-    steps = {int(step): path for path in folder.glob("step-*.ckpt") if (step := path.stem[5:]).isdecimal()}
-    if not steps:
+    found = by_number(path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal())
+    if not found:
         raise InputError(f"no step-*.ckpt in {folder}; give the nerfstudio_models folder of a run")
-    return steps[max(steps)]
+    return found[-1]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import file_digest, read_json, remove_leftovers, sync, written_whole
+from harmonizer_ns.files import by_number, file_digest, read_json, written_whole
+from harmonizer_ns.finite import check_finite
 
 FORMAT = "harmonizer-training"
 VERSION = 1
@@ -47,11 +48,11 @@ def save_run(folder: Path, content: RunState, keep: int) -> None:
     """Write the checkpoint of a step below ``folder``, then remove all but the newest ``keep``.
 
     Raises:
-        InputError: when it cannot be written; the checkpoints that were there before stay.
+        InputError: when it cannot be written or is not finite; the checkpoints that were there before stay.
     """
-    remove_leftovers(folder)
     before = list_runs(folder)
     resume = f"{before[-1].name} is intact, continue from it with --resume" if before else "Nothing was saved before"
+    check_finite(content.tensors, f"step {content.step}", resume)
     with written_whole(folder / f"step-{content.step:08d}", f"{resume} when there is space") as partial:
         partial.mkdir()
         digests = {}
@@ -61,8 +62,6 @@ def save_run(folder: Path, content: RunState, keep: int) -> None:
             digests[path.name] = file_digest(path)
         state = {"format": FORMAT, "version": VERSION, "step": content.step, "sha256": digests, **content.state}
         (partial / STATE).write_text(json.dumps(state, indent=2) + "\n")
-        for path in partial.iterdir():
-            sync(path)
     for old in list_runs(folder)[:-keep]:
         shutil.rmtree(old)
 
@@ -95,7 +94,7 @@ def _is_step(state: dict[str, Any]) -> bool:
 
 def list_runs(folder: Path) -> list[Path]:
     """List the whole checkpoints below a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+    return by_number(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -111,7 +111,8 @@ class Journal:
     def __init__(self, folder: Path, sink: Sink, step: int, steps: int) -> None:
         self._folder, self._path, self._sink = folder, folder / "log.jsonl", sink
         entries = [entry for entry in read_log(folder) if entry["step"] <= step]
-        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        with written_whole(self._path, _REMEDY) as partial:
+            partial.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import locked, remove_leftovers
+from harmonizer_ns.finite import SkippedSteps
+from harmonizer_ns.interruption import Interruption
 from harmonizer_ns.training.checkpoints import RunState, list_runs, load_run, require_space, save_run
 from harmonizer_ns.training.config import TrainingConfig
-from harmonizer_ns.training.interruption import Interruption
-from harmonizer_ns.training.journal import Journal, open_sink
+from harmonizer_ns.training.journal import SAMPLES, Journal, open_sink
 from harmonizer_ns.training.stepper import Report, Stepper
 from harmonizer_ns.training.trainee import Data, Trainee
 
@@ -62,7 +64,8 @@ class Run:
         self.config, self.trainee, self.data, self.accelerator = config, trainee, data, accelerator
         self.identity = _identity(config, data, trainee.network, accelerator.num_processes)
         self.stepper = Stepper(config, trainee, accelerator)
-        self.step = self.saved = self.skipped = self.skipped_in_a_row = 0
+        self.step = self.saved = 0
+        self.skipped = SkippedSteps(config.optimizer.max_skipped)
         self.figures: dict[str, float] = {}
         self._begin()
 
@@ -77,9 +80,9 @@ class Run:
             for batches in self._batches():
                 self.step += 1
                 report = self.stepper.step(self.step, batches)
-                self._count(report)
+                self.skipped.add(report.taken)
                 self._tell(journal, report)
-                self._check_skipped()
+                self.skipped.check(self.step, self._skipped_advice())
                 if self.step % saving.every == 0:
                     self._save()
                 if self.step % saving.validate_every == 0 or self.step == last:
@@ -89,7 +92,7 @@ class Run:
             self._save()
             if self.step >= last:
                 self._export(journal)
-        return Outcome(self.step, self.step >= last, self.skipped, self.figures)
+        return Outcome(self.step, self.step >= last, self.skipped.count, self.figures)
 
     def _begin(self) -> None:
         """Continue from the newest checkpoint, or make sure that there is none."""
@@ -119,7 +122,7 @@ class Run:
             raise InputError(f"{self.config.output} holds another run: {'; '.join(lines)}")
         self.stepper.load(content.tensors, content.state["scaler"])
         self.step = self.saved = content.step
-        self.skipped = content.state["skipped"]
+        self.skipped.count = content.state["skipped"]
 
     def _batches(self) -> Iterator[list[Any]]:
         """Give the batches of each step that is left, loaded ahead."""
@@ -136,27 +139,19 @@ class Run:
         for _ in range(self.step, self.config.schedule.max_steps):
             yield [next(batches) for _ in range(count)]
 
-    def _count(self, report: Report) -> None:
-        """Count steps without a finite gradient."""
-        self.skipped += not report.taken
-        self.skipped_in_a_row = 0 if report.taken else self.skipped_in_a_row + 1
-
-    def _check_skipped(self) -> None:
-        """Give up after too many in a row."""
-        options = self.config.optimizer
-        if self.skipped_in_a_row >= options.max_skipped:
-            raise InputError(
-                f"{self.skipped_in_a_row} steps in a row had no finite gradient, the last one was step {self.step}: "
-                f"lower --optimizer.learning-rate (it is {options.learning_rate:g}), raise --schedule.warm-up, or use "
-                f"another --precision; checkpoints in {self.config.output / CHECKPOINTS} are from before"
-            )
+    def _skipped_advice(self) -> str:
+        rate = self.config.optimizer.learning_rate
+        return (
+            f"lower --optimizer.learning-rate (it is {rate:g}), raise --schedule.warm-up, or use another --precision; "
+            f"checkpoints in {self.config.output / CHECKPOINTS} are from before"
+        )
 
     def _tell(self, journal: Journal | None, report: Report) -> None:
         if journal is None:
             return
         journal.advance(self.step, report.loss)
         if self.step % self.config.saving.log_every == 0 or self.step == 1 or not report.taken:
-            journal.write(self.step, {"loss": report.loss, **report.values, "skipped": self.skipped})
+            journal.write(self.step, {"loss": report.loss, **report.values, "skipped": self.skipped.count})
 
     def _validate(self, journal: Journal | None) -> None:
         """Measure the averaged weights on the validation data, and show what they do; the main process does."""
@@ -178,7 +173,7 @@ class Run:
                 "identity": self.identity,
                 "preset": self.config.preset,
                 "scaler": self.stepper.scaler.state_dict(),
-                "skipped": self.skipped,
+                "skipped": self.skipped.count,
             }
             content = RunState(self.step, self.stepper.tensors(), state)
             save_run(self.config.output / CHECKPOINTS, content, self.config.saving.keep)
@@ -192,7 +187,7 @@ class Run:
             training = {"preset": self.config.preset, "steps": self.step, "config": plain(self.config)}
             with self.stepper.average.applied():
                 self.trainee.export(folder, {"training": training, "figures": self.figures})
-            journal.say(f"{self.step} steps done, {self.skipped} skipped; the enhancer is in {folder}")
+            journal.say(f"{self.step} steps done, {self.skipped.count} skipped; the enhancer is in {folder}")
         self.accelerator.wait_for_everyone()
 
     def _agreed(self, asked: bool) -> bool:
@@ -204,19 +199,22 @@ class Run:
 
     @contextmanager
     def _journal(self) -> Iterator[Journal | None]:
-        """Open the run's journal in the main process; the others have None."""
+        """Hold the output folder and open the run's journal in the main process; the others have None."""
         if not self.accelerator.is_main_process:
             yield None
             return
+        with locked(self.config.output):
+            remove_leftovers(self.config.output, self.config.output / CHECKPOINTS, self.config.output / SAMPLES)
+            with closing(self._open_journal()) as journal:
+                yield journal
+
+    def _open_journal(self) -> Journal:
         config = self.config
         sink = open_sink(config.saving.tracker, config.output, self.step, plain(config))
         journal = Journal(config.output, sink, self.step, config.schedule.max_steps)
         learning = sum(value.numel() for value in self.stepper.parameters.values())
         journal.say(f"{config.preset}: {learning:,} parameters learn, from step {self.step} on")
-        try:
-            yield journal
-        finally:
-            journal.close()
+        return journal
 
 
 _SHEET_ROWS = 4

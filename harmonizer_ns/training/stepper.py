@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harmonizer_ns.devices import is_out_of_memory
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.average import Average
 from harmonizer_ns.training.checkpoints import Tensors
@@ -152,8 +153,8 @@ def _memory_explained(config: TrainingConfig, step: int) -> Iterator[None]:
     """Turn running out of memory into advice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise InputError(_memory_advice(config, step)) from error
 

@@ -227,12 +227,12 @@ def test_a_stopped_run_leaves_no_workers_and_no_lock(work, who, number, told):
     (work / "recipe.yaml").write_text(recipe)
     options = [str(work / "recipe.yaml"), "--output", str(work / "x"), "--workers", "2"]
     parent = subprocess.Popen([sys.executable, toy_streams.__file__, *options], stderr=subprocess.PIPE, text=True)
-    while not (begun := list((work / "x").glob("dim/.*.partial/0000_target.png"))):
+    while not (begun := list((work / "x").glob("dim/.*.partial/*/0000_target.png"))):
         assert parent.poll() is None
         time.sleep(0.02)
     with pytest.raises(InputError, match=f"process {parent.pid} on"):
         main(options)
-    worker = int(begun[0].parent.name.split(".")[-2])
+    worker = int(begun[0].parent.parent.name.split(".")[-2])
     os.kill({"parent": parent.pid, "worker": worker}[who], number)
     _, error = parent.communicate(timeout=30)
     assert told in error

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
+
 import pytest
 import torch
 from plane_scene import PlaneCapture, PlaneRenderer, TrueEnhancer, look_at, plane_points, row_of_cameras
@@ -7,6 +9,7 @@ from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
+from harmonizer_ns.interruption import InterruptionError
 from harmonizer_ns.types import Frames
 
 TARGETS = [
@@ -119,6 +122,10 @@ def test_a_broken_render_is_skipped_with_a_reason():
     assert all("NaN" in view.skipped for view in report.views)
 
 
+def fails(_):
+    raise TypeError("two\nlines")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -126,13 +133,77 @@ def test_a_broken_render_is_skipped_with_a_reason():
         (lambda r: Repaired(r.rgb[..., :-1], r.confidence), r"rgb of shape \(1, 3, 32, 47\)"),
         (lambda r: Repaired(r.rgb, r.confidence[:, :, :-2]), r"confidence of shape \(1, 1, 30, 48\)"),
         (lambda r: Repaired(r.rgb, r.confidence / 0), "confidence with NaN or infinity"),
+        (lambda r: None, "AttributeError: 'NoneType'"),
+        (fails, r"the enhancer failed: TypeError: two \(test_repairs.py, line \d+\); after 3 .* number 1$"),
     ],
 )
-def test_broken_enhancers_are_told_so(spoil, message):
+def test_a_round_in_which_the_enhancer_fails_is_skipped_and_told(spoil, message):
     d = planned(Wrapped(spoil))
-    with pytest.raises(ValueError, match=message):
-        d.run(10)
-    assert len(d.store) == 0
+    (line,) = d.run(10).lines()
+    assert re.search(rf"^Repairs at step 10 skipped: .*{message}", line)
+    assert len(d.store) == d.schedule.rounds == 0
+    assert not d.due(11)
+    assert d.due(20)
+
+
+def test_after_a_failure_the_next_round_is_the_one_that_was_skipped():
+    failing, whole = planned(Wrapped(lambda r: None)), planned()
+    failing.run(10)
+    failing.enhancer = ParkedEnhancer(TrueEnhancer())
+    assert failing.run(20).mean_position == whole.run(10).mean_position
+
+
+def test_after_three_failed_rounds_repairs_are_off_also_in_a_resumed_run(tmp_path):
+    d = planned(Wrapped(lambda r: Repaired(r.rgb * torch.nan, r.confidence)))
+    said = [d.run(step).lines()[0] for step in (10, 20)]
+    torch.save(d.state_dict(), tmp_path / "state.pt")
+    resumed = planned(Wrapped(lambda r: None))
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    said.append(resumed.run(30).lines()[0])
+    assert [text.rpartition("; ")[2] for text in said] == [
+        "after 3 failed rounds repairs are off, this was number 1",
+        "after 3 failed rounds repairs are off, this was number 2",
+        "repairs are off from now on, 3 rounds have failed",
+    ]
+    assert not any(resumed.due(step) for step in range(30, 101))
+    assert resumed.summary()["failed_rounds"] == 3
+
+
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("CUDA error: out of memory"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("most", [30 * 30, 0])
+def test_where_memory_does_not_suffice_a_view_is_repaired_at_half_its_size_or_the_round_skipped(error, most, capsys):
+    class Large(TrueEnhancer):
+        def enhance(self, frames, context=None):
+            if frames.cameras.width * frames.cameras.height > most:
+                raise error
+            return super().enhance(frames, context)
+
+    d = planned(Large())
+    report = d.run(10)
+    assert "Out of memory for target 0 at step 10: it is repaired at half its size" in capsys.readouterr().out
+    if most:
+        assert report.failure is None
+        assert [view.rgb.shape[1:] for view in d.store] == [(16, 24), (20, 20), (16, 24)]
+        assert d.schedule.rounds == 1
+    else:
+        assert "memory ran out, at half the size as well" in report.failure
+        assert (len(d.store), d.schedule.rounds, d.failed_rounds) == (0, 0, 1)
+
+
+def test_an_enhancer_that_fails_shows_nothing_and_ends_nothing(capsys):
+    frames = PlaneRenderer().render(TARGETS[0])
+    for spoil in (lambda r: Repaired(r.rgb * torch.nan, r.confidence), fails, lambda r: None):
+        assert planned(Wrapped(spoil)).enhance(frames) is None
+        assert "the enhancer failed: " in capsys.readouterr().out
+    assert planned().enhance(frames).shape == frames.rgb.shape
 
 
 def test_distrusted_repairs_are_not_kept():
@@ -170,9 +241,16 @@ def test_an_interrupted_round_leaves_no_trace_and_runs_again_identically():
         d.run(10)
     whole.run(20)
     before = contents(broken)
-    broken.enhancer = ParkedEnhancer(TrueEnhancer(fail_at=2))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        broken.run(20)
+    random = torch.get_rng_state()
+
+    def interrupted(cameras):
+        torch.rand(3)  # as an enhancer may draw
+        yield cameras[0]
+        raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        broken.run(20, interrupted)
+    assert torch.equal(torch.get_rng_state(), random)
     assert identical(contents(broken), before)
     assert broken.schedule.rounds == 1
     assert broken.due(20)

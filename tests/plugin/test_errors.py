@@ -141,7 +141,7 @@ def test_checkpoint_with_a_part_of_another_kind(capture, tmp_path, name):
 
 def test_unwritable_output_folder(capture, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert f"cannot write to the output folder {tmp_path / 'file'}" in message(tiny_config(capture, tmp_path / "file"))
+    assert f"cannot write to {tmp_path / 'file'}" in message(tiny_config(capture, tmp_path / "file"))
 
 
 def test_nothing_is_written_when_a_capture_is_refused(own_capture, tmp_path):

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks are done here, in processes of this machine, or with Ray on many machines; one run at a time in a folder."""
+"""Tasks are done here, in processes of this machine, or with Ray on many machines."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from pathlib import Path
 from typing import TypeVar
-
-from filelock import FileLock, Timeout
 
 from harmonizer_ns.errors import InputError
 
@@ -89,29 +84,3 @@ def _with_ray(do: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold a folder while the block runs. The system releases the lock of a process that dies: none is ever stale.
-
-    Raises:
-        InputError: naming the process that holds it, or when the folder cannot be written to.
-    """
-    holder = output / ".running"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-        raise InputError(
-            f"{who} is working in {output}: wait until it ends, stop it, or take another --output"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot write to {output}: {error}") from error
-    with lock:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        try:
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
