@@ -34,7 +34,7 @@ ORDER = """
     footage
     distill training synthesis evaluation viewing
     plugin gsplat_trainer
-    bench
+    bench selftest
     cli
 """
 """From bottom to top: a module may import from its own package and from the lines above its own. The small modules of
