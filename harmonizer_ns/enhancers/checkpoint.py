@@ -21,7 +21,7 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from harmonizer_ns.errors import InputError, damage_of
-from harmonizer_ns.files import read_json, read_torch, read_weights, write_json, written_whole
+from harmonizer_ns.files import first_line, read_json, read_torch, read_weights, write_json, written_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,8 +85,8 @@ class StoredNetwork(nn.Module):
             return cls(**arguments)
         except InputError:
             raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"no {cls.__name__} can be built from this configuration: {error}") from error
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise InputError(f"no {cls.__name__} can be built from this configuration: {first_line(error)}") from error
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
@@ -97,8 +97,11 @@ class StoredNetwork(nn.Module):
         """
         from accelerate import init_empty_weights
 
-        with init_empty_weights():
-            network = cls.from_config({"architecture": checkpoint.architecture, **checkpoint.kwargs})
+        try:
+            with init_empty_weights():
+                network = cls.from_config({"architecture": checkpoint.architecture, **checkpoint.kwargs})
+        except InputError as error:
+            raise InputError(f"{checkpoint.source}: {error}") from error
         load_weights(network, checkpoint.weights, checkpoint.source, assign=True)
         return network.eval()
 
@@ -186,15 +189,22 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
         assign: put the tensors themselves in the module's place (which may be on the meta device), in their precision.
 
     Raises:
-        InputError: with one line for every weight that is missing, unexpected or misshapen, and on weights with NaN
-            or infinity.
+        InputError: with one line for every weight that is missing, unexpected or misshapen, on floating-point weights
+            given as something else, and on weights with NaN or infinity.
     """
-    what = f"the weights of {source}" if source else "the weights"
-    if wrong := differences(module.state_dict(), weights):
+    what, own = f"the weights of {source}" if source else "the weights", module.state_dict()
+    if wrong := differences(own, weights):
         raise InputError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
-    if broken := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
+    if strange := [name for name in own if own[name].is_floating_point() != weights[name].is_floating_point()]:
+        raise InputError(f"{what} are of another kind: {strange[0]} holds {weights[strange[0]].dtype}")
+    if broken := [name for name, weight in weights.items() if not _is_finite(weight)]:
         raise InputError(f"{what} hold NaN or infinity, in {len(broken)} of {len(weights)}; the first is {broken[0]}")
     module.load_state_dict(weights, strict=True, assign=assign)
+
+
+def _is_finite(weight: Tensor) -> bool:
+    small = weight.element_size() == 1  # torch cannot say it of floats of 8 bits
+    return bool(torch.isfinite(weight.float() if small else weight).all())
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, damage_of
 
 ALPHA = 8
 """Numerator of an adapter's scale."""
@@ -98,14 +98,16 @@ def merged(state: Mapping[str, Tensor], source: str = "the network") -> dict[str
         source: where they came from, for messages.
 
     Raises:
-        InputError: naming a part of an adapter that is missing.
+        InputError: naming a part of an adapter that is missing, or an adapter that does not fit.
     """
     halves = {name: match for name in state if (match := _HALF.fullmatch(name))}
     plain = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if name not in halves}
     try:
         for layer, adapter in dict.fromkeys(match.group("layer", "adapter") for match in halves.values()):
             down, up = (state[f"{layer}.lora_{half}.{adapter}.weight"].detach() for half in "AB")
-            plain[f"{layer}.weight"] = _merged_weight(plain[f"{layer}.weight"].detach(), down, up)
+            weight = plain[f"{layer}.weight"].detach()
+            with damage_of(f"{source}: the adapter of {layer}"):
+                plain[f"{layer}.weight"] = _merged_weight(weight, down, up)
     except KeyError as error:
         raise InputError(f"an adapter of {source} is incomplete, it has no {error.args[0]}") from error
     return plain

@@ -67,6 +67,7 @@ _TENSORS: list[Callable[[Tensor], Any]] = [
     lambda tensor: tensor.to(torch.int64),
     lambda tensor: tensor.to(torch.complex64),
     lambda tensor: tensor.half(),
+    lambda tensor: tensor.to(torch.float8_e4m3fn),
     lambda tensor: tensor > 0,
     lambda tensor: tensor.float().to_sparse(),
 ]

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsplat_trainer.checkpoint import load_full
+from gsplat_trainer.checkpoint import load_full, newest_full
 from harmonizer_ns.captures.capture import Capture, load_capture
 from harmonizer_ns.captures.frame import Similarity, read_dataparser_transforms
 from harmonizer_ns.distill.targets import load_camera_path
+from harmonizer_ns.errors import damage_of
 from harmonizer_ns.files import file_digest, read_json, write_json
 from harmonizer_ns.footage.files import open_footage
 from harmonizer_ns.pairs import read_pairs
@@ -86,8 +87,9 @@ def _converted(folder: Path) -> dict[str, Tensor]:
 
 
 def _resumed(folder: Path) -> Any:
-    trainer = _gsplat_run(folder)
-    trainer.load_state_dict(load_full(folder / "full_000007_rank0.safetensors"))
+    trainer, path = _gsplat_run(folder), newest_full(folder, 0)
+    with damage_of(path):
+        trainer.load_state_dict(load_full(path))
     return trainer
 
 

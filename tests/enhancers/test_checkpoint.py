@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from harmonizer_ns.enhancers.builtin import BuiltinEnhancer
+from harmonizer_ns.enhancers.builtin.network import BuiltinNetwork
 from harmonizer_ns.enhancers.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -17,6 +18,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     save_checkpoint,
 )
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.types import as_frames
 
 
 def _checkpoint(value: float = 1.0) -> Checkpoint:
@@ -144,6 +146,30 @@ def test_another_architecture_is_refused_by_the_builtin_enhancer(folder):
 def test_arguments_that_the_network_does_not_know_are_refused(folder):
     with pytest.raises(InputError, match="width"):
         BuiltinEnhancer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("width", ["many", [48, 80], [[]], None, {"a": 1}, -4])
+def test_arguments_of_another_kind_are_refused_with_the_folder(tmp_path, width):
+    save_checkpoint(tmp_path, Checkpoint("choice-smooth", {"trunk": width}, {"a": torch.zeros(1)}))
+    with pytest.raises(InputError, match=f"{tmp_path}: no BuiltinNetwork can be built"):
+        BuiltinEnhancer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_weights_of_another_kind_are_refused_by_name(dtype):
+    module = nn.Linear(3, 2)
+    weights = {**module.state_dict(), "bias": torch.zeros(2, dtype=dtype)}
+    with pytest.raises(InputError, match=f"the weights of here are of another kind: bias holds {dtype}"):
+        load_weights(module, weights, "here", assign=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_of_several_precisions_run_in_that_of_the_first(tmp_path, dtype):
+    network = BuiltinNetwork(4, 4, (4, 4, 4))
+    network.merge.to(dtype)
+    network.save(tmp_path, {})
+    repaired = BuiltinEnhancer.from_pretrained(tmp_path).enhance(as_frames(torch.rand(3, 32, 32)))
+    assert repaired.rgb.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

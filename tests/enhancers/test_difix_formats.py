@@ -240,6 +240,14 @@ def test_half_an_adapter_is_refused(own, name, message):
         DifixEnhancer.from_pretrained(own)
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (3, 3), (0, 4)])
+def test_an_adapter_that_does_not_fit_is_refused(own, shape):
+    name = "decoder.conv_in.lora_B.vae_skip.weight"
+    edit(own / "vae" / WEIGHTS, lambda tensors: tensors.update({name: torch.zeros(shape)}))
+    with pytest.raises(InputError, match=r"the adapter of decoder\.conv_in is damaged"):
+        DifixEnhancer.from_pretrained(own)
+
+
 def test_a_pickle_without_a_weight_is_refused(tiny_difix, tmp_path):
     pkl = write_pkl(tiny_difix, tmp_path / "model_1.pkl")
     content = torch.load(pkl, weights_only=True)

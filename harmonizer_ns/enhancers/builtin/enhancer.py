@@ -60,7 +60,8 @@ class BuiltinEnhancer:
         """
         folder = asset("builtin") if folder_or_id is None else find_folder(folder_or_id, FILES, revision)
         checkpoint = load_checkpoint(folder)
-        return cls(BuiltinNetwork.from_checkpoint(checkpoint), checkpoint.metadata).to(device, dtype)
+        network = BuiltinNetwork.from_checkpoint(checkpoint)
+        return cls(network, checkpoint.metadata).to(device, dtype or next(network.parameters()).dtype)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads."""
