@@ -4,7 +4,6 @@
 import json
 import os
 import signal
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -170,10 +169,16 @@ def test_a_finished_gsplat_run_says_so_and_is_measured(capture, tmp_path, mixer,
     assert (tmp_path / "stats/val_step0002.json").exists()
 
 
-@HOSTS
-def test_training_goes_on_without_an_enhancer_that_always_fails(capture, tmp_path, mixer, monkeypatch, host):
-    monkeypatch.setattr(mixer, "enhance", lambda *arguments: 1 / 0)
-    run = host(capture, tmp_path)
-    with suppress(SystemExit):
-        run.run()
-    assert run.state()["step"] == 11
+def test_training_goes_on_without_an_enhancer_that_always_fails_and_the_report_says_so(capture, tmp_path, mixer):
+    mixer.enhance = lambda *arguments: 1 / 0
+    options = {"max_num_iterations": 10, "pipeline__fix_steps": [2, 4, 6, 8]}
+    host = run_nerfstudio(tiny_config(capture, tmp_path / "n", **options))
+    report = json.loads((host.base_dir / "harmonize_report.json").read_text())
+    assert list(report["held_out"]) == ["harmonize: rgb"]
+    assert (report["summary"]["failed_rounds"], report["summary"]["rounds"]) == (3, 0)
+
+    go(tiny(capture, tmp_path / "g", max_steps=10, fix_steps=[2, 4, 6, 8], eval_steps=[5]))
+    middle, last = (json.loads((tmp_path / f"g/stats/val_step{step:04d}.json").read_text()) for step in (4, 9))
+    assert (middle["failed_rounds"], last["failed_rounds"]) == (2, 3)
+    assert "psnr" in last
+    assert not any("enhanced" in name for name in last)

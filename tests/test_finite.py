@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from runs import start, tiny_config
 from splat_runs import CPU, tiny
@@ -14,6 +15,7 @@ from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
+from harmonizer_ns.plugin.optimizers import FiniteOptimizers
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 
 ROWS = torch.ones(5, 3)
@@ -61,6 +63,27 @@ def test_only_steps_in_a_row_end_a_run():
         steps.add(False)
     with pytest.raises(InputError, match=r"3 steps in a row .* step 17: try that"):
         steps.check(17, "try that")
+
+
+@pytest.mark.parametrize(("scaled", "bad"), [(False, "loss"), (False, "gradient"), (True, "loss"), (True, "gradient")])
+def test_nerfstudios_optimizers_take_no_step_that_is_not_finite(scaled, bad):
+    """In mixed precision as well, where the scaler sees to gradients, and lowers its scale."""
+    value, losses = torch.nn.Parameter(torch.ones(3)), [torch.tensor(1.0)]
+    config = {"a": {"optimizer": AdamOptimizerConfig(lr=0.1, max_norm=1.0), "scheduler": None}}
+    optimizers = FiniteOptimizers(config, {"a": [value]}, lambda: losses)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=scaled)
+    for step in range(3):
+        optimizers.zero_grad_some(["a"])
+        wrong = math.nan if step == 1 else 1.0
+        losses[0] = torch.tensor(wrong if bad == "loss" else 1.0)
+        scaler.scale((value * (wrong if bad == "gradient" else 1.0)).sum()).backward()
+        before = value.detach().clone()
+        optimizers.optimizer_scaler_step_some(scaler, ["a"])
+        scale = scaler.get_scale()
+        scaler.update()
+        assert torch.equal(before, value) == (step == 1)
+        assert optimizers.taken == (step != 1 or (scaled and bad == "gradient"))
+        assert (scaler.get_scale() < scale) == (step == 1 and scaled and bad == "gradient")
 
 
 class Host:

@@ -94,7 +94,11 @@ def trained(colmap, tmp_path_factory):
 
 def harmonize(data, out, ply, **options):
     return tiny(
-        data, out, HarmonizeConfig, ply=[ply], **({"max_steps": 16, "fix_start": 2, "steps_per_fix": 5} | options)
+        data,
+        out,
+        HarmonizeConfig,
+        ply=[ply] if ply else [],
+        **({"max_steps": 16, "fix_start": 2, "steps_per_fix": 5} | options),
     )
 
 

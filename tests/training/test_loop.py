@@ -13,6 +13,7 @@ import torch
 from loop_toys import ToyData, ToyTrainee, toy_config, toy_run
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.files import locked
 from harmonizer_ns.images import load_image
 from harmonizer_ns.training.checkpoints import list_runs, load_run
 from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingConfig, ScheduleConfig, TemporalConfig
@@ -259,6 +260,12 @@ def test_the_output_folder_of_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="nothing to resume"):
         toy_run(replace(config, resume=True, output=tmp_path / "empty"))
     assert_equal(before, weights(tmp_path / "run"))
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path):
+    run, _ = toy_run(toy_config(tmp_path / "run"))
+    with locked(tmp_path / "run"), pytest.raises(InputError, match=r"process \d+ on .* is working .*another --output"):
+        run.train()
 
 
 def test_a_run_may_go_on_in_smaller_batches(tmp_path):
