@@ -38,6 +38,7 @@ from harmonizer_ns.distill.rounds import Progress, progress_bar
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
 from harmonizer_ns.interruption import Interruption, InterruptionError
+from harmonizer_ns.poses import FARTHEST
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
@@ -335,9 +336,14 @@ class Trainer:
         """Continue after the step at which ``state_dict`` was taken.
 
         Raises:
-            InputError: when the state is of a run with other settings.
+            InputError: when the state is of a run with other settings, or holds Gaussians beyond any scene.
         """
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise InputError(f"the checkpoint's step should be a number from 0 on, it is {state['step']!r}")
         check_splats(state["splats"], "the checkpoint")
+        for name, value in state["splats"].items():
+            if not (value.abs() <= FARTHEST).all():
+                raise InputError(f"the checkpoint holds {name} that are not finite, or beyond {FARTHEST:g}")
         for name, found, wanted in (
             ("number of processes", state["world_size"], self.world.size),
             ("corrections (pose_opt, app_opt)", sorted(state["extras"]), sorted(self.extras)),

@@ -35,8 +35,10 @@ def damage_of(source: Any) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(source) in str(error):
+            raise
+        raise InputError(f"{source}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's
             raise

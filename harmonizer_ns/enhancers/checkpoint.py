@@ -195,11 +195,16 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
     what, own = f"the weights of {source}" if source else "the weights", module.state_dict()
     if wrong := differences(own, weights):
         raise InputError("\n".join([f"{what} do not fit the {type(module).__name__}", *wrong]))
-    if strange := [name for name in own if own[name].is_floating_point() != weights[name].is_floating_point()]:
-        raise InputError(f"{what} are of another kind: {strange[0]} holds {weights[strange[0]].dtype}")
+    if strange := [name for name in own if _kind(own[name]) != _kind(weights[name])]:
+        given = weights[strange[0]]
+        raise InputError(f"{what} are of another kind: {strange[0]} holds {given.dtype} ({given.layout})")
     if broken := [name for name, weight in weights.items() if not _is_finite(weight)]:
         raise InputError(f"{what} hold NaN or infinity, in {len(broken)} of {len(weights)}; the first is {broken[0]}")
     module.load_state_dict(weights, strict=True, assign=assign)
+
+
+def _kind(weight: Tensor) -> tuple[bool, torch.layout]:
+    return weight.is_floating_point(), weight.layout
 
 
 def _is_finite(weight: Tensor) -> bool:

@@ -132,14 +132,11 @@ def _write_nerfstudio(folder: Path, version: int) -> None:
     from harmonizer_ns.plugin.trainer import HarmonizeTrainer
 
     groups: dict[str, Any] = {name: {} for name in ("optimizers", "schedulers", "scalers")}
-    state = {"step": version, "pipeline": _values(version), **groups}
-    trainer: Any = SimpleNamespace(
-        base_dir=folder,
-        checkpoint_dir=folder / "nerfstudio_models",
-        config=SimpleNamespace(save_only_latest_checkpoint=True),
-        _state=lambda step: state,
-    )
-    HarmonizeTrainer.save_checkpoint(trainer, version)
+    trainer: Any = object.__new__(HarmonizeTrainer)  # it saves without what it trains
+    trainer.base_dir, trainer.checkpoint_dir = folder, folder / "nerfstudio_models"
+    trainer.config = SimpleNamespace(save_only_latest_checkpoint=True, load_dir=None, load_checkpoint=None)
+    trainer._state = lambda step: {"step": step, "pipeline": _values(step), **groups}
+    trainer.save_checkpoint(version)
 
 
 def _read_nerfstudio(folder: Path) -> tuple[int, list[Tensor]]:

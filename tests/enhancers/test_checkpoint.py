@@ -161,6 +161,8 @@ def test_weights_of_another_kind_are_refused_by_name(dtype):
     weights = {**module.state_dict(), "bias": torch.zeros(2, dtype=dtype)}
     with pytest.raises(InputError, match=f"the weights of here are of another kind: bias holds {dtype}"):
         load_weights(module, weights, "here", assign=True)
+    with pytest.raises(InputError, match=r"weight holds torch\.float32 \(torch\.sparse_coo\)"):
+        load_weights(module, {**module.state_dict(), "weight": torch.ones(2, 3).to_sparse()}, "here", assign=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])

@@ -3,8 +3,11 @@ import errno
 
 import pytest
 import torch
+from splat_runs import CPU, go, tiny
 
 from gsplat_trainer import checkpoint
+from gsplat_trainer.scene import load_data
+from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.errors import InputError
 
 
@@ -48,3 +51,21 @@ def test_wrong_full_checkpoints_are_refused(tmp_path):
         checkpoint.load_full(tmp_path / "full_000001_rank0.safetensors")
     with pytest.raises(InputError, match="no full checkpoint"):
         checkpoint.newest_full(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.update(step=float("inf")), "step should be a number from 0 on, it is inf"),
+        (lambda state: state.update(step=-3), "it is -3"),
+        (lambda state: state["splats"]["means"].data.fill_(2e15), "means that are not finite, or beyond"),
+        (lambda state: state.pop("order"), "is damaged, or not of this version: KeyError"),
+    ],
+)
+def test_full_checkpoints_of_nonsense_are_refused_with_their_file(capture, tmp_path, change, message):
+    config = tiny(capture, tmp_path, enhancer="none", max_steps=1)
+    state = {**Trainer(config, load_data(config), CPU).state_dict(), "step": 0}
+    change(state)
+    checkpoint.save_full(tmp_path / "full_000000_rank0.safetensors", state)
+    with pytest.raises(InputError, match=f"full_000000_rank0.safetensors.*{message}"):
+        go(tiny(capture, tmp_path / "out", enhancer="none", max_steps=2, resume=tmp_path))
