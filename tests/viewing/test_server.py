@@ -16,6 +16,8 @@ from toy_enhancer import ToyEnhancer
 from harmonizer_ns.cli import view
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.splats.files import write_splats
+from harmonizer_ns.splats.model import seed_splats
 from harmonizer_ns.types import Frames
 from harmonizer_ns.viewing import session
 from harmonizer_ns.viewing.gui import ViewSettings
@@ -161,10 +163,21 @@ def test_a_client_that_is_placed_at_a_view_has_that_view():
     assert math.isclose(np.linalg.norm(camera.up_direction), 1, rel_tol=1e-5)
 
 
+def test_several_files_are_one_scene(tmp_path):
+    parts = [seed_splats(torch.rand(5, 3) + i, torch.rand(5, 3), degree=0) for i in range(2)]
+    files = [tmp_path / "a.ply", tmp_path / "b.ply"]
+    for file, part in zip(files, parts, strict=True):
+        write_splats(file, part)
+    scene = view.open_scene(view.parse([*map(str, files), "--device", "cpu"]), "cpu")
+    assert torch.equal(scene.renderer.splats["means"], torch.cat([part["means"] for part in parts]))
+
+
 def test_bad_scenes_are_named(tmp_path):
     for name, words in (("no.ply", "no file"), ("no.yml", "missing"), ("scene.obj", "read from")):
         with pytest.raises(InputError, match=words):
             view.open_scene(view.ViewConfig(tmp_path / name), "cpu")
+    with pytest.raises(InputError, match="several files are for splats"):
+        view.open_scene(view.ViewConfig(tmp_path / "config.yml", (tmp_path / "more.ply",)), "cpu")
     with pytest.raises(InputError, match="--data"):
         view.open_scene(view.ViewConfig(tmp_path / "config.yml", data=tmp_path), "cpu")
 
