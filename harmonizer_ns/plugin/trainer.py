@@ -184,7 +184,7 @@ class HarmonizeTrainer(Trainer):
         if not taken:
             CONSOLE.log(self.skipped.told(step))
             self.skipped.check(step, self._last_checkpoint())
-        self.pipeline.model.step_skipped = not taken
+        self.pipeline.model.step_skipped = not taken  # pyright: ignore[reportArgumentType]
         return result
 
     def _last_checkpoint(self) -> str:
