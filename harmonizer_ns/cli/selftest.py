@@ -44,6 +44,8 @@ parse = partial(read_options, SelfTestConfig, "selftest", EXAMPLES)
 
 def main(config: SelfTestConfig) -> None:
     """Test readers, then writers."""
+    if not Path("/proc/self/statm").is_file():
+        raise InputError("the self-test needs Linux: it forks, and limits memory")
     try:
         import hypothesis  # noqa: F401 - the self-test draws with it
     except ImportError as error:

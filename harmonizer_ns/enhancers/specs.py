@@ -120,7 +120,7 @@ def _architecture_of_folder(folder_or_id: str | Path, revision: str | None) -> s
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not an enhancer's folder: it has neither {CONFIG} nor {HUB_INDEX}")
     name = read_json(folder / CONFIG).get("architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"{folder / CONFIG} is of no known architecture: it says {name!r}, known are {known}")
     return name

@@ -59,7 +59,7 @@ _OTHERS = [None, True, "", "x", "1", "\0", "../../x", "/dev/zero", "x" * 5000, [
 _PACKED = [struct.pack(f"<{form}", value) for form in "fd" for value in (*_NUMBERS[-3:], 0.0, -1.0, 1e30)]
 _PACKED += [struct.pack(f"<{form}", value) for form in "IQ" for value in (0, 1, 2**31, 2**32 - 1)]
 _TENSORS: list[Callable[[Tensor], Any]] = [
-    *(lambda tensor, value=value: torch.full_like(tensor.float(), value) for value in (*_NUMBERS[-3:], 0.0, 1e38)),
+    *(lambda tensor, value=value: torch.full_like(tensor.real.float(), value) for value in (*_NUMBERS[-3:], 0.0, 1e38)),
     lambda tensor: tensor[:0] if tensor.ndim else tensor[None],
     lambda tensor: tensor.flatten()[1:],
     lambda tensor: tensor[None].clone(),

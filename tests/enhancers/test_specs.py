@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import re
+
 import pytest
 import tiny_cosmos
 import torch
@@ -89,9 +92,10 @@ def test_options_reach_the_enhancer_and_unknown_ones_are_refused(tiny_difix):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"neither config\.json nor model_index\.json"):
         load_enhancer(tmp_path)
-    (tmp_path / "config.json").write_text('{"architecture": "resnet"}')
-    with pytest.raises(InputError, match="'resnet', known are choice-smooth, cosmos, difix"):
-        load_enhancer(tmp_path)
+    for name in ("resnet", None, 5, ["difix"], {}):
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+        with pytest.raises(InputError, match=rf"{re.escape(repr(name))}, known are choice-smooth, cosmos, difix"):
+            load_enhancer(tmp_path)
 
 
 def test_a_file_of_difix_needs_its_folder(tmp_path):
