@@ -138,8 +138,15 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _replacement(old: Any) -> st.SearchStrategy[Any]:
     if isinstance(old, Tensor):
-        return st.sampled_from(_TENSORS).map(lambda change: change(old))
+        return st.sampled_from(_TENSORS).map(lambda change: _changed(old, change))
     return st.sampled_from(_NUMBERS + _OTHERS).map(deepcopy)
+
+
+def _changed(tensor: Tensor, change: Callable[[Tensor], Any]) -> Any:
+    try:
+        return change(tensor)
+    except RuntimeError:  # a tensor that was changed before may not allow it
+        return None
 
 
 def attacks(canary: Path) -> dict[str, bytes]:
