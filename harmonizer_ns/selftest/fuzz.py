@@ -110,7 +110,7 @@ def fuzz(name: str, reader: Reader, folder: Path, kept: Path, cases: int, first_
         for number, (form, strategy) in enumerate(strategies):
             count = (left + number) // len(strategies)
             if count:
-                _draw(strategy, partial(form.dump, path=file), count, first_seed + number, check)
+                _draw(strategy, lambda case, dump=form.dump: dump(case, file), count, first_seed + number, check)
     return report
 
 
@@ -125,7 +125,7 @@ def _draw(
         database=None,
         deadline=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # type: ignore[arg-type] - an enum all the same
         verbosity=Verbosity.quiet,
     )
     @given(case=strategy)

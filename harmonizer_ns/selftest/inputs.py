@@ -130,7 +130,9 @@ def make_difix(folder: Path) -> None:
 
 
 def _write_frozen_parts(folder: Path) -> None:
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
     UNet2DConditionModel(**TINY_DIFIX["unet"]).save_pretrained(folder / "unet")
@@ -138,7 +140,7 @@ def _write_frozen_parts(folder: Path) -> None:
     DDPMScheduler().save_pretrained(folder / "scheduler")
     words = {word: i for i, word in enumerate(["a", "a</w>", "<|startoftext|>", "<|endoftext|>"])}
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    tokens = {"bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 8}
+    tokens: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 8}
     encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(words), num_attention_heads=2, **sizes, **tokens))
     encoder.save_pretrained(folder / "text_encoder")
     write_json(folder / "tokenizer" / "vocab.json", words)
