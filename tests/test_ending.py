@@ -21,6 +21,15 @@ from harmonizer_ns.interruption import Interruption, InterruptionError
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 
 
+@pytest.fixture
+def _answered():
+    """Programs that a shell began in the background ignore SIGINT, and so would the test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_answered")
 def test_the_first_signal_is_a_wish_and_the_second_one_stops():
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with Interruption() as interruption:
