@@ -144,7 +144,7 @@ def far_origin(centers: Float[Tensor, "n 3"], where: str) -> Float[Tensor, " 3"]
     """
     middle = centers.median(dim=0).values
     extent = (centers - middle).norm(dim=1).max().item()
-    if middle.norm().item() <= _FAR * max(extent, 1e-6):
+    if middle.norm().item() <= _FAR * (extent or 100.0):  # cameras in one place tell nothing of the scene's size
         return torch.zeros(3, dtype=torch.float64)
     origin = middle.round() if extent > 1 else middle
     logger.warning("%s is georeferenced: coordinates count from %s on", where, origin.tolist())

@@ -18,6 +18,7 @@ from toy import write_capture, write_colmap
 
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.captures.frame import Similarity
+from harmonizer_ns.captures.posed import far_origin
 from harmonizer_ns.captures.transforms import check_transforms
 from harmonizer_ns.errors import InputError
 
@@ -253,6 +254,12 @@ def test_far_coordinates_keep_their_precision(tmp_path, caplog):
     shifted = plain.moved(Similarity.translation(shift))
     normalised = [capture.moved(capture.normalization()).points.norm(dim=1) for capture in (far, shifted)]
     torch.testing.assert_close(*normalised, atol=1e-4, rtol=0)
+
+
+def test_cameras_in_one_place_are_no_far_coordinates():
+    turning = torch.tensor([1.0, 2.0, 3.0]).expand(5, 3).double()
+    assert not far_origin(turning, "a panorama").any()
+    assert torch.equal(far_origin(turning + torch.from_numpy(UTM), "a survey"), turning[0] + torch.from_numpy(UTM))
 
 
 @pytest.mark.parametrize(
