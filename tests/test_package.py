@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     errors devices features files finite flow images interruption media metrics pairs poses random_state spread \
     types warp
-    references
+    references report
     raster
     captures
     stereo

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report consists of. Headings of figures tell which way is better: "PSNR ↑", "LPIPS ↓ enhanced"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+class Spread(NamedTuple):
+    """Holds a mean over seeds or scenes and its standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+Cell = str | float | Spread | None
+"""None: was not measured."""
+
+
+def heading(measure: str, better: Literal["higher", "lower"], of: str = "") -> str:
+    """Name a column, a row or a score: ``heading("PSNR", "higher", "plain")`` is "PSNR ↑ plain".
+
+    Args:
+        measure: such as "PSNR"; it also chooses the number of digits.
+        better: which values are better.
+        of: what was measured. Of columns and scores with one measure the best in each row is marked; where a measure
+            has one column, the best in it.
+    """
+    return f"{measure} {ARROWS[better]} {of}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Holds figures.
+
+    Args:
+        title: stands above.
+        columns: headings; with an arrow (`heading`) the best cells are marked, and figures below "gain ..." or
+            "change ..." carry their sign. The first column may name measures likewise.
+        rows: one cell for each column.
+        note: stands below.
+
+    Raises:
+        ValueError: when a row has another length.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.title}: a row has {len(row)} cells for {len(self.columns)} columns: {row}")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Holds curves, each with a name and points ``(x, y)``; a point that is not finite leaves a gap."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: dict[str, tuple[tuple[float, float], ...]]
+
+
+@dataclass(frozen=True)
+class View:
+    """Holds the pictures of one view.
+
+    Args:
+        name: of the view.
+        pictures: by name: plain, harmonized, enhanced, truth, weight, in this order where they exist; RGB or grey in
+            [0, 1], or an image file, which is read when it is shown.
+        scores: by name, best made by `heading` with the picture's name: "PSNR ↑ enhanced".
+        rank: the lowest is the worst and is shown first.
+    """
+
+    name: str
+    pictures: dict[str, Float[Tensor, "_ h w"] | Path]
+    scores: dict[str, float | None]
+    rank: float
+
+
+@dataclass(frozen=True)
+class CameraMap:
+    """Holds camera positions by group: photos, held-out, targets, path; "path" is drawn as a line."""
+
+    groups: dict[str, Float[Tensor, "n 3"]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Holds all that is told.
+
+    Args:
+        title: names the command and what it ran on.
+        summary: sentences; the first is the headline, and says what got better and what got worse.
+        tables: the first stands at the top.
+        plots: over training.
+        views: in any order.
+        cameras: where the pictures were taken from.
+        settings: protocol, hashes, versions.
+        data: raw figures; they go into the JSON alone.
+    """
+
+    title: str
+    summary: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    views: tuple[View, ...] = ()
+    cameras: CameraMap | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
