@@ -32,6 +32,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FILES = (CONFIG, "model*.safetensors")
 """Names of a folder's files, as patterns."""
+_LARGEST = torch.finfo(torch.float16).max
 _FIELDS = {"architecture": str, "kwargs": dict, "weights": str, "sha256": str, "metadata": dict}
 
 
@@ -190,7 +191,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
 
     Raises:
         InputError: with one line for every weight that is missing, unexpected or misshapen, on floating-point weights
-            given as something else, and on weights with NaN or infinity.
+            given as something else, and on weights that are NaN or beyond float16's largest number, 65504: trained
+            weights stay below some hundreds, half precision could not hold such a one, and a few in a row overflow.
     """
     what, own = f"the weights of {source}" if source else "the weights", module.state_dict()
     if wrong := differences(own, weights):
@@ -198,8 +200,11 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str | Pa
     if strange := [name for name in own if _kind(own[name]) != _kind(weights[name])]:
         given = weights[strange[0]]
         raise InputError(f"{what} are of another kind: {strange[0]} holds {given.dtype} ({given.layout})")
-    if broken := [name for name, weight in weights.items() if not _is_finite(weight)]:
-        raise InputError(f"{what} hold NaN or infinity, in {len(broken)} of {len(weights)}; the first is {broken[0]}")
+    if broken := [name for name, weight in weights.items() if not _is_sane(weight)]:
+        raise InputError(
+            f"{what} hold NaN, infinity or numbers beyond {_LARGEST:g}, in {len(broken)} of {len(weights)}; "
+            f"the first is {broken[0]}"
+        )
     module.load_state_dict(weights, strict=True, assign=assign)
 
 
@@ -207,9 +212,11 @@ def _kind(weight: Tensor) -> tuple[bool, torch.layout]:
     return weight.is_floating_point(), weight.layout
 
 
-def _is_finite(weight: Tensor) -> bool:
-    small = weight.element_size() == 1  # torch cannot say it of floats of 8 bits
-    return bool(torch.isfinite(weight.float() if small else weight).all())
+def _is_sane(weight: Tensor) -> bool:
+    if not weight.is_floating_point():
+        return True
+    small = weight.element_size() == 1  # torch cannot compare floats of 8 bits
+    return bool(((weight.float() if small else weight).abs() <= _LARGEST).all())
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:

@@ -17,6 +17,7 @@ from harmonizer_ns.enhancers.checkpoint import (
     read_model,
     save_checkpoint,
 )
+from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.types import as_frames
 
@@ -174,15 +175,25 @@ def test_weights_of_several_precisions_run_in_that_of_the_first(tmp_path, dtype)
     assert repaired.rgb.isfinite().all()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 66_000.0, -1e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_not_finite_are_refused_by_name(value, dtype):
+def test_weights_that_are_not_finite_or_beyond_measure_are_refused_by_name(value, dtype):
     module = nn.Linear(3, 2, dtype=dtype)
     weights = {name: weight.clone() for name, weight in module.state_dict().items()}
     weights["weight"][0, 1] = value
-    with pytest.raises(InputError, match="the weights of here hold NaN or infinity, in 1 of 2; the first is weight"):
+    with pytest.raises(InputError, match=r"weights of here hold NaN, .* beyond 65504, in 1 of 2; the first is weight"):
         load_weights(module, weights, "here")
     assert all(torch.isfinite(weight).all() for weight in module.parameters())
+    weights["weight"][0, 1] = 65_000.0
+    load_weights(module, weights, "here")
+
+
+def test_a_folder_whose_finite_weights_overflow_is_refused(tmp_path):
+    network = BuiltinNetwork(4, 4, (4, 4, 4))
+    torch.nn.init.constant_(network.base_head.bias, 1e38)
+    network.save(tmp_path, {})
+    with pytest.raises(InputError, match=rf"{tmp_path} hold .*; the first is base_head\.bias"):
+        load_enhancer(tmp_path)
 
 
 @pytest.mark.parametrize(
