@@ -86,14 +86,19 @@ class EnhancedModel(Model):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The model's own metrics of ``rgb``, and the same ones, named ``*_enhanced``, of ``rgb_enhanced``."""
+        """The model's own metrics of ``rgb``, and the same ones, named ``*_enhanced``, of ``rgb_enhanced``.
+
+        Every image has them all, as upstream's averages want it; NaN stands for what could not be measured.
+        """
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        if ENHANCED in outputs and _can_be_made(outputs):
-            as_rgb = {**outputs, "rgb": outputs[ENHANCED]}
-            enhanced_metrics, enhanced_images = super().get_image_metrics_and_images(as_rgb, batch)
+        if ENHANCED in outputs:
+            enhanced_metrics = dict.fromkeys(metrics, math.nan)
+            if _can_be_made(outputs):
+                as_rgb = {**outputs, "rgb": outputs[ENHANCED]}
+                enhanced_metrics, enhanced_images = super().get_image_metrics_and_images(as_rgb, batch)
+                images["img_enhanced"] = enhanced_images["img"]
             metrics |= {f"{name}_enhanced": value for name, value in enhanced_metrics.items()}
-            images["img_enhanced"] = enhanced_images["img"]
-        return {name: value for name, value in metrics.items() if not math.isnan(value)}, images
+        return metrics, images
 
 
 def _can_be_made(outputs: dict[str, Any]) -> bool:

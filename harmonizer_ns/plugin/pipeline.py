@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -209,6 +210,15 @@ class HarmonizePipeline(VanillaPipeline):
         self._is_video = False
         return super().get_average_eval_image_metrics(*args, **kwargs)
 
+    def get_average_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Average as upstream does; a metric that could not be measured on every image has no average."""
+        return _measured(super().get_average_image_metrics(*args, **kwargs))
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Measure one image as upstream does; what could not be measured is left out."""
+        metrics, images = super().get_eval_image_metrics_and_images(step)
+        return _measured(metrics), images
+
     # --- state --------------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -245,6 +255,10 @@ class HarmonizePipeline(VanillaPipeline):
         # Upstream stores the metric networks (LPIPS) with the scene; they are left out.
         kept = {name: v for name, v in loaded_state.items() if name in ours or not name.startswith("_model.lpips.")}
         super().load_pipeline(kept, step)
+
+
+def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def _kind(state: dict[str, Any]) -> str:

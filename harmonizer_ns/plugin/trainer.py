@@ -252,6 +252,8 @@ class HarmonizeTrainer(Trainer):
         writer.GLOBAL_BUFFER.clear()
         seed_all(self.config.machine.seed)
         config = baseline_config(self.config, started_from_checkpoint=self.pipeline.first_step > 0)
+        if comms.is_main_process():
+            config.save_config()
         trainer = config.setup(local_rank=self.local_rank, world_size=self.world_size)
         trainer.setup()
         trainer.train()

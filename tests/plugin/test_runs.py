@@ -12,6 +12,7 @@ from toy import assert_identical, write_capture
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import trainer as trainer_module
+from harmonizer_ns.plugin.opening import open_run
 from harmonizer_ns.plugin.trainer import read_checkpoint
 
 
@@ -33,6 +34,31 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, nerf):
     assert len(list((trainer.base_dir / "harmonize").glob("*.png"))) == 6
     assert len(trainer.pipeline.datamanager.train_dataset) == 8
     assert len(trainer.pipeline.datamanager.eval_dataset) == 2
+    if not nerf:
+        baseline = trainer.base_dir / "baseline"
+        assert open_run(baseline / "config.yml").start.width == 64
+        ComputePSNR(baseline / "config.yml", tmp_path / "eval.json").main()
+        psnr = json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"]
+        assert psnr == pytest.approx(rows["plain baseline: rgb"]["psnr"], abs=1e-4)
+
+
+def test_an_enhancer_that_fails_on_some_photos_has_no_average_and_ends_nothing(capture, tmp_path, mixer, capfd):
+    """Whether it fails on the first photo or on a later one; what it made is shown all the same."""
+    trainer = start(tiny_config(capture, tmp_path))
+    enhance = mixer.enhance
+    for failing in (1, 2):
+        calls = []
+
+        def fails_once(*arguments, calls=calls, failing=failing):
+            calls.append(None)
+            return 1 / 0 if len(calls) == failing else enhance(*arguments)
+
+        mixer.enhance = fails_once
+        metrics = trainer.pipeline.get_average_eval_image_metrics(step=0)
+        assert len(calls) == 2
+        assert metrics["psnr"] > 5
+        assert not any("enhanced" in name for name in metrics)
+        assert "the enhancer failed: ZeroDivisionError" in capfd.readouterr().out
 
 
 def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer):
