@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -336,6 +336,31 @@ def asset(name: str) -> Path:
             return candidate
     places = " nor ".join(str(candidate) for candidate in candidates)
     raise FileNotFoundError(f"asset {name!r} is neither at {places}; is the installation complete?")
+
+
+def shipped(kind: str, suffix: str) -> dict[str, Path]:
+    """Files of a kind that come with the project, by name: a checkout keeps them in ``configs``, a wheel inside.
+
+    Args:
+        kind: the folder, such as ``recipes``.
+        suffix: of the files, such as ``.yaml``.
+    """
+    folders = (_PACKAGE / "_assets" / kind, _PACKAGE.parent / "configs" / kind)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob(f"*{suffix}"))}
+
+
+def find_shipped(named: str | Path, kind: str, suffix: str) -> Path:
+    """The file itself, or the shipped one of that name.
+
+    Raises:
+        InputError: when there is neither; the message suggests names.
+    """
+    path, known = Path(named), shipped(kind, suffix)
+    path = path if path.is_file() else known.get(str(named), path)
+    if not path.is_file():
+        advice = suggestion(path.stem, known, "the shipped ones")
+        raise InputError(f"there is neither a file nor a shipped {kind.removesuffix('s')} {named}; {advice}")
+    return path
 
 
 def find_folder(folder_or_id: str | Path, patterns: Sequence[str], revision: str | None = None) -> Path:

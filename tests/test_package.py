@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).parent.parent
 ORDER = """
     errors devices features files finite flow images interruption media metrics pairs poses random_state spread \
-    types warp
+    strict_dataclasses types warp workers
     references report
     raster
     captures

@@ -22,9 +22,9 @@ from harmonizer_ns.synthesis.recipes.collect import collect
 from harmonizer_ns.synthesis.recipes.items import ItemOutcome, item_of, make_item, read_item
 from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem, make_plan
 from harmonizer_ns.synthesis.recipes.recipe import Recipe, read_recipe, with_folders
-from harmonizer_ns.synthesis.recipes.workers import run_all
 from harmonizer_ns.synthesis.streams.curation import SPLATS, CurationSettings
 from harmonizer_ns.types import Reconstructor
+from harmonizer_ns.workers import run_all
 
 EXAMPLES = """
 harmonizer synthesize mix --scenes captures/* --photos photos --output pairs

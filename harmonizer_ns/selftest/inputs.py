@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from harmonizer_ns.captures.frame import ORIGIN_FILE
-from harmonizer_ns.files import write_json
+from harmonizer_ns.files import shipped, write_json
 from harmonizer_ns.images import save_image
 from harmonizer_ns.pairs import Pair, write_pairs
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
@@ -175,9 +175,7 @@ def make_training_run(folder: Path) -> None:
 
 def make_recipe(folder: Path) -> None:
     """Copy a shipped recipe."""
-    from harmonizer_ns.synthesis.recipes.recipe import shipped_recipes
-
-    (folder / "recipe.yaml").write_bytes(shipped_recipes()["mix"].read_bytes())
+    (folder / "recipe.yaml").write_bytes(shipped("recipes", ".yaml")["mix"].read_bytes())
 
 
 def make_footage(folder: Path) -> None:

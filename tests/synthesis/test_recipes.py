@@ -12,9 +12,9 @@ from toy_streams import TOYS
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import save_image
+from harmonizer_ns.strict_dataclasses import build
 from harmonizer_ns.synthesis.recipes.plan import Plan, make_plan
 from harmonizer_ns.synthesis.recipes.recipe import read_recipe, with_folders
-from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))

@@ -17,10 +17,10 @@ from harmonizer_ns.captures.capture import load_capture, pose_files, read_views
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import written_whole
 from harmonizer_ns.pairs import Pair, read_pairs
+from harmonizer_ns.strict_dataclasses import build
 from harmonizer_ns.synthesis.recipes.frames import FrameWriter
 from harmonizer_ns.synthesis.recipes.plan import PlannedItem
 from harmonizer_ns.synthesis.recipes.sources import Contents, source_files
-from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.base import load_clip
 from harmonizer_ns.synthesis.streams.curation import SPLATS, Reconstructors
 from harmonizer_ns.synthesis.streams.table import STREAMS

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import harmonizer_ns
 from harmonizer_ns.errors import InputError, suggestion
-from harmonizer_ns.files import read_yaml
-from harmonizer_ns.synthesis.recipes.strict_dataclasses import build
+from harmonizer_ns.files import find_shipped, read_yaml
+from harmonizer_ns.strict_dataclasses import build
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
 _KEYS = {
@@ -82,13 +81,6 @@ class Recipe:
             raise ValueError(f"width should be at least 16, got {self.width}")
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """List the recipes that come with the project: a checkout keeps them in ``configs/recipes``, a wheel inside."""
-    package = Path(harmonizer_ns.__file__).resolve().parent
-    folders = (package / "_assets" / "recipes", package.parent / "configs" / "recipes")
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-
-
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
@@ -98,11 +90,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: naming the entry that is wrong.
     """
-    shipped = shipped_recipes()
-    path = path if path.is_file() else shipped.get(str(path), path)
-    if not path.is_file():
-        advice = suggestion(path.stem, shipped, "the shipped ones")
-        raise InputError(f"there is neither a file nor a shipped recipe {path}; {advice}")
+    path = find_shipped(path, "recipes", ".yaml")
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("streams"), list) or not content["streams"]:
         raise InputError(f"{path} is no recipe: it should hold a list of streams")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks are done here, in processes of this machine, or with Ray on many machines."""
+"""Tasks are done here, in processes of this machine, or with Ray on many machines.
+
+`run_all` shares processes among tasks; `run_apart` gives each its own, so that one that dies takes no other with it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from harmonizer_ns.errors import InputError
@@ -36,6 +41,47 @@ def run_all(do: Callable[[T], R], tasks: Sequence[T], workers: int, ray: bool) -
         yield from _with_processes(do, tasks, workers)
     else:
         yield from map(do, tasks)
+
+
+def run_apart(
+    do: Callable[[T], R], tasks: Sequence[T], workers: int, died: Callable[[T, int | None], R]
+) -> Generator[R, None, None]:
+    """Do each task in a process of its own; yields what each gave, as they end. Closing it stops what is in progress.
+
+    Args:
+        do: can be pickled, and so can the tasks; raises nothing.
+        tasks: begun in this order.
+        workers: processes at a time.
+        died: says what stands for a task whose process died, by its exit code (negative: a signal).
+    """
+    context, waiting = get_context("spawn"), list(reversed(tasks))
+    running: dict[Connection, tuple[BaseProcess, T]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop()
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_send, args=(do, task, sender))
+                process.start()
+                sender.close()
+                running[receiver] = process, task
+            for receiver in wait(list(running)):
+                process, task = running.pop(receiver)  # type: ignore[arg-type]
+                try:
+                    outcome = receiver.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    outcome = None
+                process.join()
+                yield died(task, process.exitcode) if outcome is None else outcome
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+            process.join()
+
+
+def _send(do: Callable[[T], R], task: T, sender: Connection) -> None:
+    _follow_parent()
+    sender.send(do(task))
 
 
 def _with_processes(do: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
