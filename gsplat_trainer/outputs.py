@@ -21,7 +21,7 @@ from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.repairs import Repairs
-from harmonizer_ns.distill.rounds import RoundReport
+from harmonizer_ns.distill.rounds import RoundReport, ViewReport
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
@@ -30,6 +30,8 @@ from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
 """Folders of a round's pictures, as in Difix3D+."""
+_BOARD_SIDE = 256
+"""Longer side of each picture of a round in tensorboard, in pixels."""
 _FPS = 30
 FOLDERS = ("ckpts", "ply", "stats", "videos")
 """Where files are written whole, besides the result folder itself."""
@@ -94,19 +96,25 @@ class Outputs:
                 self._board.add_scalar(name, value, step)
 
     def log_round(self, report: RoundReport) -> None:
-        """Say what a round did; its pictures go to ``renders/novel/<step>`` and tensorboard."""
+        """Say what a round did; pictures of every target go to ``renders/novel/<step>`` and, smaller, to tensorboard.
+
+        There each target has one picture of all, ``target_0003.jpg``, and each kind its folder.
+        """
         for line in report.lines():
             self.say(line)
         if report.failure is not None:
             return
         self.scalars(report.step, {"novel/mean_weight": report.mean_weight, "novel/position": report.position})
         for view in report.views:
-            for name, image in view.images.items():
-                folder = self.folder / "renders" / "novel" / f"{report.step}" / _PICTURES[name]
-                save_image(folder / f"{view.target:04d}.png", image.expand(3, -1, -1))
-        shown = next((view for view in report.views if view.images), None)
-        if shown is not None and self.enabled:
-            self._board.add_image("novel/first", beside(list(shown.images.values())), report.step)
+            if view.images and self.enabled:
+                self._save_pictures(view, report.step)
+
+    def _save_pictures(self, view: ViewReport, step: int) -> None:
+        folder = self.folder / "renders" / "novel" / f"{step}"
+        for name, image in view.pictures().items():
+            save_image(folder / _PICTURES[name] / f"{view.target:04d}.png", image)
+        save_image(folder / f"target_{view.target:04d}.jpg", view.strip(step))
+        self._board.add_image(f"novel/target_{view.target:04d}", view.strip(step, _BOARD_SIDE), step)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,6 +142,13 @@ def resize(image: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Te
     return resized.clamp(0, 1)
 
 
+def shrunk(image: Float[Tensor, "c h w"], side: float) -> Float[Tensor, "c _ _"]:
+    """The image with its longer side at most ``side`` pixels long."""
+    scale = min(1.0, side / max(image.shape[-2:]))
+    height, width = (max(1, round(length * scale)) for length in image.shape[-2:])
+    return resize(image[None], height, width)[0]
+
+
 def beside(images: Sequence[Float[Tensor, "_ _ _"]], gap: int = 0) -> Float[Tensor, "3 h wide"]:
     """Pictures from left to right, all as high and wide as the first; those of one channel turn grey.
 
@@ -160,6 +167,24 @@ def beside(images: Sequence[Float[Tensor, "_ _ _"]], gap: int = 0) -> Float[Tens
     for image in images:
         row += [white, resize(image[None].to(images[0]), height, width)[0].expand(3, -1, -1)]
     return torch.cat(row[1:], dim=-1)
+
+
+def labelled(pictures: Mapping[str, Float[Tensor, "_ _ _"]], gap: int = 4) -> Float[Tensor, "3 tall wide"]:
+    """Pictures from left to right as `beside` puts them, each below its name; a name wider than its picture is cut.
+
+    Raises:
+        ValueError: without pictures.
+    """
+    row = beside(list(pictures.values()), gap)
+    width = (row.shape[-1] + gap) // len(pictures) - gap
+    size = max(11, row.shape[-2] // 32)  # of the letters, in pixels
+    line = Image.new("RGB", (row.shape[-1], size + size // 3 + 1), "white")
+    for i, name in enumerate(pictures):
+        cell = Image.new("RGB", (width, line.height), "white")
+        ImageDraw.Draw(cell).text((2, 0), name, fill="black", font=ImageFont.load_default(size))
+        line.paste(cell, (i * (width + gap), 0))
+    names = to_float(torch.from_numpy(np.array(line)).permute(2, 0, 1))
+    return torch.cat([names.to(row), row], dim=1)
 
 
 def contact_sheet(rows: Sequence[Sequence[Float[Tensor, "_ _ _"]]], gap: int = 4) -> Float[Tensor, "3 tall wide"]:

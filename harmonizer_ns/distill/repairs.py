@@ -9,7 +9,6 @@ draws what a training step learns from.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from traceback import extract_tb
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from harmonizer_ns.devices import is_out_of_memory
@@ -32,7 +31,7 @@ from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.files import first_line
-from harmonizer_ns.images import resize
+from harmonizer_ns.images import to_uint8
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.references import Photographed, ReferenceSelector
 from harmonizer_ns.types import Cameras, Frames, PseudoView, Renderer
@@ -60,8 +59,6 @@ class Repairs:
         capture: the photos; without any to learn from, its cameras only say where the scene is known.
         renderer: the model in training.
         say: told what is going on.
-        report_images: how many views of a round are reported with pictures.
-        report_size: longest side of those pictures, in pixels.
     """
 
     def __init__(
@@ -70,11 +67,8 @@ class Repairs:
         capture: Photographed,
         renderer: Renderer,
         say: Callable[[str], None] = print,
-        report_images: float = math.inf,
-        report_size: float = math.inf,
     ) -> None:
         self.settings, self.capture, self.renderer, self.say = settings, capture, renderer, say
-        self.report_images, self.report_size = report_images, report_size
         self.schedule: ProgressiveSchedule | None = None
         self.gate, self.store = Gate(settings.gate), PseudoViewStore(settings.store_capacity)
         probability = settings.pseudo_probability if capture.train else 1.0
@@ -214,8 +208,7 @@ class Repairs:
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
-        images = self._images(render, repaired, weight, context) if target < self.report_images else {}
-        report = ViewReport(target, mean_weight, skipped, images)
+        report = ViewReport(target, mean_weight, skipped, _images(render, repaired, weight, context))
         if skipped:
             return report, None
         return report, PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target)
@@ -232,17 +225,6 @@ class Repairs:
             if is_out_of_memory(error):
                 raise
             raise EnhancerError(_told(error)) from error
-
-    def _images(self, render: Frames, repaired: Repaired, weight: Tensor, context: Context) -> dict[str, Tensor]:
-        """Small pictures for the report."""
-        images = {"render": render.rgb, "repaired": repaired.rgb}
-        reference = context.references[0]
-        if reference is not None:
-            images["reference"] = reference.rgb[:1]
-        images["weight"] = weight
-        scale = min(1.0, self.report_size / max(render.cameras.width, render.cameras.height))
-        size = (max(1, round(render.cameras.height * scale)), max(1, round(render.cameras.width * scale)))
-        return {name: resize(image, *size)[0].cpu() for name, image in images.items()}
 
     # --- single renders -----------------------------------------------------------------------------------------------
 
@@ -298,6 +280,16 @@ def _told(error: Exception) -> str:
     place = extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"
     return f"the enhancer failed: {type(error).__name__}: {first_line(error)} ({where})"
+
+
+def _images(render: Frames, repaired: Repaired, weight: Tensor, context: Context) -> dict[str, UInt8[Tensor, "c h w"]]:
+    """Pictures for the report."""
+    images = {"render": render.rgb, "repaired": repaired.rgb}
+    reference = context.references[0]
+    if reference is not None:
+        images["reference"] = reference.rgb[:1]
+    images["weight"] = weight
+    return {name: to_uint8(image[0]).cpu() for name, image in images.items()}
 
 
 def _unusable(render: Frames) -> str | None:

@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A round repairs one view on the way to every target; what became of them is told in words and small pictures."""
+"""A round repairs one view on the way to every target; what became of them is told in words and pictures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from harmonizer_ns.images import labelled, shrunk, to_float
 from harmonizer_ns.types import Cameras
+
+_TITLES = {
+    "render": "target {target}, step {step}: render",
+    "reference": "reference photo",
+    "weight": "weight (white counts in full)",
+}
 
 Progress = Callable[[Sequence[Cameras]], Iterable[Cameras]]
 """Wraps the cameras of a round while they are worked through, as `progress_bar` does."""
@@ -25,14 +33,24 @@ class ViewReport:
         target: index of the target.
         mean_weight: mean trust in its pixels, 0 when skipped.
         skipped: why it was not used, or None.
-        images: small pictures on the CPU, ``c h w`` in [0, 1]: ``render``, ``repaired``, ``reference``, ``weight``,
-            in this order.
+        images: pictures on the CPU: ``render``, ``repaired``, ``reference`` where there is one, ``weight``, in this
+            order.
     """
 
     target: int
     mean_weight: float = 0.0
     skipped: str | None = None
-    images: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict)
+    images: dict[str, UInt8[Tensor, "c h w"]] = field(default_factory=dict)
+
+    def pictures(self, side: float = math.inf) -> dict[str, Float[Tensor, "3 h w"]]:
+        """The pictures as colours in [0, 1], their longer side at most ``side`` pixels."""
+        return {name: shrunk(to_float(image), side).expand(3, -1, -1) for name, image in self.images.items()}
+
+    def strip(self, step: int, side: float = math.inf) -> Float[Tensor, "3 h wide"]:
+        """The pictures of a view that was repaired at ``step`` beside each other, each below what it is."""
+        pictures = self.pictures(side)
+        titles = {name: _TITLES.get(name, name).format(target=self.target, step=step) for name in pictures}
+        return labelled({titles[name]: picture for name, picture in pictures.items()})
 
 
 @dataclass(frozen=True)

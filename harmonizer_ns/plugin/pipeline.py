@@ -36,7 +36,7 @@ from harmonizer_ns.plugin.models import EnhancedModel
 from harmonizer_ns.plugin.photos import TrainingPhotos
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
-from harmonizer_ns.plugin.report import PICTURE_SIDE, PICTURES, log_round
+from harmonizer_ns.plugin.report import log_round
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
@@ -86,14 +86,8 @@ class HarmonizePipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.first_step = 0
         self.photos = TrainingPhotos(self.datamanager)
-        self.repairs = Repairs(
-            config,
-            self.photos,
-            ModelRenderer(self.model),
-            lambda message: CONSOLE.log(f"Harmonize: {message}"),
-            PICTURES,
-            PICTURE_SIDE,
-        )
+        renderer = ModelRenderer(self.model)
+        self.repairs = Repairs(config, self.photos, renderer, lambda message: CONSOLE.log(f"Harmonize: {message}"))
         self.losses: list[Tensor] = []
         self._loaded: dict[str, Any] | None = None
         self._trainer: Trainer | None = None

@@ -12,20 +12,15 @@ from rich.table import Table
 
 from harmonizer_ns.distill.rounds import RoundReport
 from harmonizer_ns.files import write_json
-from harmonizer_ns.images import beside, save_image
+from harmonizer_ns.images import save_image
 
 METRICS = ("psnr", "ssim", "lpips")
-PICTURES = 4
-"""Views of a round that are shown with pictures."""
-PICTURE_SIDE = 256
-"""Longest side of these, in pixels."""
+_SIDE = 256
+"""Longer side of each picture in tensorboard, in pixels."""
 
 
 def log_round(report: RoundReport, folder: Path) -> None:
-    """Say what a round did, and put its pictures into tensorboard and into ``folder``.
-
-    Each picture is a strip: render, repaired, nearest photo, weight.
-    """
+    """Say what a round did; pictures of every target go to tensorboard and, at full size, into ``folder``."""
     for line in report.lines():
         CONSOLE.log(line)
     if report.failure is not None:
@@ -34,9 +29,9 @@ def log_round(report: RoundReport, folder: Path) -> None:
     writer.put_scalar("Harmonize/position", report.position, report.step)
     for view in report.views:
         if view.images:
-            name, strip = f"{view.target:03d}", beside(list(view.images.values()))
-            writer.put_image(f"Harmonize/target_{name}", strip.permute(1, 2, 0), report.step)
-            save_image(folder / f"step-{report.step:06d}_target-{name}.png", strip)
+            name = f"{view.target:03d}"
+            writer.put_image(f"Harmonize/target_{name}", view.strip(report.step, _SIDE).permute(1, 2, 0), report.step)
+            save_image(folder / f"step-{report.step:06d}_target-{name}.jpg", view.strip(report.step))
 
 
 def print_report(

@@ -31,7 +31,7 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, nerf):
     assert report["summary"]["targets"] == "extrapolated around the capture by 0.2 of its extent"
     assert report["summary"]["rounds"] == 2
     assert 1 <= report["summary"]["pseudo_views"] <= 6  # repairs that nobody can trust are not kept
-    assert len(list((trainer.base_dir / "harmonize").glob("*.png"))) == 6
+    assert len(list((trainer.base_dir / "harmonize").glob("step-*_target-*.jpg"))) == 6
     assert len(trainer.pipeline.datamanager.train_dataset) == 8
     assert len(trainer.pipeline.datamanager.eval_dataset) == 2
     if not nerf:

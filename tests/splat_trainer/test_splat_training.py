@@ -43,6 +43,7 @@ def test_the_command_leaves_what_gsplat_users_expect(colmap, tmp_path, mixer, ki
     assert len(PlyData.read(str(out / "ply/point_cloud_23.ply"))["vertex"].data) == len(state["splats"]["means"])
     for name in ("Pred", "Fixed", "Ref", "Weight"):
         assert len(list((out / "renders/novel").glob(f"*/{name}/*.png"))) == 4
+    assert len(list((out / "renders/novel").glob("*/target_*.jpg"))) == 4
     assert {path.name for path in (out / "videos").iterdir()} == {"traj_23.mp4", "traj_23_enhanced.mp4"}
     assert yaml.safe_load((out / "cfg.yml").read_text())["max_steps"] == 24
     assert len(list((out / "renders").glob("val_step23_*.png"))) == 2

@@ -7,15 +7,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonizer_ns.files import write_json, written_whole
-from harmonizer_ns.images import beside, contact_sheet, load_image, resize, save_image, to_float
+from harmonizer_ns.images import contact_sheet, labelled, load_image, resize, save_image
 from harmonizer_ns.pairs import Pair, write_pairs
 from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.synthesis.recipes.items import MadePair, read_item
@@ -23,7 +21,7 @@ from harmonizer_ns.synthesis.recipes.plan import Plan
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import REFERENCE_TOLERANCE, backward_warp
 
-_ROWS, _WIDTH, _GAP, _TITLE = 8, 320, 4, 14  # of a contact sheet; sizes in pixels
+_ROWS, _WIDTH, _GAP = 8, 320, 4  # of a contact sheet; sizes in pixels
 
 
 def collect(plan: Plan, output: Path) -> list[str]:
@@ -91,23 +89,21 @@ def save_sheet(path: Path, found: list[MadePair]) -> None:
 
 def _row(made: MadePair) -> Float[Tensor, "3 h w"]:
     """Put pictures beside each other, each under its title."""
-    titles, images = zip(*_columns(*made), strict=True)
-    height = max(1, round(images[0].shape[1] * _WIDTH / images[0].shape[2]))
-    pictures = beside([resize(images[0][None], height, _WIDTH)[0], *images[1:]], _GAP)
-    line = Image.new("RGB", (pictures.shape[-1], _TITLE), "white")
-    for i, title in enumerate(titles):
-        ImageDraw.Draw(line).text((i * (_WIDTH + _GAP) + 2, 1), title, fill="black")
-    return torch.cat([to_float(torch.from_numpy(np.array(line)).permute(2, 0, 1)), pictures], dim=1)
+    pictures = _pictures(*made)
+    title, first = next(iter(pictures.items()))
+    height = max(1, round(first.shape[1] * _WIDTH / first.shape[2]))
+    return labelled(pictures | {title: resize(first[None], height, _WIDTH)[0]}, _GAP)
 
 
-def _columns(pair: Pair, psnr: float | None) -> list[tuple[str, Float[Tensor, "3 h w"]]]:
+def _pictures(pair: Pair, psnr: float | None) -> dict[str, Float[Tensor, "3 h w"]]:
     image, difference = load_image(pair.image), "unchanged" if psnr is None else f"{psnr:.1f} dB"
-    columns = [(f"{pair.name}: input, {difference}", image), ("target", load_image(pair.target_image))]
+    pictures = {f"{pair.name}: input, {difference}": image, "target": load_image(pair.target_image)}
     if pair.mask:
-        columns.append(("mask", load_image(pair.mask)))
+        pictures["mask"] = load_image(pair.mask)
     if pair.references:
-        columns.append(_reference(pair, image))
-    return columns
+        title, reference = _reference(pair, image)
+        pictures[title] = reference
+    return pictures
 
 
 def _reference(pair: Pair, image: Float[Tensor, "3 h w"]) -> tuple[str, Float[Tensor, "3 h w"]]:
