@@ -123,9 +123,13 @@ def save_image(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:
         raise ValueError(f"save_image expects (3, h, w), got {tuple(image.shape)}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg") else {}
-    Image.fromarray(pixels).save(path, **options)
+    to_pillow(image).save(path, **options)
+
+
+def to_pillow(image: Float[Tensor, "3 h w"]) -> Image.Image:
+    """Give an image to Pillow."""
+    return Image.fromarray(to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy())
 
 
 def resize(image: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c height width"]:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.images import to_float, to_pillow
 from harmonizer_ns.types import Frames, as_frames
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def repair_image(
     _check(enhancer, len(images), references)
     photos = {id(reference): None if reference is None else _frames_of(reference) for reference in references}
     repaired = [
-        _picture(enhancer.enhance(_frames_of(picture), Context((photos[id(reference)],))).rgb[0])
+        to_pillow(enhancer.enhance(_frames_of(picture), Context((photos[id(reference)],))).rgb[0])
         for picture, reference in zip(images, references, strict=True)
     ]
     return repaired if isinstance(image, list) else repaired[0]
@@ -61,9 +59,3 @@ def _check(enhancer: Enhancer, count: int, references: list[Image | None]) -> No
 
 def _frames_of(image: Image) -> Frames:
     return as_frames(to_float(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)))
-
-
-def _picture(rgb: Float[Tensor, "3 h w"]) -> Image:
-    from PIL import Image as Pillow
-
-    return Pillow.fromarray(to_uint8(rgb).permute(1, 2, 0).cpu().numpy())

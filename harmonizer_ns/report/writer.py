@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.report.content import Report, Spread
+from harmonizer_ns.report.markdown import markdown
+from harmonizer_ns.report.page import page
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -28,9 +30,12 @@ def write_report(folder: Path, report: Report) -> Path:
     Raises:
         InputError: when a file cannot be written, or a picture cannot be read.
     """
-    write_json(folder / "report.json", plain(report))
-    _write(folder / "report.md", "\n".join(report.summary) + "\n")
-    _write(folder / "report.html", f"<!doctype html><title>{escape(report.title)}</title>")
+    told = plain(report)
+    pages = {"report.md": markdown(report, told["settings"]), "report.html": page(report, told["settings"])}
+    write_json(folder / "report.json", told)
+    for name, text in pages.items():
+        with written_whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
@@ -44,13 +49,8 @@ def plain(value: Any) -> Any:
         return {str(name): plain(held) for name, held in value.items()}
     if isinstance(value, list | tuple):
         return [plain(held) for held in value]
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return list(value.shape) if value.ndim == 3 else plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -43,11 +43,12 @@ class Page:
 
         self._socket = connect(address, max_size=None, proxy=None)
         self._numbers = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
         self.call("Page.enable")
         self.call("Runtime.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events in between are dropped."""
+        """Send a command and wait for its answer; events in between are kept."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -55,6 +56,7 @@ class Page:
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
+            self.events.append(answer)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -74,6 +76,12 @@ class Page:
             "if (!at) return false; (document.getElementById(at.htmlFor) || at).click(); return true; })()"
         )
         assert found, f"no label {text!r} on the page: {self.evaluate('document.body.innerText')[:500]}"
+
+    def press(self, key: str) -> None:
+        """Press a key, such as ``ArrowRight``, and let it go."""
+        code = {"Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
         """Drag with the left button, in ten moves."""
