@@ -27,6 +27,7 @@ from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import written_video
 from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
+from harmonizer_ns.progress import StepBar
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
 """Folders of a round's pictures, as in Difix3D+."""
@@ -55,6 +56,10 @@ class Outputs:
     def say(self, message: str) -> None:
         """Print one line on the terminal."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def bar(self, done: int) -> StepBar:
+        """Show the steps of the run, ``done`` of which were taken before."""
+        return StepBar(self._console, done, self.config.max_steps)
 
     def ply(self, step: int) -> Path:
         """Name the PLY after a step."""

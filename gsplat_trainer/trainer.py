@@ -8,7 +8,7 @@ Density control listens to photos only: repairs may be wrong about detail, and i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.devices import on_device
-from harmonizer_ns.distill.rounds import Progress, progress_bar
+from harmonizer_ns.distill.rounds import Progress
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
 from harmonizer_ns.interruption import Interruption, InterruptionError
@@ -93,6 +93,7 @@ class Trainer:
         self._order: list[int] = []
         self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
         self._random: dict[str, Any] | None = None
+        self._bar = self.outputs.bar(0)
 
     def _check_batch(self) -> None:
         sizes = {(camera.width, camera.height) for camera in self.scene.train_cameras}
@@ -133,7 +134,8 @@ class Trainer:
             self.outputs.say(f"This run is finished: all its {self.config.max_steps} steps were taken")
             self.evaluate(self.step)
         start = time.perf_counter()
-        with self.interruption:
+        self._bar = self.outputs.bar(self.first_step)
+        with self.interruption, self._bar:
             try:
                 for step in range(self.first_step, self.config.max_steps):
                     self._take(step, start)
@@ -176,8 +178,11 @@ class Trainer:
 
     def _progress(self, step: int) -> Progress:
         """A bar that ends when the user asks for it; several ranks finish their round together."""
-        bar = progress_bar(step)
-        return bar if self.world.size > 1 else lambda cameras: self.interruption.watched(bar(cameras))
+
+        def counted(cameras: Sequence[Cameras]) -> Iterable[Cameras]:
+            return self._bar.over(cameras, f"views repaired at step {step}")
+
+        return counted if self.world.size > 1 else lambda cameras: self.interruption.watched(counted(cameras))
 
     @contextmanager
     def whole_scene(self) -> Iterator[Splats]:
@@ -282,6 +287,7 @@ class Trainer:
             self.save(step, seconds)
         if done in config.eval_steps or last:
             self.evaluate(step)
+        self._bar.advance(done, lambda: {"loss": _total(losses), "splats": len(self.splats["means"])})
         self.viewer.after_step(step)
 
     def save(self, step: int, seconds: float = 0.0) -> None:
@@ -369,6 +375,10 @@ class Trainer:
     @property
     def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {**self.optimizers, **{name: extra.optimizer for name, extra in self.extras.items()}}
+
+
+def _total(losses: dict[str, Tensor]) -> float:
+    return sum(value.item() for value in losses.values())
 
 
 def _raster_options(config: Config, distributed: bool) -> RasterOptions:

@@ -23,7 +23,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 ORDER = """
-    errors devices features files finite flow images interruption media metrics pairs poses random_state spread \
+    errors devices features files finite flow images interruption media metrics pairs poses progress \
+    random_state spread \
     strict_dataclasses types warp workers
     references report
     raster

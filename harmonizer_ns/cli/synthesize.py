@@ -18,6 +18,7 @@ from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.pairs import read_pairs
+from harmonizer_ns.progress import duration
 from harmonizer_ns.synthesis.recipes.collect import collect
 from harmonizer_ns.synthesis.recipes.items import ItemOutcome, item_of, make_item, read_item
 from harmonizer_ns.synthesis.recipes.plan import Plan, PlannedItem, make_plan
@@ -109,14 +110,19 @@ def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOu
         for number, outcome in enumerate(outcomes, start=1):
             left = (time.monotonic() - start) / number * (len(missing) - number)
             state = "failed" if outcome.problem else "made"
-            print(f"[{number}/{len(missing)}] {outcome.name} {state}, about {_time(left)} left", flush=True)
+            say(f"[{number}/{len(missing)}] {outcome.name} {state}, about {duration(left)} left")
             _log(outcome, output)
             yield outcome
 
 
 def _maker(output: Path) -> Callable[[PlannedItem], ItemOutcome]:
     """What makes an item, here or in a worker process."""
-    return partial(make_item, output=output, reconstructors={**SPLATS, "nerf": build_nerf})
+    return partial(make_item, output=output, reconstructors={**SPLATS, "nerf": build_nerf}, say=say)
+
+
+def say(line: str) -> None:
+    """Print a line at once; worker processes find it by this function's name."""
+    print(line, flush=True)
 
 
 def build_nerf(settings: CurationSettings, seed: int) -> Reconstructor:
@@ -130,10 +136,6 @@ def build_nerf(settings: CurationSettings, seed: int) -> Reconstructor:
     except ModuleNotFoundError as error:
         raise InputError(f"the reconstructor nerf needs nerfstudio ({error}): pip install harmonizer-ns") from error
     return NerfReconstructor(NerfConfig(steps=settings.steps, seed=seed))
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _log(outcome: ItemOutcome, output: Path) -> None:

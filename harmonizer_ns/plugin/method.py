@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -17,6 +17,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from harmonizer_ns.plugin.models import HarmonizeNerfactoModelConfig, HarmonizeSplatfactoModelConfig
 from harmonizer_ns.plugin.pipeline import HarmonizePipelineConfig
+from harmonizer_ns.plugin.terminal import StepLines
 from harmonizer_ns.plugin.trainer import HarmonizeTrainerConfig
 
 
@@ -70,6 +71,7 @@ def _run(
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         pipeline=pipeline,
         optimizers=optimizers,
+        logging=LoggingConfig(local_writer=LocalWriterConfig(_target=StepLines, enable=True), profiler="none"),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
         **{**settings, **changes},
     )

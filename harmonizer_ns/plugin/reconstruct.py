@@ -18,6 +18,7 @@ from harmonizer_ns.plugin.cameras import to_nerfstudio
 from harmonizer_ns.plugin.method import harmonize_nerf_tiny
 from harmonizer_ns.plugin.models import HarmonizeNerfactoModel, HarmonizeNerfactoModelConfig
 from harmonizer_ns.plugin.renderer import ModelRenderer
+from harmonizer_ns.progress import counted
 from harmonizer_ns.types import Cameras, Frames, cat_cameras
 
 _NEAR, _FAR = 0.1, 30.0
@@ -158,7 +159,7 @@ def _optimize(model: HarmonizeNerfactoModel, pixels: Pixels, cameras: Nerfstudio
     optimizer = torch.optim.Adam(parameters, lr=config.rate, eps=1e-15)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / config.steps))
     callbacks = model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None))
-    for step in range(config.steps):
+    for step in counted(range(config.steps), "steps of a fit"):
         _run(callbacks, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
         photo, places, colors = pixels.draw(config.rays)
         bundle: RayBundle = cameras.generate_rays(camera_indices=photo, coords=places)

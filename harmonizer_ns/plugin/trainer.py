@@ -26,6 +26,7 @@ from harmonizer_ns.plugin.dataparser import PlyNerfstudio
 from harmonizer_ns.plugin.optimizers import FiniteOptimizers
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
 from harmonizer_ns.plugin.report import print_report
+from harmonizer_ns.plugin.terminal import print_settings
 from harmonizer_ns.random_state import seed_all
 
 _OTHER_FOLDER = "--timestamp or --output-dir"
@@ -42,6 +43,20 @@ class HarmonizeTrainerConfig(TrainerConfig):
     """Measure rgb and rgb_enhanced on all held-out photos when training ends, print and save the table."""
     compare_to_baseline: bool = False
     """Also train the plain method (same seed, same steps, no pseudo-views) and put it into the final report."""
+
+    def print_to_terminal(self) -> None:
+        """Print what a user asks about a run first, not all of its settings."""
+        folder, pipeline = self.get_base_dir(), self.pipeline
+        settings = {
+            "method": self.method_name,
+            "capture": self.data or pipeline.datamanager.data,
+            "steps": self.max_num_iterations,
+            "enhancer": pipeline.enhancer,
+            "targets": pipeline.camera_path if pipeline.targets == "path" else pipeline.targets,
+            "results": folder,
+            "all settings": folder / "config.yml",
+        }
+        print_settings(settings)
 
     def save_config(self) -> None:
         """Write config.yml into the run's folder.
@@ -97,6 +112,7 @@ class HarmonizeTrainer(Trainer):
         """
         left = self.pipeline.first_step + self.config.max_num_iterations - self._start_step
         self._last, self._taken = self._start_step + left - 1, self._start_step - 1
+        writer.GLOBAL_BUFFER["max_iter"] = self._last + 1
         with errors_in_one_line("harmonize"), self._folder_held():
             self.step = self._taken
             if left > 0:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.poses import camera_extent
+from harmonizer_ns.progress import counted
 from harmonizer_ns.splats.model import MIN_POINTS, parameters, seed_splats
 from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
 from harmonizer_ns.types import Frames
@@ -136,7 +137,9 @@ def _optimize(
     state = strategy.initialize_state(scene_scale=scale)
     halves = [_half(photo) for photo in photos]
     order: list[int] = []
-    for step in range(1, config.steps + 1):  # from 1: gsplat 1.4 resets all opacities at step 0
+    for step in counted(
+        range(1, config.steps + 1), "steps of a fit"
+    ):  # from 1: gsplat 1.4 resets all opacities at step 0
         order = order or torch.randperm(len(photos)).tolist()
         index = order.pop()
         photo = (halves if step <= config.coarse_fraction * config.steps else photos)[index]

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from harmonizer_ns.captures.capture import load_capture, pose_files, read_views
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import written_whole
 from harmonizer_ns.pairs import Pair, read_pairs
+from harmonizer_ns.progress import Counts, listening
 from harmonizer_ns.strict_dataclasses import build
 from harmonizer_ns.synthesis.recipes.frames import FrameWriter
 from harmonizer_ns.synthesis.recipes.plan import PlannedItem
@@ -44,13 +46,16 @@ class ItemOutcome:
     log: str = ""
 
 
-def make_item(item: PlannedItem, output: Path, reconstructors: Reconstructors = SPLATS) -> ItemOutcome:
+def make_item(
+    item: PlannedItem, output: Path, reconstructors: Reconstructors = SPLATS, say: Callable[[str], None] = print
+) -> ItemOutcome:
     """Make an item below ``output``, in place of what is there.
 
     Args:
         item: what to make.
         output: the folder of all items.
         reconstructors: what streams may fit captures with; its functions can be pickled.
+        say: told now and then how far a long item is; can be pickled.
 
     Raises:
         InputError: when the disk is full: nothing else can be made either.
@@ -58,7 +63,7 @@ def make_item(item: PlannedItem, output: Path, reconstructors: Reconstructors = 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums do not depend on the machine's cores
     try:
-        with written_whole(output / item.name) as folder:
+        with listening(Counts(say, item.name)), written_whole(output / item.name) as folder:
             _write(item, folder, reconstructors)
     except InputError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:

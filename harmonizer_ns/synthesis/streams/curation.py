@@ -23,6 +23,7 @@ from torch import Tensor
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.poses import nearest_spacing
+from harmonizer_ns.progress import counted
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, split_capture
 from harmonizer_ns.splats.model import MIN_POINTS
@@ -157,7 +158,7 @@ def make_cycle(
     offset = _draw_offset(capture, settings, draw)
     shifted = [_shifted(camera, offset) for camera in capture.cameras]
     first = _fit(capture, settings, seed, reconstructors)
-    renders = [first.renderer.render(camera) for camera in shifted]
+    renders = [first.renderer.render(camera) for camera in counted(shifted, "shifted views")]
     second = _fit(capture, settings, seed, reconstructors, renders)
     windows = choose_windows(capture, settings.clips, settings.clip, 1.0, draw)
     parameters = {"offset": offset.tolist(), "steps": settings.steps}
@@ -210,11 +211,11 @@ def _show(
 
 
 def _pairs(fit: SparseFit, windows: list[tuple[Views, dict[str, Any]]], settings: CurationSettings) -> Iterator[Made]:
-    for number, (window, parameters) in enumerate(windows):
-        for view in window:
-            drawn = {"reconstructor": settings.reconstructor, **parameters}
-            render = fit.renderer.render(fit.capture.cameras[view])
-            yield show_photo(fit, view, render, drawn, number, references=settings.references)
+    shown = [(number, view, drawn) for number, (window, drawn) in enumerate(windows) for view in window]
+    for number, view, parameters in counted(shown, "views"):
+        drawn = {"reconstructor": settings.reconstructor, **parameters}
+        render = fit.renderer.render(fit.capture.cameras[view])
+        yield show_photo(fit, view, render, drawn, number, references=settings.references)
 
 
 def _draw_every(capture: Capture, settings: SparseSettings, draw: random.Random) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.progress import counted
 from harmonizer_ns.splats.model import Splats, base_colors, chosen
 from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
 from harmonizer_ns.synthesis.streams.base import Made
@@ -124,7 +125,7 @@ def _make_clip(run: Run, own: Tensor, views: Views, number: int, settings: Reins
     background, asset = fit_background(run, own, masks, settings), select(run.splat, own)
     parameters = {"gaussians": int(own.sum()), "margin": settings.margin, "shadow": settings.shadow}
     soft = feather(masks, settings.feather)
-    for view in views:
+    for view in counted(views, f"views of clip {number}"):
         camera = run.capture.cameras[view]
         render = compose(asset.render(camera), visible[view : view + 1], background.render(camera))
         mask = soft[view] if settings.paste else None

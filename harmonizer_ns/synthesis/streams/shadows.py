@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean, to_float
 from harmonizer_ns.metrics import psnr
+from harmonizer_ns.progress import counted
 from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.insertion import Insertion, design_insertion
 from harmonizer_ns.synthesis.scenes.layers import FINE, LayerRenderer, Layers
@@ -71,8 +72,8 @@ def make_shadows(source: None, settings: ShadowSettings, seed: int) -> list[Made
     rng = np.random.default_rng(seed)
     scene = _worthwhile(rng, settings)
     renderer = LayerRenderer(scene.stage, scene.inserted)
-    seeds = rng.integers(0, 2**31, settings.frames).tolist()
-    layers = [renderer.layers(pose, scene.lens, settings.spp, s) for pose, s in zip(scene.poses, seeds, strict=True)]
+    views = list(zip(scene.poses, rng.integers(0, 2**31, settings.frames).tolist(), strict=True))
+    layers = [renderer.layers(pose, scene.lens, settings.spp, own) for pose, own in counted(views, "views")]
     exposure = _exposure(layers) * float(rng.uniform(0.8, 1.25))
     parameters = {**scene.facts, "exposure": round(exposure, 4)}
     made = []
