@@ -50,12 +50,16 @@ def main(config: SelfTestConfig) -> None:
         import hypothesis  # noqa: F401 - the self-test draws with it
     except ImportError as error:
         raise InputError("the self-test needs hypothesis: pip install 'harmonizer-ns[selftest]'") from error
+    import torch
+
+    from harmonizer_ns.selftest.fuzz import check_readers
+    from harmonizer_ns.selftest.kills import check_writers
     from harmonizer_ns.selftest.readers import READERS
-    from harmonizer_ns.selftest.table import check_readers, check_writers
 
     for name in config.readers:
         if name not in READERS:
             raise InputError(f"there is no reader {name!r}; {suggestion(name, READERS, 'the readers')}")
+    torch.set_num_threads(1)  # children that are forked have no threads but their first
     say = partial(print, flush=True)
     cases = _CASES[config.long] if config.cases is None else config.cases
     failed = check_readers(config.readers or tuple(READERS), cases, config.seed, config.kept, say)

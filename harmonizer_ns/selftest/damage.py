@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,12 @@ from typing import Any
 import torch
 import yaml
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gsplat_trainer.checkpoint import load_full, save_full
 from harmonizer_ns.files import read_torch
-
-
-class _Quiet:
-    """Holds values that are too long to be printed."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 @dataclass(frozen=True)
@@ -51,81 +47,46 @@ TORCH = Form(read_torch, lambda state, path: torch.save(state, path))
 SAFETENSORS = Form(load_file, lambda tensors, path: save_file(tensors, path))
 FULL_CHECKPOINT = Form(load_full, lambda state, path: save_full(path, state))
 
-_NUMBERS = [0, -1, 1, 255, 65536, 2**31, 2**63, 1e-300, 1e15, 1e38, 1e308, float("nan"), float("inf"), float("-inf")]
-_DEEP: Any = []
-for _ in range(500):
-    _DEEP = [_DEEP]
-_OTHERS = [None, True, "", "x", "1", "\0", "../../x", "/dev/zero", "x" * 5000, [], {}, [[]], {"x": None}, _DEEP]
-_PACKED = [struct.pack(f"<{form}", value) for form in "fd" for value in (*_NUMBERS[-3:], 0.0, -1.0, 1e30)]
-_PACKED += [struct.pack(f"<{form}", value) for form in "IQ" for value in (0, 1, 2**31, 2**32 - 1)]
-_TENSORS: list[Callable[[Tensor], Any]] = [
-    *(lambda tensor, value=value: torch.full_like(tensor.real.float(), value) for value in (*_NUMBERS[-3:], 0.0, 1e38)),
-    lambda tensor: tensor[:0] if tensor.ndim else tensor[None],
-    lambda tensor: tensor.flatten()[1:],
-    lambda tensor: tensor[None].clone(),
-    lambda tensor: tensor.repeat(2, *[1] * (tensor.ndim - 1)) if tensor.ndim else tensor.double(),
-    lambda tensor: tensor.to(torch.int64),
-    lambda tensor: tensor.to(torch.complex64),
-    lambda tensor: tensor.half(),
-    lambda tensor: tensor.to(torch.float8_e4m3fn),
-    lambda tensor: tensor > 0,
-    lambda tensor: tensor.float().to_sparse(),
-]
-
-
-def damaged(good: Any) -> st.SearchStrategy[Any]:
-    """Draw damaged versions of a file's bytes or values, which are copied: tensors may still lie in the file."""
-    return damaged_bytes(good) if isinstance(good, bytes) else damaged_tree(_Quiet(deepcopy(good)))
+_NUMBER = re.compile(rb"-?\d+(\.\d+)?(e[-+]?\d+)?")
+_NUMBERS = st.sampled_from([0, -1, 2**31, 2**63, 1e15, 1e38, float("nan"), float("inf")]) | st.integers() | st.floats()
+_PIECES = st.one_of(
+    _NUMBERS.map(lambda value: str(value).encode()),
+    st.floats(width=32).map(lambda value: struct.pack("<f", value)),
+    st.floats().map(lambda value: struct.pack("<d", value)),
+    st.integers(0, 2**32 - 1).map(lambda value: struct.pack("<I", value)),
+    st.integers(0, 2**64 - 1).map(lambda value: struct.pack("<Q", value)),
+    st.sampled_from([b"", bytes(8), bytes(64)]) | st.binary(max_size=16),
+)
+_DEEP = "[" * 500 + "]" * 500
+_TEXTS = st.sampled_from(["1", "\0", "../../x", "/dev/zero", "x" * 5000]) | st.text(max_size=8)
+_CONTAINERS = st.sampled_from(["[]", "{}", "[[]]", '{"x": null}', _DEEP]).map(json.loads)
+_VALUES = st.one_of(st.none(), st.booleans(), _NUMBERS, _TEXTS, _CONTAINERS)
+_DTYPES = (torch.float16, torch.float64, torch.float8_e4m3fn, torch.int64, torch.complex64, torch.bool)
 
 
 @st.composite
-def damaged_bytes(draw: st.DrawFn, good: bytes) -> bytes:
-    """Flip, overwrite, cut, repeat, insert and put in other numbers, up to four times."""
-    data = bytearray(good)
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(data)))
-        end = min(len(data), start + draw(st.sampled_from([1, 2, 4, 8, 64, 1024])))
-        change = draw(st.sampled_from(["flip", "pack", "number", "truncate", "remove", "repeat", "insert", "zero"]))
-        if change == "flip":
-            data[start:end] = bytes(byte ^ (1 << draw(st.integers(0, 7))) for byte in data[start:end][:4])
-        elif change == "pack":
-            value = draw(st.sampled_from(_PACKED))
-            data[start : start + len(value)] = value
-        elif change == "number":
-            found = list(re.finditer(rb"-?\d+(\.\d+)?(e[-+]?\d+)?", bytes(data[start : start + 4096])))
-            if found:
-                place = found[draw(st.integers(0, len(found) - 1))]
-                data[start + place.start() : start + place.end()] = str(draw(st.sampled_from(_NUMBERS))).encode()
-        elif change == "truncate":
-            del data[start:]
-        elif change == "remove":
-            del data[start:end]
-        elif change == "repeat":
-            data[start:start] = data[start:end] * draw(st.sampled_from([1, 3, 50]))
-        elif change == "insert":
-            data[start:start] = draw(st.binary(min_size=1, max_size=16))
-        else:
-            data[start:end] = bytes(end - start)
-    return bytes(data)
-
-
-@st.composite
-def damaged_tree(draw: st.DrawFn, good: _Quiet) -> Any:
-    """Replace, remove, repeat and rename values, up to three times."""
-    root = [deepcopy(good.value)]
+def damaged(draw: st.DrawFn, form: Form, good: Path) -> Any:
+    """Draw a damaged version of what a good file holds, up to four changes away."""
+    value = form.load(good)
+    if isinstance(value, bytes):
+        return _damaged_bytes(draw, bytearray(value))
+    root = [value]
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(root))
-        holder, key = places[draw(st.integers(0, len(places) - 1))]
-        change = draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "rename"]))
-        if change == "replace" or holder is root:
-            holder[key] = draw(_replacement(holder[key]))
-        elif change == "remove":
-            del holder[key]
-        elif isinstance(holder, list):
-            holder.insert(key, holder[key])
-        else:
-            holder[f"{key}x" if change == "rename" else "x"] = holder.pop(key) if change == "rename" else holder[key]
+        _change(draw, *places[draw(st.integers(0, len(places) - 1))], root)
     return root[0]
+
+
+def _damaged_bytes(draw: st.DrawFn, data: bytearray) -> bytes:
+    """Put pieces over, between or in place of others, leave some out or repeat them; of texts often the numbers."""
+    for _ in range(draw(st.integers(1, 4))):
+        start, piece = draw(st.integers(0, len(data))), draw(_PIECES)
+        end = start + draw(st.sampled_from([len(piece), 0, 1, 64, len(data)]))
+        number = _NUMBER.search(data, start, start + 4096)
+        if number and draw(st.booleans()):
+            start, end = number.span()
+        data[start:end] = piece if draw(st.integers(0, 7)) else data[start : start + 1024] * 3
+    return bytes(data)
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -136,16 +97,30 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(item)
 
 
-def _replacement(old: Any) -> st.SearchStrategy[Any]:
-    if isinstance(old, Tensor):
-        return st.sampled_from(_TENSORS).map(lambda change: _changed(old, change))
-    return st.sampled_from(_NUMBERS + _OTHERS).map(deepcopy)
+def _change(draw: st.DrawFn, holder: Any, key: Any, root: list[Any]) -> None:
+    """Replace a value, remove it, repeat it in its list, or give it another name as well."""
+    how, old = draw(st.sampled_from(["replace", "replace", "remove", "repeat"])), holder[key]
+    if how == "replace" or holder is root:
+        holder[key] = _other_tensor(draw, old) if isinstance(old, Tensor) else draw(_VALUES)
+    elif how == "remove":
+        del holder[key]
+    elif isinstance(holder, list):
+        holder.insert(key, old)
+    else:
+        holder[draw(st.just(f"{key}x") | st.text(max_size=3))] = old
 
 
-def _changed(tensor: Tensor, change: Callable[[Tensor], Any]) -> Any:
+def _other_tensor(draw: st.DrawFn, old: Tensor) -> Tensor | None:
+    """Change a tensor's values, precision, shape or layout."""
     try:
-        return change(tensor)
-    except RuntimeError:  # a tensor that was changed before may not allow it
+        twice = torch.cat([torch.atleast_1d(old)] * 2)
+        shapes = (old[None], old.flatten()[1:], old.flatten()[:0], twice, old.float().to_sparse())
+        return draw(
+            _NUMBERS.map(lambda value: torch.full_like(old.real.float(), value))
+            | st.sampled_from(_DTYPES).map(old.to)
+            | st.integers(0, len(shapes) - 1).map(shapes.__getitem__)
+        )
+    except (RuntimeError, OverflowError):  # a tensor that was changed before may not allow it
         return None
 
 
@@ -153,21 +128,21 @@ def attacks(canary: Path) -> dict[str, bytes]:
     """Files that would do something when they are opened, or that grow without end; the first ones write ``canary``."""
     command = f"touch '{canary}'"
     pickled = b"cos\nsystem\n(S" + repr(command).encode() + b"\ntR."
-    call = {"tag": f"!!python/object/apply:os.system [{json.dumps(command)}]"}
+    call = f"!!python/object/apply:os.system [{json.dumps(command)}]"
     aliases = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))
     ply = "ply\nformat ascii 1.0\nelement vertex 100000000000\nproperty float x\nend_header\n1\n"
     return {
         "pickle": pickled,
         "torch file": _torch_file(pickled),
-        "yaml that calls": call["tag"].encode(),
-        "yaml that calls below": f"streams:\n- {call['tag']}\n".encode(),
-        "yaml that builds": f"!!python/object/new:os._wrap_close\nstate: {call['tag']}\n".encode(),
+        "yaml that calls": call.encode(),
+        "yaml that calls below": f"streams:\n- {call}\n".encode(),
+        "yaml that builds": f"!!python/object/new:os._wrap_close\nstate: {call}\n".encode(),
         "yaml of aliases": f"a0: &a0 [x, x]\n{aliases}\n".encode(),
         "deep nesting": b"[" * 100_000,
         "deep mapping": b'{"a":' * 100_000,
         "huge number": b'{"w": ' + b"9" * 5000 + b"}",
         "ply of many": ply.encode(),
-        "png of many": _png(60_000),
+        "png of many": _large_png(60_000),
         "count of many": struct.pack("<Q", 2**62) + bytes(64),
         "zeros": bytes(4096),
         "empty": b"",
@@ -175,22 +150,16 @@ def attacks(canary: Path) -> dict[str, bytes]:
 
 
 def _torch_file(pickled: bytes) -> bytes:
-    import io
-    import zipfile
-
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
+        for name, content in (("data.pkl", pickled), ("version", "3\n"), ("byteorder", "little")):
+            archive.writestr(f"archive/{name}", content)
     return file.getvalue()
 
 
-def _png(side: int) -> bytes:
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+def _large_png(side: int) -> bytes:
+    """A small PNG that says of itself that it is large."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "png")
+    head = b"IHDR" + struct.pack(">II", side, side) + file.getvalue()[24:29]
+    return file.getvalue()[:12] + head + struct.pack(">I", zlib.crc32(head)) + file.getvalue()[33:]

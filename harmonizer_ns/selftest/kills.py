@@ -3,27 +3,33 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
-import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gsplat_trainer import checkpoint as gsplat
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.selftest.fuzz import in_child
+from harmonizer_ns.files import read_json, read_torch, write_json, written_whole
+from harmonizer_ns.images import load_image, save_image
+from harmonizer_ns.selftest.fuzz import FORK
+from harmonizer_ns.splats.files import read_ply, write_splats
+from harmonizer_ns.splats.model import seed_splats
+from harmonizer_ns.training.checkpoints import RunState, list_runs, load_run, save_run
 
 _LONGEST = 0.15
-"""Seconds after its first file within which a writer is killed."""
+"""Seconds after its first version within which a writer is killed."""
 _FULL = 1 << 16
 """Bytes after which a disk is full."""
 
@@ -34,43 +40,55 @@ class Writer:
 
     Args:
         write: writes a version; all of its numbers are the version's.
-        read: gives the version of the newest one, and all of its numbers.
-        modules: are imported once, before processes fork.
+        read: gives the numbers in each file, beginning with the newest; those of a file are of one version.
+        module: takes long to be imported, and is so before processes fork.
     """
 
     write: Callable[[Path, int], None]
-    read: Callable[[Path], tuple[int, list[Tensor]]]
-    modules: tuple[str, ...] = ()
+    read: Callable[[Path], list[list[Tensor]]]
+    module: str = __name__
+
+
+def check_writers(kills: int, seed: int, say: Callable[[str], None]) -> int:
+    """Kill every writer so many times, fill the disk once, and print what was lost; gives the number of losses."""
+    say(f"\n{'writer':<28}{'kills':>11}{'full disks':>11}{'losses':>11}")
+    lost = 0
+    for number, (name, writer) in enumerate(WRITERS.items()):
+        import_module(writer.module)
+        with TemporaryDirectory() as root:
+            problems = survived(writer, Path(root, "kills"), kills, seed + number)
+            problems += full_disk(writer, Path(root, "full"))
+        lost += len(problems)
+        say("\n".join([f"{name:<28}{kills:>11}{1:>11}{len(problems):>11}", *(f"  {text}" for text in problems)]))
+    return lost
 
 
 def survived(writer: Writer, folder: Path, times: int, seed: int) -> list[str]:
     """Kill a writer at random moments and go on after each; say what was lost."""
-    for module in writer.modules:
-        import_module(module)
     moments, problems, version = random.Random(seed), [], 0
-    for number in range(times):
-        pid, pipe = in_child(lambda pipe, begin=version + 1: _write_on(writer, folder, begin, pipe))
+    for number in range(1, times + 1):
+        begun, begins = FORK.Pipe(duplex=False)
+        child = FORK.Process(target=_write_on, args=(writer, folder, version + 1, begins))
+        child.start()
+        begins.close()
         try:
-            pipe.recv()
-        except EOFError:
-            return [*problems, f"kill {number + 1}: the writer had failed before"]
-        time.sleep(moments.uniform(0, _LONGEST))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        try:
-            found, values = writer.read(folder)
-        except Exception as error:  # whatever it is, the newest version cannot be read
-            problems.append(f"kill {number + 1}: {error}")
+            begun.recv()
+            time.sleep(moments.uniform(0, _LONGEST))
+            child.kill()
+            child.join()
+            newest, *others = [torch.cat([values.flatten() for values in file]) for file in writer.read(folder)]
+        except Exception as error:  # whatever it is, the writer had failed before, or its newest version is unreadable
+            problems.append(f"kill {number}: {type(error).__name__}: {error}")
             continue
-        if found <= version or not all((value == found).all() for value in values):
-            problems.append(f"kill {number + 1}: version {found} after {version}, or of several versions")
-        version = found
+        if newest[0] <= version or not all((file == file[0]).all() for file in (newest, *others)):
+            problems.append(f"kill {number}: version {newest[0]} after {version}, or a file of several versions")
+        version = int(newest[0])
     return problems
 
 
-def _write_on(writer: Writer, folder: Path, version: int, pipe: Connection) -> None:
+def _write_on(writer: Writer, folder: Path, version: int, begins: Connection) -> None:
     writer.write(folder, version)
-    pipe.send(version)
+    begins.send(version)
     while True:
         version += 1
         writer.write(folder, version)
@@ -78,25 +96,16 @@ def _write_on(writer: Writer, folder: Path, version: int, pipe: Connection) -> N
 
 def full_disk(writer: Writer, folder: Path) -> list[str]:
     """Let a writer meet the end of the disk; say what is wrong with its error or with what was there before."""
-    pid, pipe = in_child(lambda pipe: writer.write(folder, 1))
-    os.waitpid(pid, 0)
-    before = _contents(folder)
-    pid, pipe = in_child(lambda pipe: pipe.send(_told_at_the_end(writer, folder)))
-    told = pipe.recv()
-    os.waitpid(pid, 0)
-    problems = [] if told.startswith("cannot write ") else [f"full disk: {told}"]
-    return problems if _contents(folder) == before else [*problems, "full disk: files have changed"]
-
-
-def _told_at_the_end(writer: Writer, folder: Path) -> str:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FULL, _FULL))
-    try:
-        writer.write(folder, 2)
-    except InputError as error:
-        return str(error)
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing was said"
+    with ProcessPoolExecutor(1, FORK) as child:
+        child.submit(writer.write, folder, 1).result()
+        before, told = _contents(folder), "full disk: nothing was said"
+        child.submit(resource.setrlimit, resource.RLIMIT_FSIZE, (_FULL, _FULL)).result()
+        try:
+            child.submit(writer.write, folder, 2).result()
+        except Exception as error:
+            is_told = isinstance(error, InputError) and str(error).startswith("cannot write ")
+            told = "" if is_told else f"full disk: {type(error).__name__}: {error}"
+    return [problem for problem in (told, _contents(folder) != before and "full disk: files have changed") if problem]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -112,20 +121,13 @@ def _values(version: int) -> dict[str, Tensor]:
 
 
 def _write_gsplat(folder: Path, version: int) -> None:
-    from gsplat_trainer import checkpoint
-
-    checkpoint.save_full(checkpoint.full_path(folder, version, 0), {"step": version, "splats": _values(version)})
-    checkpoint.save_gsplat(checkpoint.gsplat_path(folder, version, 0), version, _values(version))
+    gsplat.save_full(gsplat.full_path(folder, version, 0), {"step": version, "splats": _values(version)})
+    gsplat.save_gsplat(gsplat.gsplat_path(folder, version, 0), version, _values(version))
 
 
-def _read_gsplat(folder: Path) -> tuple[int, list[Tensor]]:
-    from gsplat_trainer.checkpoint import load_full, newest_full
-    from harmonizer_ns.files import read_torch
-
-    state = load_full(newest_full(folder, 0))
-    others = [read_torch(path) for path in folder.glob("ckpt_*.pt")]
-    torn = [other for other in others if not all((v == other["step"]).all() for v in other["splats"].values())]
-    return state["step"], [*state["splats"].values(), *(value for other in torn for value in other["splats"].values())]
+def _read_gsplat(folder: Path) -> list[list[Tensor]]:
+    states = [gsplat.load_full(gsplat.newest_full(folder, 0)), *map(read_torch, folder.glob("ckpt_*.pt"))]
+    return [[torch.tensor([float(state["step"])]), *state["splats"].values()] for state in states]
 
 
 def _write_nerfstudio(folder: Path, version: int) -> None:
@@ -139,54 +141,39 @@ def _write_nerfstudio(folder: Path, version: int) -> None:
     trainer.save_checkpoint(version)
 
 
-def _read_nerfstudio(folder: Path) -> tuple[int, list[Tensor]]:
+def _read_nerfstudio(folder: Path) -> list[list[Tensor]]:
     from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 
     state = read_checkpoint(newest_checkpoint(folder / "nerfstudio_models"))
-    return state["step"], list(state["pipeline"].values())
+    return [[torch.tensor([float(state["step"])]), *state["pipeline"].values()]]
 
 
 def _write_training(folder: Path, version: int) -> None:
-    from harmonizer_ns.training.checkpoints import RunState, save_run
-
     save_run(folder, RunState(version, {"weights": _values(version)}, {}), keep=2)
 
 
-def _read_training(folder: Path) -> tuple[int, list[Tensor]]:
-    from harmonizer_ns.training.checkpoints import list_runs, load_run
-
+def _read_training(folder: Path) -> list[list[Tensor]]:
     run = load_run(list_runs(folder)[-1])
-    return run.step, list(run.tensors["weights"].values())
+    return [[torch.tensor([float(run.step)]), *run.tensors["weights"].values()]]
 
 
 def _write_files(folder: Path, version: int) -> None:
-    from harmonizer_ns.files import write_json, written_whole
-    from harmonizer_ns.images import save_image
-    from harmonizer_ns.selftest.inputs import some_splats
-    from harmonizer_ns.splats.files import write_splats
-
-    splats = {name: torch.full_like(value, float(version)) for name, value in some_splats(5000).items()}
-    write_splats(folder / "splats.ply", splats)
+    splats = seed_splats(torch.rand(5000, 3), torch.rand(5000, 3), degree=1)
+    write_splats(folder / "splats.ply", {name: torch.full_like(value, version) for name, value in splats.items()})
     with written_whole(folder / "image.png") as partial:
         save_image(partial, torch.rand(3, 256, 256))
-    write_json(folder / "pairs.json", {"version": [version] * 50_000})
+    write_json(folder / "pairs.json", {"version": [float(version)] * 50_000})
 
 
-def _read_files(folder: Path) -> tuple[int, list[Tensor]]:
-    from harmonizer_ns.files import read_json
-    from harmonizer_ns.images import load_image
-    from harmonizer_ns.splats.files import read_ply
-
+def _read_files(folder: Path) -> list[list[Tensor]]:
     load_image(folder / "image.png")
-    splats, content = read_ply(folder / "splats.ply"), read_json(folder / "pairs.json")["version"]
-    if len(set(content)) > 1 or content[0] not in (splats["sh0"].max().item(), splats["sh0"].max().item() - 1):
-        raise InputError("files of one version have parts of several")
-    return int(splats["sh0"].max()), list(splats.values())
+    splats, pairs = read_ply(folder / "splats.ply"), read_json(folder / "pairs.json")
+    return [list(splats.values()), [torch.tensor(pairs["version"])]]
 
 
 WRITERS: dict[str, Writer] = {
     "gsplat_trainer checkpoints": Writer(_write_gsplat, _read_gsplat),
-    "ns-train checkpoints": Writer(_write_nerfstudio, _read_nerfstudio, ("harmonizer_ns.plugin.trainer",)),
+    "ns-train checkpoints": Writer(_write_nerfstudio, _read_nerfstudio, "harmonizer_ns.plugin.trainer"),
     "training checkpoints": Writer(_write_training, _read_training),
     "PLY, image, pairs": Writer(_write_files, _read_files),
 }
