@@ -47,6 +47,7 @@ TORCH = Form(read_torch, lambda state, path: torch.save(state, path))
 SAFETENSORS = Form(load_file, lambda tensors, path: save_file(tensors, path))
 FULL_CHECKPOINT = Form(load_full, lambda state, path: save_full(path, state))
 
+_CHANGES = st.sampled_from([1, 1, 2, 4])
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?(e[-+]?\d+)?")
 _NUMBERS = st.sampled_from([0, -1, 2**31, 2**63, 1e15, 1e38, float("nan"), float("inf")]) | st.integers() | st.floats()
 _PIECES = st.one_of(
@@ -71,7 +72,7 @@ def damaged(draw: st.DrawFn, form: Form, good: Path) -> Any:
     if isinstance(value, bytes):
         return _damaged_bytes(draw, bytearray(value))
     root = [value]
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(_CHANGES)):
         places = list(_places(root))
         _change(draw, *places[draw(st.integers(0, len(places) - 1))], root)
     return root[0]
@@ -79,9 +80,9 @@ def damaged(draw: st.DrawFn, form: Form, good: Path) -> Any:
 
 def _damaged_bytes(draw: st.DrawFn, data: bytearray) -> bytes:
     """Put pieces over, between or in place of others, leave some out or repeat them; of texts often the numbers."""
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(_CHANGES)):
         start, piece = draw(st.integers(0, len(data))), draw(_PIECES)
-        end = start + draw(st.sampled_from([len(piece), 0, 1, 64, len(data)]))
+        end = start + draw(st.sampled_from([len(piece)] * 4 + [0, 1, 64, len(data)]))
         number = _NUMBER.search(data, start, start + 4096)
         if number and draw(st.booleans()):
             start, end = number.span()

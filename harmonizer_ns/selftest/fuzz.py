@@ -22,7 +22,7 @@ import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
 
 from harmonizer_ns.errors import errors_in_one_line
-from harmonizer_ns.selftest.damage import attacks, damaged
+from harmonizer_ns.selftest.damage import Form, attacks, damaged
 from harmonizer_ns.selftest.nonsense import nonsense
 from harmonizer_ns.selftest.readers import READERS, Reader
 
