@@ -391,6 +391,6 @@ def find_folder(folder_or_id: str | Path, patterns: Sequence[str], revision: str
         ) from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, without the lines that follow."""
     return str(error).strip().partition("\n")[0]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -81,7 +82,9 @@ def run_apart(
 
 def _send(do: Callable[[T], R], task: T, sender: Connection) -> None:
     _follow_parent()
-    sender.send(do(task))
+    outcome = do(task)
+    with suppress(BrokenPipeError):  # nobody waits any more
+        sender.send(outcome)
 
 
 def _with_processes(do: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:

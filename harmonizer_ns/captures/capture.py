@@ -131,6 +131,24 @@ class Capture:
             _cache={},
         )
 
+    def seeded_by(self, photos: Sequence[int], shown_by: int = 2) -> Capture:
+        """Keep the seed points that at least so many of these photos show.
+
+        Structure from motion triangulates from all photos; a point that only held-out ones show tells of them.
+
+        Raises:
+            ValueError: when it is not known which photos show a point.
+        """
+        if self.seen is None:
+            raise ValueError(f"{self.name} does not say which photos show a point")
+        count = torch.zeros(len(self.points), dtype=torch.long)
+        for photo in photos:
+            count[self.seen[photo].unique()] += 1
+        kept = count >= shown_by
+        place = kept.cumsum(0) - 1
+        seen = [place[shown[kept[shown]]] for shown in self.seen]
+        return replace(self, points=self.points[kept], colors=self.colors[kept], seen=seen)
+
     def to(self, device: torch.device | str) -> Capture:
         """Move cameras and points to ``device``; photos follow when they are asked for."""
         cameras = [camera.to(device) for camera in self.cameras]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read seed point clouds."""
+"""Read and write seed point clouds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from plyfile import PlyData, PlyElement
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
@@ -31,3 +32,14 @@ def read_point_cloud(file: Path) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p
         return points, torch.full((len(points), 3), 0.5)
     colors = np.stack([columns[channel] for channel in ("red", "green", "blue")], axis=1).astype(np.float32)
     return points, torch.from_numpy(colors / 255)
+
+
+def write_point_cloud(file: Path, points: Float[np.ndarray, "p 3"], colors: UInt8[np.ndarray, "p 3"]) -> None:
+    """Write points as nerfstudio does: x, y, z, red, green, blue."""
+    channels = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    table = np.empty(len(points), dtype=channels)
+    for i, axis in enumerate("xyz"):
+        table[axis] = points[:, i]
+    for i, channel in enumerate(("red", "green", "blue")):
+        table[channel] = colors[:, i]
+    PlyData([PlyElement.describe(table, "vertex")]).write(str(file))

@@ -119,10 +119,12 @@ class Repairs:
     def draw(self, step: int) -> PseudoView | None:
         """A pseudo-view to learn from besides a photo in this step, or None.
 
-        Trust falls linearly to 0 until the schedule's end: repairs show a rough scene where it is wrong, and in the end
-        the scene is sharper than they are.
+        With `DistillSettings.fade` trust falls linearly to 0 until the schedule's end: repairs show a rough scene where
+        it is wrong, and in the end the scene is sharper than they are.
         """
-        return None if self.schedule is None else self.sampler.draw(self.store, self.schedule.remaining(step))
+        if self.schedule is None:
+            return None
+        return self.sampler.draw(self.store, self.schedule.remaining(step) if self.settings.fade else 1.0)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ class DistillSettings:
     share (1 - photo_share) / photo_share of the steps learns from a pseudo-view too."""
     pseudo_loss_weight: Annotated[float, tyro.conf.arg(aliases=["--novel-data-lambda"])] = 1.0
     """Trust in pseudo-views as a whole, in [0, 1]."""
+    fade: bool = True
+    """Let trust in pseudo-views fall to 0 until the end of the run: repairs show an earlier, rougher scene."""
     gate: GateConfig = field(default_factory=GateConfig)
     """How repairs are weighed per pixel."""
 

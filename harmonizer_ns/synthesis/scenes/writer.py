@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from plyfile import PlyData, PlyElement
 
+from harmonizer_ns.captures.pointcloud import write_point_cloud
 from harmonizer_ns.files import write_json
 from harmonizer_ns.poses import flip_axes
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses
@@ -47,20 +47,9 @@ def write_capture(folder: Path, capture: RenderedCapture) -> None:
     for name, photo in zip(capture.names, capture.photos, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(folder / name, quality=95, subsampling=0)
-    write_points(folder / "sparse_pc.ply", capture.points)
+    write_point_cloud(folder / "sparse_pc.ply", capture.points.positions, capture.points.colors)
     write_json(folder / "sparse_pc_tracks.json", {"tracks": capture.points.tracks}, indent=None)
     write_json(folder / "transforms.json", _transforms(capture))
-
-
-def write_points(path: Path, points: SeedPoints) -> None:
-    """Write a point cloud as nerfstudio does: x, y, z, red, green, blue."""
-    channels = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    table = np.empty(len(points.positions), dtype=channels)
-    for i, axis in enumerate("xyz"):
-        table[axis] = points.positions[:, i]
-    for i, channel in enumerate(("red", "green", "blue")):
-        table[channel] = points.colors[:, i]
-    PlyData([PlyElement.describe(table, "vertex")]).write(str(path))
 
 
 def write_camera_path(path: Path, route: Poses, capture_poses: Poses, lens: Lens, fps: float) -> None:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capture is prepared as a protocol wants it: split, resized, and without seed points that only judged photos saw.
+
+What comes out is a capture in nerfstudio's format, with no photo but those that train or are judged, so that any
+trainer can be judged on exactly the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harmonizer_ns.captures.capture import Capture, Photo, load_capture
+from harmonizer_ns.captures.writing import write_transforms
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.protocols import Protocol
+from harmonizer_ns.evaluation.splits import Split
+from harmonizer_ns.files import read_json, write_json, written_whole
+from harmonizer_ns.spread import evenly_spread
+from harmonizer_ns.strict_dataclasses import build
+
+SHOWN_BY = 2
+"""So many photos that train must show a seed point."""
+_ABOUT = "prepared.json"
+_GIVEN = "all of the capture's: "
+
+
+@dataclass(frozen=True)
+class PreparedScene:
+    """Is a capture that is ready to train on.
+
+    Args:
+        name: of the scene, with that of the split where there are several.
+        digest: sha256 of all that a trainer learns from it.
+        train: photos that train.
+        judged: photos that are judged.
+        points: seed points.
+        seeds: which points these are.
+    """
+
+    name: str
+    digest: str
+    train: int
+    judged: int
+    points: int
+    seeds: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.train} photos train, {self.judged} are judged; {self.points} seed points, {self.seeds}"
+        )
+
+
+def prepare(protocol: Protocol, scenes: Sequence[Path], output: Path) -> list[PreparedScene]:
+    """Prepare scenes in ``output/scenes``, each by every split; what is there already and the same stays.
+
+    Raises:
+        InputError: naming the capture, or two captures of one name.
+    """
+    names = [scene.resolve().name for scene in scenes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"several scenes are named {twice[0]!r}; rename a folder, or judge them apart")
+    several = len(protocol.splits) > 1
+    return [
+        _prepared(f"{name}-{kind}" if several else name, scene, split, protocol, output)
+        for name, scene in zip(names, scenes, strict=True)
+        for kind, split in protocol.splits.items()
+    ]
+
+
+def folder_of(output: Path, scene: str) -> Path:
+    """Name the folder of a prepared scene."""
+    return output / "scenes" / scene
+
+
+def _prepared(name: str, scene: Path, split: Split, protocol: Protocol, output: Path) -> PreparedScene:
+    capture, seeds = _split(_load(scene, protocol), split, protocol.judged)
+    photos = sorted((*capture.train, *capture.test))
+    read = _Resized(capture, protocol.resize)
+    digest = _digest(capture, photos, read)
+    counts = {"train": len(capture.train), "judged": len(capture.test), "points": len(capture.points)}
+    prepared = PreparedScene(name, digest, **counts, seeds=seeds)
+    folder = folder_of(output, name)
+    if not (folder / _ABOUT).is_file() or build(PreparedScene, read_json(folder / _ABOUT), str(folder)) != prepared:
+        with written_whole(folder) as partial:
+            partial.mkdir()
+            names = write_transforms(partial, capture, photos, read)
+            for part, indices in (("all", photos), ("judged", capture.test)):
+                (partial / f"{part}.txt").write_text("".join(f"{names[i]}\n" for i in indices), encoding="utf-8")
+            write_json(partial / _ABOUT, asdict(prepared))
+    return prepared
+
+
+def _load(scene: Path, protocol: Protocol) -> Capture:
+    """Read a capture; its cameras have the protocol's size, its photos have it only where they come so."""
+    smaller = protocol.factor if (scene / f"images_{protocol.factor}").is_dir() else 1
+    capture = load_capture(scene, factor=smaller, with_tracks=True)
+    share = smaller / protocol.factor
+    cameras = []
+    for camera in capture.cameras:
+        width = protocol.width or max(1, round(camera.width * share))
+        cameras.append(camera.resized(width, max(1, round(camera.height * width / camera.width))))
+    return replace(capture, cameras=cameras)
+
+
+def _split(capture: Capture, split: Split, most: int | None) -> tuple[Capture, str]:
+    """Split a capture, and leave out the seed points that photos which train do not bear out."""
+    sides, before, keeps = split.of(capture), len(capture.points), split.keeps(capture)
+    capture = replace(capture, train=sides.train, test=tuple(evenly_spread(sides.judged, most or len(sides.judged))))
+    if keeps:
+        return capture, f"{_GIVEN}it comes with its own split"
+    if capture.seen is None:
+        return capture, f"{_GIVEN}it does not say which photos show them, so held-out photos may have helped"
+    capture = capture.seeded_by(sides.train, SHOWN_BY)
+    return capture, f"those of {before} that at least {SHOWN_BY} photos which train show"
+
+
+@dataclass(frozen=True)
+class _Resized:
+    """Reads photos of a capture at the sizes of its cameras."""
+
+    capture: Capture
+    how: str
+
+    def __call__(self, index: int) -> Photo:
+        photo, mask = self.capture.read(index)
+        size = self.capture.cameras[index].width, self.capture.cameras[index].height
+        pixels = _resized(photo.permute(1, 2, 0).numpy(), size, self.how)
+        counts = None if mask is None else _resized(mask[0].numpy().astype(np.uint8) * 255, size, "box") > 127
+        return torch.from_numpy(pixels).permute(2, 0, 1), None if counts is None else torch.from_numpy(counts)[None]
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling[how.upper()]))
+
+
+def _digest(capture: Capture, photos: list[int], read: _Resized) -> str:
+    whole = hashlib.sha256(repr((capture.train, capture.test)).encode())
+    for index in photos:
+        camera = capture.cameras[index]
+        photo, mask = read(index)
+        for tensor in (photo, camera.camera_to_world, camera.intrinsics, *(() if mask is None else (mask,))):
+            whole.update(tensor.contiguous().numpy().tobytes())
+    for tensor in (capture.points, capture.colors):
+        whole.update(tensor.contiguous().numpy().tobytes())
+    return whole.hexdigest()
