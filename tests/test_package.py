@@ -196,6 +196,14 @@ def test_every_package_is_shipped():
         assert (ROOT / name / "py.typed").is_file()
 
 
+def test_every_file_in_a_package_is_shipped():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {module: file.parent for module, file in modules().items() if file.name == "__init__.py"}
+    for module, folder in folders.items():
+        shipped = {file for pattern in data.get(module, []) for file in folder.glob(pattern)}
+        assert {file for file in folder.iterdir() if file.is_file() and file.suffix != ".py"} == shipped
+
+
 @pytest.mark.parametrize("folder", ["harmonizer_ns", "gsplat_trainer", "tests"])
 def test_every_file_names_its_licence(folder):
     for file in (ROOT / folder).rglob("*.py"):

@@ -81,7 +81,7 @@ class View:
         pictures: by name: plain, harmonized, enhanced, truth, weight, in this order where they exist; RGB or grey in
             [0, 1], or an image file, which is read when it is shown.
         scores: by name, best made by `heading` with the picture's name: "PSNR ↑ enhanced".
-        rank: the lowest is the worst and is shown first.
+        rank: the lowest is the worst and is shown first: what the view gained, or its PSNR.
     """
 
     name: str

@@ -15,8 +15,8 @@ from harmonizer_ns.spread import evenly_spread
 Point = tuple[float, float]
 _MOST_POINTS = 400
 """Points of a curve that are drawn."""
-_WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 28
+_WIDTH, _HEIGHT = 520, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 12, 28
 """Margins."""
 
 

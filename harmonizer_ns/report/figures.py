@@ -69,7 +69,7 @@ def digits_of(heading: str, values: list[float]) -> int:
 def numbers(cells: list[Cell]) -> list[float]:
     """Give the finite numbers among cells; of a spread, its mean."""
     values = [cell.mean if isinstance(cell, Spread) else cell for cell in cells]
-    return [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return [float(value) for value in values if not (value is None or isinstance(value, str)) and math.isfinite(value)]
 
 
 def _shown(table: Table, row: int, column: int) -> Shown:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sliders show the pair of pictures that is selected, and tables sort.
 "use strict";
 
