@@ -42,7 +42,7 @@ def _(value: dict) -> Iterator[str]:
         number = value.get(name)
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
             yield f"the {name} is {number!r}"
-    if "quats" in value:
+    if isinstance(value.get("quats"), Tensor):
         yield from _in_splats(value)
     yield from nonsense(list(value.values()))
 
