@@ -94,7 +94,7 @@ def perfect(photo: Picture, generator: torch.Generator) -> Picture:
 
 def misaligned(photo: Picture, generator: torch.Generator, rms: float) -> Picture:
     """Move pixels by a smooth random field of so many pixels (root mean square of each axis), and scale channels."""
-    field = smooth_field(2, *photo.shape[-2:], generator)
+    field = smooth_field(2, photo.shape[1], photo.shape[2], generator)
     field *= rms / field.square().mean().sqrt()
     gains = 1 + GAINS * torch.randn(3, 1, 1, generator=generator)
     return displaced(photo, field) * gains

@@ -15,7 +15,7 @@ import pytest
 import toy_training
 from toy import write_capture
 
-from harmonizer_ns.cli import ablate
+from harmonizer_ns.cli import ablate, judging
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation import jobs
 from harmonizer_ns.evaluation.ablation import PARTS, plan, read_options, report, rows_of
@@ -92,7 +92,7 @@ def test_each_part_off_is_one_setting_of_the_trainer_changed(captures, tmp_path)
     from harmonizer_ns.evaluation.jobs import arguments_of
 
     trials = plan(PROTOCOL, prepare(PROTOCOL, captures[:1], tmp_path), {}, "cpu")
-    ablate.check_options([trial.job for trial in trials])
+    judging.check_options([trial.job for trial in trials])
     configs = {t.row: parse(arguments_of(t.job, tmp_path, tmp_path)) for t in trials if t.seed == 0}
     whole = configs["progressive"]
     changed = {
@@ -113,7 +113,7 @@ def test_each_part_off_is_one_setting_of_the_trainer_changed(captures, tmp_path)
 def test_flags_that_the_trainer_does_not_know_are_refused(captures, tmp_path):
     trials = plan(PROTOCOL, prepare(PROTOCOL, captures[:1], tmp_path), {"mine": ["--no_such_flag", "1"]}, "cpu")
     with pytest.raises(InputError, match=r"gsplat_trainer does not take .*--no_such_flag"):
-        ablate.check_options([trial.job for trial in trials])
+        judging.check_options([trial.job for trial in trials])
 
 
 # --- none is done twice -----------------------------------------------------------------------------------------------

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share that train scenes by a protocol and judge the outcome: options, set-up, and the trainings."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from harmonizer_ns.devices import Device
+from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.jobs import Job, JudgedView, arguments_of, run_jobs
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.prepared import PreparedScene, prepare
+from harmonizer_ns.evaluation.protocols import EnhancerVersion, Protocol, claim, read_protocol
+from harmonizer_ns.files import remove_leftovers
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingConfig:
+    """Holds what `harmonizer ablate` and `harmonizer evaluate --loop` share."""
+
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[SCENE ...]")] = ()
+    """Folders of captures; none: those that the protocol names."""
+    protocol: str = "sparse"
+    """A JSON file, or a shipped protocol: sparse, few, far, nerfbusters, dl3dv, mipnerf360-sparse."""
+    data: Path = Path()
+    """Where scenes are looked for."""
+    output: Path
+    """Folder that receives everything. The same command again goes on where an earlier one ended."""
+    steps: tuple[int, ...] = ()
+    """Only these of the protocol's lengths of training; all without."""
+    seeds: tuple[int, ...] = ()
+    """These seeds instead of the protocol's."""
+    enhancer: str | None = None
+    """This enhancer instead of the protocol's: a name, or the folder of a checkpoint."""
+    options: Path | None = None
+    """JSON file of more to try: {"name": ["--flag", "value", ...], ...} with flags of gsplat_trainer."""
+    workers: int = 1
+    """Trainings at a time, each in a process of its own with one thread."""
+    ray: bool = False
+    """Give them to a Ray cluster (or start Ray here) instead; all machines see the same folder."""
+    weights: tuple[Path, ...] = ()
+    """Folders with weights of networks that judge, such as LPIPS; what is not found is not measured."""
+    device: Device = "auto"
+    """Where to train; auto takes a GPU when there is one."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"--workers should be at least 1, got {self.workers}")
+
+    def read_protocol(self) -> Protocol:
+        """Read the protocol, changed as the command line says."""
+        protocol = read_protocol(self.protocol)
+        runs = tuple(run for run in protocol.runs if not self.steps or run.steps in self.steps)
+        if unknown := sorted(set(self.steps) - {run.steps for run in runs}):
+            known = ", ".join(str(run.steps) for run in protocol.runs)
+            raise InputError(f"the protocol {protocol.name} has no run of {unknown[0]} steps; it has {known}")
+        if self.seeds:
+            runs = tuple(replace(run, seeds=self.seeds) for run in runs)
+        names = tuple(map(str, self.scenes)) or protocol.scenes
+        if not names:
+            raise InputError(f"name scenes to try; the protocol {protocol.name} names none")
+        enhancer = protocol.enhancer if self.enhancer is None else EnhancerVersion(self.enhancer)
+        return replace(protocol, runs=runs, scenes=names, enhancer=enhancer).complete()
+
+
+def set_up(config: JudgingConfig, protocol: Protocol, output: Path) -> list[PreparedScene]:
+    """Claim the folder for the protocol, and prepare the scenes in it."""
+    remove_leftovers(output, *filter(Path.is_dir, output.iterdir()))
+    claim(output, protocol)
+    scenes = prepare(protocol, [config.data / name for name in protocol.scenes], output)
+    for scene in scenes:
+        print(scene)
+    return scenes
+
+
+def work(config: JudgingConfig, jobs: Sequence[Job], output: Path) -> list[str]:
+    """Do the jobs; returns what went wrong."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
+    networks = Networks(config.weights)
+    try:
+        outcomes = list(run_jobs(jobs, output, train, networks, config.workers, config.ray))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is finished stays: run the same command again to go on")
+    return [f"{outcome.key}: {outcome.problem}" for outcome in outcomes if outcome.problem]
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """End the command with what went wrong, if anything did."""
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} trainings failed, everything else is done:", *problems]))
+
+
+def check_options(jobs: Sequence[Job]) -> None:
+    """Refuse flags that gsplat_trainer does not know, before anything is trained.
+
+    Raises:
+        InputError: naming the flags.
+    """
+    from gsplat_trainer.__main__ import parse as read_flags
+
+    for options in dict.fromkeys(job.options for job in jobs):
+        job = next(job for job in jobs if job.options == options)
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                read_flags(arguments_of(job, Path("scene"), Path("results")))
+        except SystemExit as error:
+            words = " ".join(said.getvalue().replace("│", " ").split())
+            raise InputError(f"gsplat_trainer does not take {' '.join(options)}: {words}") from error
+
+
+def train(arguments: Sequence[str], enhancer: Enhancer | None) -> Iterator[JudgedView]:
+    """Run gsplat_trainer, and show its held-out views; `evaluation.jobs.Train`.
+
+    Args:
+        arguments: its command line.
+        enhancer: takes the place of the one that they name.
+
+    Raises:
+        InputError: on a run that was interrupted.
+    """
+    import torch
+
+    from gsplat_trainer.__main__ import parse as read_flags
+    from gsplat_trainer.config import check, scaled
+    from gsplat_trainer.scene import prepare as read_scene
+    from gsplat_trainer.trainer import Trainer
+    from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
+    from harmonizer_ns.images import to_float
+
+    config = scaled(read_flags(arguments))
+    check(config)
+    config, scene, splats = read_scene(config)
+    trainer = Trainer(config, scene, torch.device(config.device), splats=splats)
+    if enhancer is not None:
+        trainer.repairs.enhancer = ParkedEnhancer(enhancer)
+    trainer.train()
+    if not trainer.is_finished:
+        raise InputError("interrupted")
+    for index in scene.test:
+        frames = trainer.render(scene.cameras[index])
+        enhanced = None if config.enhancer == "none" else trainer.repairs.enhance(frames)
+        rgb, repaired = frames.rgb[0].detach().cpu(), None if enhanced is None else enhanced[0].cpu()
+        yield JudgedView(scene.names[index], rgb, repaired, to_float(scene.photo(index)), scene.mask(index))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop is tested by itself: what does it make of repairs of a stated quality?
+
+Enhancers that know the truth repair the judged photos' views. What the loop gains from them is compared with what
+training on these photos themselves gains: ``efficiency = (loop - plain) / (photos - plain)`` in PSNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from harmonizer_ns import __version__
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, flat
+from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, make_job
+from harmonizer_ns.evaluation.oracles import FLAWS
+from harmonizer_ns.evaluation.prepared import PreparedScene
+from harmonizer_ns.evaluation.protocols import Protocol, Run
+from harmonizer_ns.report import Cell, Report, Spread, Table, heading
+
+PHOTOS = "trained on the judged photos too"
+REPAIR = "the repair itself: "
+"""Begins the names of rows that judge repairs."""
+
+
+def loop_rows(own: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """List what is tried with repairs: for each name the flaw, and flags of gsplat_trainer; first without any."""
+    rows = {flaw: (flaw, ()) for flaw in FLAWS}
+    return rows | {f"{flaw}, {name}": (flaw, tuple(flags)) for name, flags in own.items() for flaw in FLAWS}
+
+
+def plan_loop(
+    protocol: Protocol, scenes: Sequence[PreparedScene], own: Mapping[str, Sequence[str]], device: str
+) -> list[Trial]:
+    """List all trials; those of a scene and seed come together, first seeds first.
+
+    Raises:
+        InputError: when repairs would be made elsewhere than where the truth is known.
+    """
+    if protocol.targets != "eval":
+        raise InputError(f"the loop's test needs targets 'eval', the protocol {protocol.name} has {protocol.targets!r}")
+    trials = []
+    for run in protocol.runs:
+        for seed in run.seeds:
+            for scene in scenes:
+                trials += _trials_of(protocol, run, seed, scene, own, device)
+    return trials
+
+
+def _trials_of(
+    protocol: Protocol, run: Run, seed: int, scene: PreparedScene, own: Mapping[str, Sequence[str]], device: str
+) -> list[Trial]:
+    """Try one scene with one seed: plain, on the photos, and with repairs, which are judged as well."""
+
+    def trials(
+        row: str, images: Mapping[Image, str], options: Sequence[str] = NO_REPAIRS, **special: str
+    ) -> list[Trial]:
+        label = f"{scene.name}, {run.steps} steps, seed {seed}, {row}"
+        job = make_job(scene, protocol, run, seed, options, device, label=label, **special)
+        return [Trial(scene.name, run, name, image, seed, job) for image, name in images.items()]
+
+    found = [*trials(PLAIN, {"rgb": PLAIN}), *trials(PHOTOS, {"rgb": PHOTOS}, photos="all")]
+    for row, (flaw, options) in loop_rows(own).items():
+        found += trials(row, {"rgb": row, "enhanced": REPAIR + row}, options, flaw=flaw)
+    return found
+
+
+def efficiency(loop: Values, plain: Values, photos: Values) -> float | None:
+    """Compute which share of the photos' gain the loop takes, over the seeds that all three have.
+
+    None without such seeds, and where training on the photos gains nothing.
+    """
+    seeds = loop.keys() & plain.keys() & photos.keys()
+    possible = sum(photos[seed] - plain[seed] for seed in seeds)
+    return sum(loop[seed] - plain[seed] for seed in seeds) / possible if possible > 0 else None
+
+
+def report_loop(
+    protocol: Protocol, scenes: Sequence[PreparedScene], trials: Sequence[Trial], output: Path, problems: Sequence[str]
+) -> Report:
+    """Tell what the loop makes of each kind of repair, scene by scene, and over all of them."""
+    found, names = collect(trials, output), [scene.name for scene in scenes]
+    tables = []
+    for run in protocol.runs:
+        rows = [row for row in dict.fromkeys(t.row for t in trials if t.run == run) if not row.startswith(REPAIR)]
+        tables += [_overview(found, run, rows, names)] if len(names) > 1 else []
+        tables += [_table(found, run, rows, name) for name in names]
+    failed = [f"{len(problems)} trainings failed: {'; '.join(problems)}."] if problems else []
+    return Report(
+        f"What the loop makes of repairs of a stated quality: {', '.join(names)}",
+        (*(_sentence(found, run, names) for run in protocol.runs), *failed, *map(str, scenes)),
+        tuple(tables),
+        settings={"protocol": protocol.settings(), "version": __version__},
+        data={"values": flat(found)},
+    )
+
+
+def _table(found: Found, run: Run, rows: Sequence[str], scene: str) -> Table:
+    columns = heading("PSNR", "higher"), "gain", heading("SSIM", "higher"), heading("PSNR", "higher", "of the repair")
+    return Table(
+        f"{scene}, {run.steps:,} steps",
+        ("repairs", *columns, "efficiency"),
+        tuple((row, *_cells(found, run, row, scene)) for row in rows),
+        f"PSNR and SSIM of what the model renders at the judged photos, mean over {len(run.seeds)} seed(s) ± standard "
+        "deviation; efficiency: share of the gain of training on these photos themselves.",
+    )
+
+
+def _cells(found: Found, run: Run, row: str, scene: str) -> list[Cell]:
+    values, plain, photos = _compared(found, run, row, scene)
+    both = [values[seed] - plain[seed] for seed in values if seed in plain]
+    similar = found.get((run.steps, scene, row, "ssim"), {})
+    repair = found.get((run.steps, scene, REPAIR + row, "psnr"), {})
+    share = None if row == PLAIN else _percent(efficiency(values, plain, photos))
+    gain = fmean(both) if both and row != PLAIN else None
+    return [_spread(values), gain, _spread(similar), fmean(repair.values()) if repair else None, share]
+
+
+def _compared(found: Found, run: Run, row: str, scene: str) -> tuple[Values, Values, Values]:
+    """Find the PSNR of a row, of the plain one, and of training on the photos."""
+    values, plain, photos = (found.get((run.steps, scene, name, "psnr"), {}) for name in (row, PLAIN, PHOTOS))
+    return values, plain, photos
+
+
+def _spread(values: Values) -> Cell:
+    if len(values) > 1:
+        return Spread(fmean(values.values()), stdev(values.values()))
+    return next(iter(values.values()), None)
+
+
+def _overview(found: Found, run: Run, rows: Sequence[str], scenes: Sequence[str]) -> Table:
+    lines = []
+    for row in rows:
+        shares = [_percent(efficiency(*_compared(found, run, row, scene))) for scene in scenes]
+        lines += [] if row in (PLAIN, PHOTOS) else [(row, *shares)]
+    return Table(
+        f"Efficiency after {run.steps:,} steps",
+        ("repairs", *scenes),
+        tuple(lines),
+        "Share of the gain of training on the judged photos themselves.",
+    )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.0%}"
+
+
+def _sentence(found: Found, run: Run, scenes: Sequence[str]) -> str:
+    """Say what the loop makes of perfect repairs."""
+    shares = [_percent(efficiency(*_compared(found, run, "perfect", scene))) for scene in scenes]
+    told = ", ".join(f"{share or 'an unknown share'} on {scene}" for share, scene in zip(shares, scenes, strict=True))
+    return f"After {run.steps:,} steps perfect repairs give, of what training on the judged photos gains, {told}."
