@@ -347,6 +347,8 @@ def _split(
     """Split photos by lists, else as the capture says, else every so-manieth is held out."""
     if train_list or test_list:
         train, test = _listed(train_list, names), _listed(test_list, names)
+        if both := set(train) & set(test):
+            raise InputError(f"{train_list} and {test_list} both list {names[min(both)]}: take it out of one of them")
     else:
         train, test = _positions(posed.train, names, "the capture"), _positions(posed.test, names, "the capture")
     everything = range(len(names))

@@ -262,3 +262,11 @@ def test_a_part_keeps_what_belongs_to_its_photos(tmp_path):
     assert torch.equal(part.photo(1), capture.photo(4))
     assert torch.equal(part.seen[2], capture.seen[5])
     assert (len(part), part.train, part.test) == (3, (), ())
+
+
+def test_a_photo_in_both_lists_is_refused(capture, tmp_path):
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("000.png\n001.png\n")
+    test.write_text("images/001.png\n")
+    with pytest.raises(InputError, match=r"train\.txt and .*test\.txt both list images/001\.png"):
+        load_capture(capture, train_list=train, test_list=test)
