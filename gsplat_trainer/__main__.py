@@ -88,6 +88,8 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
         if config.ckpt or trainer.is_finished:
             with trainer.whole_scene():
                 trainer.outputs.write_videos(scene, trainer.repairs, max(trainer.step, 0))
+            if config.final_report and world.is_first:
+                trainer.outputs.write_report(trainer.scene, trainer.repairs, trainer.curves, trainer.seconds)
         trainer.outputs.close()
         if config.ckpt or trainer.is_finished:
             trainer.viewer.complete()

@@ -137,6 +137,8 @@ class Config(DistillSettings):
     """Formats of the splats, one or several: "ply" is exact; "ply_compressed" (.compressed.ply, for PlayCanvas and
     SuperSplat) and "spz" (Niantic) are four to five times smaller and lose a little; pip install
     'harmonizer-ns[splats]'."""
+    final_report: bool = True
+    """Write report.html, report.json and report.md when the run ends."""
     tb_every: int = 100
     """Steps between tensorboard entries."""
     disable_viewer: bool = True

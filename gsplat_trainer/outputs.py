@@ -20,8 +20,12 @@ from gsplat_trainer.checkpoint import newest_full
 from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.distill.curves import Curves
+from harmonizer_ns.distill.held_out import HeldOutPhotos
+from harmonizer_ns.distill.origin import Origin
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.rounds import RoundReport, ViewReport
+from harmonizer_ns.distill.run_report import Trained, run_report, write_run_report
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
@@ -51,6 +55,7 @@ class Outputs:
         self.folder = config.result_dir
         self.checkpoints = self.folder / "ckpts"
         self._console = Console(quiet=not enabled)
+        self.measured: dict[str, tuple[dict[str, float], HeldOutPhotos]] = {}  # by stage, as it was last
         self._lpips = None if config.lpips_net == "none" else lpips_or_nan(config.lpips_net, self.say)
 
     def say(self, message: str) -> None:
@@ -130,7 +135,7 @@ class Outputs:
             psnr, ssim and, where it can be had, lpips, each also with ``_enhanced``; seconds per render; the number of
             Gaussians. Metrics are missing when nothing is held out.
         """
-        rows, seconds = [], 0.0
+        rows, photos, seconds = [], HeldOutPhotos(), 0.0
         for number, index in enumerate(scene.test):
             start = time.perf_counter()
             frames = repairs.renderer.render(scene.cameras[index])
@@ -141,10 +146,12 @@ class Outputs:
                 images["_enhanced"] = enhanced
             target = to_float(scene.photo(index).to(frames.rgb.device))[None]
             rows.append(self._metrics(images, target, scene.mask(index)))
+            photos.add(scene.names[index], rows[-1], target[0], {suffix: image[0] for suffix, image in images.items()})
             strip = beside([target[0], *(image[0] for image in images.values())])
             save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip)
         names = [name for name in (rows[0] if rows else {}) if all(name in row for row in rows)]
         values = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+        self.measured[stage] = dict(values), photos
         self.scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
         values["ellipse_time"] = seconds / max(len(rows), 1)
         values["num_GS"] = count
@@ -164,6 +171,15 @@ class Outputs:
             if self._lpips is not None:
                 row[f"lpips{suffix}"] = self._lpips(image, target).item()
         return {name: value for name, value in row.items() if not math.isnan(value)}
+
+    def write_report(self, scene: Capture, repairs: Repairs, curves: Curves, seconds: float) -> None:
+        """Write the report of a finished run; splats that it began with are what it is compared with."""
+        settings = json.loads(json.dumps(asdict(self.config), default=str))
+        origin = Origin(self.config.data_dir, scene.train_cameras, scene.test_cameras, scene.points, settings)
+        run = Trained(*self.measured.get("val", ({}, HeldOutPhotos())), curves, seconds)
+        before = Trained(*self.measured["before"], Curves(1)) if "before" in self.measured else None
+        title = f"gsplat-trainer on {scene.name}, {self.config.max_steps} steps"
+        write_run_report(self.folder, lambda: run_report(title, run, repairs, origin, before, "before"), self.say)
 
     # --- videos -------------------------------------------------------------------------------------------------------
 

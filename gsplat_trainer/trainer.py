@@ -34,7 +34,9 @@ from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.devices import on_device
+from harmonizer_ns.distill.curves import Curves
 from harmonizer_ns.distill.rounds import Progress
+from harmonizer_ns.distill.run_report import mark_quality, mark_round
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
 from harmonizer_ns.interruption import Interruption, InterruptionError
@@ -94,6 +96,8 @@ class Trainer:
         self._shuffle = torch.Generator().manual_seed(config.seed + world.rank)
         self._random: dict[str, Any] | None = None
         self._bar = self.outputs.bar(0)
+        self.curves = Curves(config.max_steps)
+        self.seconds = 0.0  # of training, in this process
 
     def _check_batch(self) -> None:
         sizes = {(camera.width, camera.height) for camera in self.scene.train_cameras}
@@ -142,7 +146,7 @@ class Trainer:
             except InterruptionError:
                 self.step = self._taken
                 if self._saved < self.step:
-                    self.save(self.step, time.perf_counter() - start)
+                    self.save(self.step, self.seconds)
 
     def _take(self, step: int, start: float) -> None:
         """Train a step, which may begin with a round of repairs and end with an evaluation.
@@ -156,8 +160,11 @@ class Trainer:
         self._repair_if_due(step)
         with self.viewer.training():
             losses = self._learn(step)
-        self._taken = step
-        self._report(step, losses, time.perf_counter() - start)
+        self._taken, self.seconds = step, time.perf_counter() - start
+        if not self.skipped.in_a_row:
+            terms = {f"loss/{name}": value for name, value in losses.items()}
+            self.curves.add(step, {**terms, "splats/": len(self.splats["means"])})
+        self._report(step, losses)
 
     @property
     def is_finished(self) -> bool:
@@ -175,6 +182,8 @@ class Trainer:
                 report = run_round(self.world, self.repairs, step, self._progress(step))
             if report is not None:
                 self.outputs.log_round(report)
+                if report.failure is None:
+                    mark_round(self.curves, report)
 
     def _progress(self, step: int) -> Progress:
         """A bar that ends when the user asks for it; several ranks finish their round together."""
@@ -277,14 +286,14 @@ class Trainer:
 
     # --- what comes out -----------------------------------------------------------------------------------------------
 
-    def _report(self, step: int, losses: dict[str, Tensor], seconds: float) -> None:
+    def _report(self, step: int, losses: dict[str, Tensor]) -> None:
         config, done = self.config, step + 1
         last = done == config.max_steps
         if step % config.tb_every == 0 or last:
             values = {f"train/{name}_loss": value.item() for name, value in losses.items()}
             self.outputs.scalars(step, values | {"train/num_GS": float(len(self.splats["means"]))})
         if done in config.save_steps or last:
-            self.save(step, seconds)
+            self.save(step, self.seconds)
         if done in config.eval_steps or last:
             self.evaluate(step)
         self._bar.advance(done, lambda: {"loss": _total(losses), "splats": len(self.splats["means"])})
@@ -318,7 +327,9 @@ class Trainer:
         with self.whole_scene() as splats, torch.random.fork_rng(devices=cuda):  # enhancers may draw random numbers
             if not self.world.is_first:
                 return None
-            return self.outputs.evaluate(self.scene, self.repairs, step, stage, len(splats["means"]))
+            values = self.outputs.evaluate(self.scene, self.repairs, step, stage, len(splats["means"]))
+        mark_quality(self.curves, step, values)
+        return values
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -336,6 +347,7 @@ class Trainer:
             "shuffle": self._shuffle.get_state(),
             "random": random_state(),
             "repairs": self.repairs.state_dict(),
+            "curves": self.curves.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -369,6 +381,8 @@ class Trainer:
         self._shuffle.set_state(state["shuffle"])
         self._random = state["random"]
         self.repairs.load_state_dict(state["repairs"])
+        if "curves" in state:  # earlier versions kept none
+            self.curves.load_state_dict(state["curves"])
         self.step = self._taken = self._saved = state["step"]
         self.first_step = self.step + 1
 

@@ -32,6 +32,7 @@ def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **
         sh_degree_interval=10,
         lpips_net="none",
         render_traj_path="none",
+        final_report=False,
         device="cpu",
         seed=1,
     )

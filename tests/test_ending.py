@@ -181,6 +181,9 @@ def test_a_finished_run_says_so_and_can_still_write_its_report(capture, tmp_path
     report = json.loads((again.base_dir / "harmonize_report.json").read_text())
     assert report["held_out"]["harmonize: rgb"]["psnr"] > 5
     assert report["summary"]["rounds"] == 1
+    curves = json.loads((again.base_dir / "report.json").read_text())["data"]["curves"]
+    assert [step for step, _ in curves["loss/main_loss"]] == list(range(8))
+    assert [step for step, _ in curves["round/mean weight"]] == [4]
 
 
 def test_a_finished_gsplat_run_says_so_and_is_measured(capture, tmp_path, mixer, capsys):
@@ -199,6 +202,10 @@ def test_training_goes_on_without_an_enhancer_that_always_fails_and_the_report_s
     report = json.loads((host.base_dir / "harmonize_report.json").read_text())
     assert list(report["held_out"]) == ["harmonize: rgb"]
     assert (report["summary"]["failed_rounds"], report["summary"]["rounds"]) == (3, 0)
+
+    told = json.loads((host.base_dir / "report.json").read_text())["summary"]
+    assert "The enhancer failed on 2 of 2 held-out photos: its image has no averages." in told
+    assert "The enhancer failed in 3 rounds of repairs." in told
 
     go(tiny(capture, tmp_path / "g", max_steps=10, fix_steps=[2, 4, 6, 8], eval_steps=[5]))
     middle, last = (json.loads((tmp_path / f"g/stats/val_step{step:04d}.json").read_text()) for step in (4, 9))

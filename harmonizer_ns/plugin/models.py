@@ -66,6 +66,8 @@ class EnhancedModel(Model):
 
     enhance_view: EnhanceView | None = None
     """Set by the pipeline; None gives plain outputs."""
+    watch: Callable[[dict[str, Any], dict[str, float], dict[str, Tensor]], None] | None = None
+    """Set by the pipeline while it measures: told ``(batch, metrics, images)`` of every image."""
     step_skipped: bool = False
     """Set by the trainer when it did not take a step; its gradients may be NaN."""
 
@@ -98,6 +100,8 @@ class EnhancedModel(Model):
                 enhanced_metrics, enhanced_images = super().get_image_metrics_and_images(as_rgb, batch)
                 images["img_enhanced"] = enhanced_images["img"]
             metrics |= {f"{name}_enhanced": value for name, value in enhanced_metrics.items()}
+        if self.watch is not None:
+            self.watch(batch, metrics, images)
         return metrics, images
 
 

@@ -24,8 +24,11 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from harmonizer_ns.captures.transforms import check_transforms
+from harmonizer_ns.distill.curves import Curves
+from harmonizer_ns.distill.held_out import SUFFIXES, HeldOutPhotos
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.rounds import progress_bar
+from harmonizer_ns.distill.run_report import mark_quality, mark_round
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
@@ -89,6 +92,7 @@ class HarmonizePipeline(VanillaPipeline):
         renderer = ModelRenderer(self.model)
         self.repairs = Repairs(config, self.photos, renderer, lambda message: CONSOLE.log(f"Harmonize: {message}"))
         self.losses: list[Tensor] = []
+        self.curves, self.held_out = Curves(1), HeldOutPhotos()
         self._loaded: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
@@ -158,8 +162,11 @@ class HarmonizePipeline(VanillaPipeline):
         self.repairs.plan(
             self.first_step, self.first_step + trainer.config.max_num_iterations - 1, self.photos.held_out
         )
+        self.curves = Curves(trainer.config.max_num_iterations)
         if self._loaded is not None:
             self.repairs.load_state_dict(self._loaded["distiller"])
+            if "curves" in self._loaded:  # earlier versions kept none
+                self.curves.load_state_dict(self._loaded["curves"])
 
         def before_iteration(step: int) -> None:
             self._restore_once()
@@ -168,6 +175,8 @@ class HarmonizePipeline(VanillaPipeline):
                 watched = trainer.interruption.watched  # type: ignore[attr-defined] - ours has it
                 report = self.repairs.run(step, lambda cameras: watched(bar(cameras)))
                 log_round(report, trainer.base_dir / "harmonize")
+                if report.failure is None:
+                    mark_round(self.curves, report)
 
         return [*callbacks, TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before_iteration)]
 
@@ -199,14 +208,35 @@ class HarmonizePipeline(VanillaPipeline):
     def _photo_centers(self) -> Float[Tensor, "n 3"]:
         return torch.cat([camera.centers for camera in self.photos.cameras]).cpu()
 
-    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def get_average_eval_image_metrics(self, step: int | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Measure as upstream does; each photo is enhanced by itself, not as a frame of a video."""
         self._is_video = False
-        return super().get_average_eval_image_metrics(*args, **kwargs)
+        metrics = super().get_average_eval_image_metrics(step, *args, **kwargs)
+        if step is not None:
+            mark_quality(self.curves, step, metrics)
+        return metrics
 
     def get_average_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Average as upstream does; a metric that could not be measured on every image has no average."""
-        return _measured(super().get_average_image_metrics(*args, **kwargs))
+        """Average as upstream does, and keep ``held_out`` photos one by one.
+
+        A metric that could not be measured on every image has no average.
+        """
+        self.held_out, model = HeldOutPhotos(), self.model
+        assert isinstance(model, EnhancedModel)
+        model.watch = self._keep
+        try:
+            return _measured(super().get_average_image_metrics(*args, **kwargs))
+        finally:
+            model.watch = None
+
+    def _keep(self, batch: dict[str, Any], metrics: dict[str, float], images: dict[str, Tensor]) -> None:
+        """Keep one photo; upstream puts it to the left of what was measured."""
+        shown = {suffix: images[f"img{suffix}"] for suffix in SUFFIXES if f"img{suffix}" in images}
+        halves = {suffix: image.permute(2, 0, 1).chunk(2, dim=2) for suffix, image in shown.items()}
+        assert self.datamanager.eval_dataset is not None
+        file = self.datamanager.eval_dataset.image_filenames[int(batch["image_idx"])]
+        name = "/".join(file.parts[-2:])  # photos of a rig are told apart by their folders
+        self.held_out.add(name, metrics, halves[""][0], {suffix: image for suffix, (_, image) in halves.items()})
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Measure one image as upstream does; what could not be measured is left out."""
@@ -225,6 +255,7 @@ class HarmonizePipeline(VanillaPipeline):
             "datamanager": saved.datamanager_state(self.datamanager),
             "model": saved.model_state(self.model),
             "distiller": self.repairs.state_dict(),
+            "curves": self.curves.state_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.utils import writer
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
 
+from harmonizer_ns.distill.held_out import METRICS, by_image
+from harmonizer_ns.distill.origin import Origin
 from harmonizer_ns.distill.rounds import RoundReport
+from harmonizer_ns.distill.run_report import ENHANCED, RENDERED, Trained, run_report, write_run_report
 from harmonizer_ns.files import write_json
 from harmonizer_ns.images import save_image
 
-METRICS = ("psnr", "ssim", "lpips")
 _SIDE = 256
 """Longer side of each picture in tensorboard, in pixels."""
 
@@ -34,6 +38,33 @@ def log_round(report: RoundReport, folder: Path) -> None:
             save_image(folder / f"step-{report.step:06d}_target-{name}.jpg", view.strip(report.step))
 
 
+def write_reports(folder: Path, config: Any, pipeline: Any, trained: Trained, plain: Trained | None) -> None:
+    """Print the table of a finished run, and write it as JSON and as a report.
+
+    Args:
+        folder: of the run.
+        config: of its trainer.
+        pipeline: what it trained.
+        trained: what became of it.
+        plain: what became of the plain method, or None.
+    """
+    if not comms.is_main_process():
+        return
+    repairs, photos, data = pipeline.repairs, pipeline.photos, pipeline.datamanager
+    baseline = None if plain is None else dict(plain.metrics)
+    print_report(folder / "harmonize_report.json", dict(trained.metrics), baseline, repairs.summary())
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    capture = data.config.data or data.config.dataparser.data
+    origin = Origin(capture, photos.cameras, photos.held_out, photos.points, settings)
+    title = f"{config.method_name} on {config.experiment_name}, {config.max_num_iterations} steps"
+    write_run_report(folder, lambda: run_report(title, trained, repairs, origin, plain), say)
+
+
+def say(message: str) -> None:
+    """Print a line as it is."""
+    CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_report(
     file: Path, metrics: dict[str, float], baseline: dict[str, float] | None, summary: dict[str, Any]
 ) -> None:
@@ -45,19 +76,16 @@ def print_report(
         baseline: the same of the plain method, or None.
         summary: how the pseudo-views were made.
     """
-    rows = {"harmonize: rgb": _of(metrics, ""), "harmonize: rgb_enhanced": _of(metrics, "_enhanced")}
+    scores = by_image(metrics)
+    rows = {"harmonize: rgb": scores.get(RENDERED), "harmonize: rgb_enhanced": scores.get(ENHANCED)}
     if baseline is not None:
-        rows["plain baseline: rgb"] = _of(baseline, "")
+        rows["plain baseline: rgb"] = by_image(baseline).get(RENDERED)
     rows = {name: row for name, row in rows.items() if row}
     write_json(file, {"held_out": rows, "summary": summary}, indent=2)
     CONSOLE.print(_table(rows))
     CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
     if summary.get("failed_rounds"):
         CONSOLE.print(f"The enhancer failed in {summary['failed_rounds']} rounds of repairs")
-
-
-def _of(metrics: dict[str, float], suffix: str) -> dict[str, float]:
-    return {name: metrics[name + suffix] for name in METRICS if name + suffix in metrics}
 
 
 def _table(rows: dict[str, dict[str, float]]) -> Table:

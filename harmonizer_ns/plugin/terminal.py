@@ -30,6 +30,8 @@ class StepLines(writer.LocalWriter):
         if CONSOLE.is_terminal:
             super().write_stats_log(step)
             return
+        if step >= writer.GLOBAL_BUFFER["max_iter"]:  # upstream's total time, after the last step
+            return
         if self._first < 0:
             self._first, self._start = step, time.monotonic()
         total, done = writer.GLOBAL_BUFFER["max_iter"], step - self._first

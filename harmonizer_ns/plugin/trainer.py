@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -18,6 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.captures.frame import write_origin
+from harmonizer_ns.distill.run_report import Trained
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.files import by_number, locked, read_torch, remove_leftovers, written_whole
 from harmonizer_ns.finite import SkippedSteps, check_finite
@@ -25,7 +27,7 @@ from harmonizer_ns.interruption import Interruption, InterruptionError
 from harmonizer_ns.plugin.dataparser import PlyNerfstudio
 from harmonizer_ns.plugin.optimizers import FiniteOptimizers
 from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineConfig
-from harmonizer_ns.plugin.report import print_report
+from harmonizer_ns.plugin.report import write_reports
 from harmonizer_ns.plugin.terminal import print_settings
 from harmonizer_ns.random_state import seed_all
 
@@ -40,7 +42,7 @@ class HarmonizeTrainerConfig(TrainerConfig):
     pipeline: HarmonizePipelineConfig = field(default_factory=HarmonizePipelineConfig)
     """Data, model, and how views are repaired."""
     final_report: bool = True
-    """Measure rgb and rgb_enhanced on all held-out photos when training ends, print and save the table."""
+    """Measure rgb and rgb_enhanced on all held-out photos when training ends; print the table, write report.html."""
     compare_to_baseline: bool = False
     """Also train the plain method (same seed, same steps, no pseudo-views) and put it into the final report."""
 
@@ -80,6 +82,7 @@ class HarmonizeTrainer(Trainer):
         self.skipped, self.interruption = SkippedSteps(), Interruption()
         self._taken = self._last = -1  # the step that was taken last, and the last one to take
         self._stopped = False
+        self.seconds = 0.0  # of training, in this process
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build data, model and optimizers, and load the checkpoint if there is one.
@@ -140,13 +143,14 @@ class HarmonizeTrainer(Trainer):
     def _train_steps(self, count: int) -> None:
         """Train so many steps as upstream does, or fewer when the user asks for it; what was trained is saved."""
         total, self.config.max_num_iterations = self.config.max_num_iterations, count
+        start = time.perf_counter()
         try:
             with self.interruption if self.world_size == 1 else nullcontext():  # several would end at different steps
                 super().train()
         except InterruptionError:
             self._after_train()
         finally:
-            self.config.max_num_iterations = total
+            self.config.max_num_iterations, self.seconds = total, time.perf_counter() - start
 
     def _load_checkpoint(self) -> None:
         path = self._checkpoint_to_load()
@@ -195,11 +199,15 @@ class HarmonizeTrainer(Trainer):
         scale = self.grad_scaler.get_scale()
         result = super().train_iteration(step)
         self._taken = step
+        _, losses, metrics = result
         taken = self.optimizers.taken and self.grad_scaler.get_scale() >= scale
         self.skipped.add(taken)
         if not taken:
             CONSOLE.log(self.skipped.told(step))
             self.skipped.check(step, self._last_checkpoint())
+        else:
+            splats = {"splats/": metrics["gaussian_count"]} if "gaussian_count" in metrics else {}
+            self.pipeline.curves.add(step, {**{f"loss/{name}": value for name, value in losses.items()}, **splats})
         self.pipeline.model.step_skipped = not taken  # pyright: ignore[reportArgumentType]
         return result
 
@@ -257,11 +265,18 @@ class HarmonizeTrainer(Trainer):
         self.config.viewer.quit_on_train_completion = quits
 
     def _report(self) -> None:
-        metrics = self.pipeline.get_average_eval_image_metrics(step=self.step)
-        baseline = self._train_baseline() if self.config.compare_to_baseline else None
-        print_report(self.base_dir / "harmonize_report.json", metrics, baseline, self.pipeline.repairs.summary())
+        """Measure the model and tell, with the plain one if that is asked for; without if that ends early."""
+        trained, plain = self._measured(), None
+        try:
+            plain = self._train_baseline() if self.config.compare_to_baseline else None
+        finally:
+            write_reports(self.base_dir, self.config, self.pipeline, trained, plain)
 
-    def _train_baseline(self) -> dict[str, float]:
+    def _measured(self) -> Trained:
+        metrics = self.pipeline.get_average_eval_image_metrics(step=self.step)
+        return Trained(metrics, self.pipeline.held_out, self.pipeline.curves, self.seconds)
+
+    def _train_baseline(self) -> Trained:
         """Train the plain method for the same steps with the same seed, and measure it."""
         CONSOLE.rule("Baseline: the same method without pseudo-views")
         writer.EVENT_WRITERS.clear()
@@ -270,10 +285,10 @@ class HarmonizeTrainer(Trainer):
         config = baseline_config(self.config, started_from_checkpoint=self.pipeline.first_step > 0)
         if comms.is_main_process():
             config.save_config()
-        trainer = config.setup(local_rank=self.local_rank, world_size=self.world_size)
+        trainer: HarmonizeTrainer = config.setup(local_rank=self.local_rank, world_size=self.world_size)
         trainer.setup()
         trainer.train()
-        return trainer.pipeline.get_average_eval_image_metrics(step=trainer.step)
+        return trainer._measured()
 
 
 def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: bool) -> HarmonizeTrainerConfig:

@@ -105,6 +105,7 @@ def page(report: Report, settings: Any) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         views=[(view, _embedded(view)) for view in pictured],
+        galleries={title: [(view, _embedded(view)) for view in some] for title, some in report.galleries.items()},
         count=len(views),
         scores=all_scores(views),
         compared=compared,

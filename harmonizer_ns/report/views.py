@@ -31,7 +31,8 @@ def worst_first(views: Sequence[View]) -> list[View]:
 
 
 def with_pictures(views: list[View]) -> list[View]:
-    """Keep the worst and the best of ranked views."""
+    """Keep the worst and the best of ranked views; of many, those that have pictures."""
+    views = views if len(views) <= WORST + BEST else [view for view in views if view.pictures] or views
     return views if len(views) <= WORST + BEST else views[:WORST] + views[-BEST:]
 
 

@@ -15,13 +15,15 @@ from harmonizer_ns.plugin import trainer as trainer_module
 from harmonizer_ns.plugin.opening import open_run
 from harmonizer_ns.plugin.trainer import read_checkpoint
 
+PSNR = "PSNR \N{UPWARDS ARROW}"
+
 
 def checkpoint(trainer, step):
     return read_checkpoint(trainer.checkpoint_dir / f"step-{step:09d}.ckpt")
 
 
 @pytest.mark.parametrize("nerf", [False, True])
-def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, nerf):
+def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, nerf):
     trainer = run(tiny_config(capture, tmp_path, nerf=nerf, compare_to_baseline=not nerf))
     report = json.loads((trainer.base_dir / "harmonize_report.json").read_text())
     rows = report["held_out"]
@@ -34,6 +36,29 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, nerf):
     assert len(list((trainer.base_dir / "harmonize").glob("step-*_target-*.jpg"))) == 6
     assert len(trainer.pipeline.datamanager.train_dataset) == 8
     assert len(trainer.pipeline.datamanager.eval_dataset) == 2
+    told = json.loads((trainer.base_dir / "report.json").read_text())
+    assert (trainer.base_dir / "report.html").stat().st_size > 10_000
+    images = ["plain", "harmonized", "enhanced"][nerf:]
+    assert [row[:2] for row in told["tables"][0]["rows"]] == [
+        [image, pytest.approx(rows[name]["psnr"])]
+        for image, name in zip(
+            images, ["plain baseline: rgb", "harmonize: rgb", "harmonize: rgb_enhanced"][nerf:], strict=True
+        )
+    ]
+    assert {view["name"] for view in told["views"]} == {"images/002.png", "images/007.png"}
+    for view in told["views"]:
+        assert view["pictures"] == {name: [3, 48, 64] for name in (*images, "truth")}
+        assert [name for name in view["scores"] if "PSNR" in name] == [f"{PSNR} {name}" for name in images]
+    for image in images:
+        values = [view["scores"][f"{PSNR} {image}"] for view in told["views"]]
+        assert sum(values) / 2 == pytest.approx(told["data"]["averages"][image]["psnr"], abs=1e-4)
+    assert {name for plot in told["plots"] for name in plot["series"]} >= {"harmonized: pseudo_loss", "mean weight"}
+    assert [len(places) for places in told["cameras"]["groups"].values()] == [8, 2, 3]
+    assert {"pixel weight", "render", "repaired"} == told["galleries"]["The last round of repairs"][0]["pictures"].keys()
+    assert len(told["settings"]["enhancer"]["sha256 of its weights"]) == 64
+    printed = capfd.readouterr().out
+    assert "Step (% Done)" not in printed
+    assert len(printed.splitlines()) < 100
     if not nerf:
         baseline = trainer.base_dir / "baseline"
         assert open_run(baseline / "config.yml").start.width == 64

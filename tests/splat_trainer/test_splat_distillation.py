@@ -103,12 +103,18 @@ def harmonize(data, out, ply, **options):
 
 
 def test_a_ply_goes_in_and_comes_out_better(colmap, tmp_path, trained, mixer):
-    config = harmonize(colmap, tmp_path, trained, max_steps=30)
+    config = harmonize(colmap, tmp_path, trained, max_steps=30, final_report=True)
     trainer = go(config)
     before = json.loads((tmp_path / "stats/before_step0000.json").read_text())
     after = json.loads((tmp_path / "stats/val_step0029.json").read_text())
     assert after["psnr"] > before["psnr"]
     assert mixer.calls > 0
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert [row[:2] for row in told["tables"][0]["rows"][:2]] == [
+        ["before", pytest.approx(before["psnr"])],
+        ["harmonized", pytest.approx(after["psnr"])],
+    ]
+    assert list(told["views"][0]["pictures"]) == ["before", "harmonized", "enhanced", "truth"]
     out = read_splats(tmp_path / "harmonized.ply")
     assert len(out["means"]) == len(read_splats(trained)["means"])
     assert torch.equal(out["means"], trainer.splats["means"].detach())

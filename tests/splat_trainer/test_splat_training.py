@@ -48,6 +48,17 @@ def test_the_command_leaves_what_gsplat_users_expect(colmap, tmp_path, mixer, ki
     assert yaml.safe_load((out / "cfg.yml").read_text())["max_steps"] == 24
     assert len(list((out / "renders").glob("val_step23_*.png"))) == 2
     assert list((out / "tb").iterdir())
+    told = json.loads((out / "report.json").read_text())
+    assert (out / "report.html").stat().st_size > 10_000
+    assert [row[0] for row in told["tables"][0]["rows"]] == ["harmonized", "enhanced"]
+    assert told["tables"][0]["rows"][0][1] == pytest.approx(stats["psnr"])
+    assert [view["rank"] for view in told["views"]] == [
+        view["scores"]["PSNR \N{UPWARDS ARROW} harmonized"] for view in told["views"]
+    ]
+    series = {name: points for plot in told["plots"] for name, points in plot["series"].items()}
+    assert [step for step, _ in series["harmonized: enhanced"]] == [11, 23]
+    assert len(series["harmonized: photo"]) == 24
+    assert told["settings"]["run"]["max_steps"] == 24
 
 
 def test_bad_input_is_one_line(tmp_path):
