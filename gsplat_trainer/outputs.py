@@ -178,7 +178,8 @@ class Outputs:
         origin = Origin(self.config.data_dir, scene.train_cameras, scene.test_cameras, scene.points, settings)
         run = Trained(*self.measured.get("val", ({}, HeldOutPhotos())), curves, seconds)
         before = Trained(*self.measured["before"], Curves(1)) if "before" in self.measured else None
-        title = f"gsplat-trainer on {scene.name}, {self.config.max_steps} steps"
+        what = "as it is" if self.config.ckpt else f"{self.config.max_steps} steps"
+        title = f"gsplat-trainer on {scene.name}, {what}"
         write_run_report(self.folder, lambda: run_report(title, run, repairs, origin, before, "before"), self.say)
 
     # --- videos -------------------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def test_what_became_worse_is_named(tmp_path, psnr, words):
 
 
 def test_the_floor_knows_the_rows_of_the_report(tmp_path):
-    from harmonizer_ns.plugin.trainer import print_report  # nerfstudio's own circle of imports wants this order
+    import harmonizer_ns.plugin.trainer  # noqa: F401 (nerfstudio's own circle of imports wants this order)
+    from harmonizer_ns.plugin.report import print_report
 
     metrics = {"psnr": 24.9, "ssim": 0.7, "psnr_enhanced": 24.9, "ssim_enhanced": 0.7}
     print_report(tmp_path / "report.json", metrics, metrics, {"targets": 1, "pseudo_views": 1})

@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from harmonizer_ns.distill.curves import Curves, Points
@@ -84,7 +84,7 @@ class Compared:
 
     name: str
     scores: Scores
-    pictures: dict[str, Tensor]
+    pictures: dict[str, UInt8[Tensor, "3 h w"]]
 
     @property
     def quality(self) -> list[float]:
@@ -137,8 +137,8 @@ def _compared(name: str, images: dict[str, tuple[Trained, str]]) -> Compared:
         if (found := run.photos.photos.get(name)) is None:
             continue
         scores |= {image: found.scores[kind]} if kind in found.scores else {}
-        pictures |= {image: to_float(found.pictures[kind])} if kind in found.pictures else {}
-        truth |= {TRUTH: to_float(found.pictures[TRUTH])} if found.pictures else {}
+        pictures |= {image: found.pictures[kind]} if kind in found.pictures else {}
+        truth |= {TRUTH: found.pictures[TRUTH]} if found.pictures else {}
     return Compared(name, scores, {**pictures, **truth})
 
 
@@ -228,7 +228,7 @@ def _view(photo: Compared, by_change: bool) -> View:
         if metric in values
     }
     rank = photo.change if by_change else next(iter(photo.quality), math.nan)
-    return View(photo.name, photo.pictures, scores, rank)  # type: ignore[arg-type]
+    return View(photo.name, photo.pictures, scores, rank)
 
 
 def _last_round(store: PseudoViewStore) -> tuple[View, ...]:
@@ -237,7 +237,7 @@ def _last_round(store: PseudoViewStore) -> tuple[View, ...]:
     views = []
     for stored in evenly_spread([view for view in store.stored if view.step == last], _TARGETS):
         images = {"render": stored.render, "repaired": stored.rgb, "pixel weight": stored.weight}
-        pictures: Any = {name: shrunk(to_float(image), _SIDE) for name, image in images.items()}
+        pictures = {name: shrunk(to_float(image), _SIDE) for name, image in images.items()}
         views.append(View(f"target {stored.target}, step {last}", pictures, {"mean weight": stored.confidence}, 0.0))
     return tuple(views)
 

@@ -7,24 +7,31 @@ import hashlib
 from pathlib import Path
 
 from harmonizer_ns.enhancers.table import SPECS, spec_of
-from harmonizer_ns.files import asset, file_digest
+from harmonizer_ns.files import asset, file_digest, find_folder
 
 _SUFFIXES = (".safetensors", ".pkl", ".bin", ".pt")
 
 
-def weights_digest(enhancer: str) -> str | None:
-    """Compute the sha256 over an enhancer's files and their names; None for one without weights on this machine.
+def weights_digest(enhancer: str, fetch: bool = False) -> str | None:
+    """Compute the sha256 over an enhancer's files and their names; None for one without weights.
 
     Args:
-        enhancer: as `load_enhancer` takes it; nothing is downloaded.
+        enhancer: as `load_enhancer` takes it.
+        fetch: download weights that are not on this machine; without, None stands for those too.
+
+    Raises:
+        InputError: when weights that should be fetched cannot be found.
     """
     spec = SPECS.get(enhancer) or spec_of(enhancer)
-    if spec is None:
-        place = Path(enhancer) if Path(enhancer).exists() else _cached(enhancer)
-    elif not spec.repository:
-        place = asset(enhancer) if spec.architecture else None
+    if spec is not None and not spec.architecture:
+        return None
+    if spec is not None and not spec.repository:
+        place = asset(enhancer)
+    elif spec is None and Path(enhancer).exists():
+        place = Path(enhancer)
     else:
-        place = _cached(spec.repository)
+        repository, file = (spec.repository, spec.file) if spec else (enhancer, "")
+        place = find_folder(repository, [file or "*"]) if fetch else _cached(repository)
     if place is None:
         return None
     files = [place] if place.is_file() else sorted(filter(_counts, place.rglob("*")))

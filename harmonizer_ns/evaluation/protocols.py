@@ -7,17 +7,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harmonizer_ns.enhancers.table import SPECS, spec_of
+from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.evaluation.splits import Split
-from harmonizer_ns.files import asset, file_digest, find_folder, find_shipped, read_json, write_json
+from harmonizer_ns.files import find_shipped, read_json, write_json
 from harmonizer_ns.strict_dataclasses import build
 
 Resize = Literal["bicubic", "lanczos", "bilinear", "box"]
@@ -106,7 +105,7 @@ class Protocol:
         Raises:
             InputError: when the protocol names others.
         """
-        found, wanted = weights_digest(self.enhancer.name), self.enhancer.sha256
+        found, wanted = weights_digest(self.enhancer.name, fetch=True), self.enhancer.sha256
         if wanted is not None and wanted != found:
             raise InputError(
                 f"the protocol {self.name} is for weights of {self.enhancer.name} with sha256 {wanted[:12]}, here are "
@@ -166,29 +165,3 @@ def differences(one: Protocol, other: Protocol) -> list[str]:
 
 def _short(value: Any) -> str:
     return f"{value}"[:160]
-
-
-def weights_digest(enhancer: str) -> str | None:
-    """Compute the sha256 over an enhancer's files and their names; None for one without weights.
-
-    Raises:
-        InputError: when its files cannot be found.
-    """
-    spec = SPECS.get(enhancer) or spec_of(enhancer)
-    if spec is not None and not spec.architecture:
-        return None
-    if spec is not None and not spec.repository:
-        place = asset(enhancer)
-    else:
-        repository = spec.repository if spec else enhancer
-        place = Path(enhancer) if Path(enhancer).is_file() else find_folder(repository, [spec.file if spec else "*"])
-    files = [place] if place.is_file() else sorted(_weights(place))
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.name} {file_digest(file)}\n".encode())
-    return whole.hexdigest()
-
-
-def _weights(folder: Path) -> list[Path]:
-    suffixes = (".safetensors", ".pkl", ".bin", ".pt")
-    return [path for path in folder.rglob("*") if path.suffix in suffixes or path.name == "config.json"]

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -79,14 +80,14 @@ class View:
     Args:
         name: of the view.
         pictures: by name: plain, harmonized, enhanced, truth, weight, in this order where they exist; RGB or grey in
-            [0, 1], or an image file, which is read when it is shown.
+            [0, 1] or bytes, or an image file, which is read when it is shown.
         scores: by name, best made by `heading` with the picture's name: "PSNR ↑ enhanced".
         rank: the lowest is the worst and is shown first: what the view gained, or its PSNR.
     """
 
     name: str
-    pictures: dict[str, Float[Tensor, "_ h w"] | Path]
-    scores: dict[str, float | None]
+    pictures: Mapping[str, Float[Tensor, "_ h w"] | UInt8[Tensor, "_ h w"] | Path]
+    scores: Mapping[str, float | None]
     rank: float
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL.Image import Image
 from torch import Tensor
 
 from harmonizer_ns import __version__
-from harmonizer_ns.images import load_image, to_pillow
+from harmonizer_ns.images import load_image, to_float, to_pillow
 from harmonizer_ns.report.content import Report, View
 from harmonizer_ns.report.drawings import curves, seen_from_above
 from harmonizer_ns.report.figures import change, digits_of, parts, shown
@@ -124,8 +124,9 @@ def _embedded(view: View) -> list[Picture]:
     return [_encoded(name, picture, sides[name]) for name, picture in view.pictures.items()]
 
 
-def _encoded(name: str, picture: Float[Tensor, "_ h w"] | Path, side: str) -> Picture:
+def _encoded(name: str, picture: Tensor | Path, side: str) -> Picture:
     pixels = load_image(picture) if isinstance(picture, Path) else picture
+    pixels = to_float(pixels) if pixels.dtype == torch.uint8 else pixels
     image = to_pillow(pixels.expand(3, -1, -1))
     return Picture(name, _address(image, _LONGEST_SIDE), _address(image, _GLANCE_SIDE), image.size, side)
 

@@ -10,9 +10,10 @@ import torch
 from toy import capture_of, write_capture, write_colmap
 
 from harmonizer_ns.captures.capture import load_capture
+from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.prepared import folder_of, prepare
-from harmonizer_ns.evaluation.protocols import Protocol, Run, claim, parse_protocol, read_protocol, weights_digest
+from harmonizer_ns.evaluation.protocols import Protocol, Run, claim, parse_protocol, read_protocol
 from harmonizer_ns.evaluation.splits import RULES, Split
 from harmonizer_ns.files import file_digest, shipped, write_json
 from harmonizer_ns.types import Cameras, Frames

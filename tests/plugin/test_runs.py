@@ -54,7 +54,9 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
         assert sum(values) / 2 == pytest.approx(told["data"]["averages"][image]["psnr"], abs=1e-4)
     assert {name for plot in told["plots"] for name in plot["series"]} >= {"harmonized: pseudo_loss", "mean weight"}
     assert [len(places) for places in told["cameras"]["groups"].values()] == [8, 2, 3]
-    assert {"pixel weight", "render", "repaired"} == told["galleries"]["The last round of repairs"][0]["pictures"].keys()
+    assert {"pixel weight", "render", "repaired"} == told["galleries"]["The last round of repairs"][0][
+        "pictures"
+    ].keys()
     assert len(told["settings"]["enhancer"]["sha256 of its weights"]) == 64
     printed = capfd.readouterr().out
     assert "Step (% Done)" not in printed

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sample import coloured, report, view
 
 from harmonizer_ns.errors import InputError
@@ -192,3 +195,20 @@ def test_the_same_report_is_the_same_page(tmp_path):
     torch.manual_seed(0)
     content = report()
     assert write_report(tmp_path / "a", content).read_bytes() == write_report(tmp_path / "b", content).read_bytes()
+
+
+def test_galleries_show_all_of_their_views_and_bytes_are_colours(tmp_path):
+    red, white = (coloured(1, 0, 0) * 255).byte(), torch.full((1, 90, 120), 255, dtype=torch.uint8)
+    some = tuple(
+        View(f"target {i}", {"render": red, "weight": white}, {}, float("nan")) for i in range(WORST + BEST + 4)
+    )
+    page = written(tmp_path, report(galleries={"Last round": some}))
+    shown = {image["alt"]: image["src"] for image in page.all("img") if (image["alt"] or "").startswith("target")}
+    assert len(shown) == 2 * len(some)
+    colours = [
+        Image.open(io.BytesIO(base64.b64decode(shown[f"target 0: {name}"].partition(",")[2]))).getpixel((60, 45))
+        for name in ("render", "weight")
+    ]
+    assert np.abs(np.array(colours) - [(255, 0, 0), (255, 255, 255)]).max() < 8
+    assert "Last round" in page.text
+    assert "target 3" not in (tmp_path / "report.md").read_text()
