@@ -108,10 +108,10 @@ class Report:
         tables: the first stands at the top.
         plots: over training.
         views: in any order.
-        galleries: more views by title, each a section of its own that shows all of them in their order.
         cameras: where the pictures were taken from.
         settings: protocol, hashes, versions.
         data: raw figures; they go into the JSON alone.
+        galleries: more views by title, each a section of its own that shows all of them in their order.
     """
 
     title: str
@@ -119,7 +119,7 @@ class Report:
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     views: tuple[View, ...] = ()
-    galleries: dict[str, tuple[View, ...]] = field(default_factory=dict)
     cameras: CameraMap | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    galleries: dict[str, tuple[View, ...]] = field(default_factory=dict)
