@@ -21,7 +21,7 @@ from harmonizer_ns import __version__
 from harmonizer_ns.images import load_image, to_float, to_pillow
 from harmonizer_ns.report.content import Report, View
 from harmonizer_ns.report.drawings import curves, seen_from_above
-from harmonizer_ns.report.figures import change, digits_of, parts, shown
+from harmonizer_ns.report.figures import change, digits_of, shown
 from harmonizer_ns.report.views import Changes, all_scores, changes, scores_by_picture, with_pictures, worst_first
 
 _FOLDER = Path(__file__).parent
@@ -98,7 +98,7 @@ def page(report: Report, settings: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(shown=shown, parts=parts, curves=curves, scores_by_picture=scores_by_picture)
+    environment.globals.update(shown=shown, curves=curves, scores_by_picture=scores_by_picture)
     return environment.get_template("page.html").render(
         report=report,
         version=__version__,

@@ -35,7 +35,7 @@ def write_report(folder: Path, report: Report) -> Path:
     write_json(folder / "report.json", told)
     for name, text in pages.items():
         with written_whole(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(text, encoding="utf-8", errors="replace")  # file names need not be Unicode
     return folder / "report.html"
 
 

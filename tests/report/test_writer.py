@@ -183,6 +183,13 @@ def test_an_empty_report(tmp_path):
     assert "Nothing" in page.text
 
 
+def test_names_of_files_that_are_no_unicode(tmp_path):
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    page = written(tmp_path, Report(name, (), settings={"capture": Path(name)}))
+    assert page.text.count("caf?.png") == 3
+    assert json.loads((tmp_path / "report.json").read_text())["settings"] == {"capture": name}
+
+
 def test_a_picture_that_cannot_be_read_leaves_an_older_report_as_it_was(tmp_path):
     write_report(tmp_path, report())
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
