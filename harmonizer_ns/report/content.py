@@ -31,8 +31,8 @@ def heading(measure: str, better: Literal["higher", "lower"], of: str = "") -> s
     Args:
         measure: such as "PSNR"; it also chooses the number of digits.
         better: which values are better.
-        of: what was measured. Of columns and scores with one measure the best in each row is marked; where a measure
-            has one column, the best in it.
+        of: what was measured. Columns with the same measure of different things are compared within each row;
+            any other column is compared from row to row.
     """
     return f"{measure} {ARROWS[better]} {of}".rstrip()
 

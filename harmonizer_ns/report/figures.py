@@ -91,9 +91,10 @@ def _shown(table: Table, row: int, column: int) -> Shown:
 def _company(table: Table, row: int, column: int) -> tuple[str, list[Cell], list[Cell]]:
     """Find a cell's heading, the cells that have as many digits, and those that it is compared with."""
     cells, heading = table.rows[row], table.columns[column]
-    label, sign, _ = parts(heading)
+    label, sign, of = parts(heading)
     if not sign and isinstance(cells[0], str) and parts(cells[0])[1]:
         return cells[0], list(cells[1:]), list(cells[1:])
     line = [other[column] for other in table.rows]
-    beside = [other for other, name in zip(cells, table.columns, strict=True) if parts(name)[0] == label]
-    return heading, line, beside if len(beside) > 1 else line
+    told = [parts(name) for name in table.columns]
+    beside = [other for other, (measure, _, what) in zip(cells, told, strict=True) if measure == label and what]
+    return heading, line, beside if of and len(beside) > 1 else line

@@ -56,6 +56,12 @@ def test_where_a_measure_has_several_columns_the_best_of_each_row_is_marked():
     assert [[cell.text for cell in row if cell.best] for row in rows] == [["27.00"], ["29.00", "0.100"]]
 
 
+def test_a_column_that_does_not_tell_of_what_it_is_compares_its_rows():
+    names = ("repairs", heading("PSNR", "higher"), heading("PSNR", "higher", "of the repair"))
+    rows = shown(Table("", names, (("perfect", 28.9, 99.0), ("soft", 27.0, 28.0), ("none", 29.5, None))))
+    assert [[cell.text for cell in row if cell.best] for row in rows] == [["99.00"], [], ["29.50"]]
+
+
 def test_rows_can_name_measures():
     rows = shown(Table("", ("measure", "plain", "ours"), (("PSNR ↑", 20.0, 21.0), ("LPIPS ↓", 0.1, 0.25))))
     assert [cell.text for cell in rows[0]] == ["PSNR ↑", "20.00", "21.00"]
