@@ -24,7 +24,7 @@ from harmonizer_ns.viewing.server import SceneViewer, ViewedScene
 
 
 def shown_by_harmonizer_view(monkeypatch):
-    scene = ViewedScene(Brightness(), arc_cameras(1, 64, 32), lambda view: None)
+    scene = ViewedScene(Brightness(), arc_cameras(1, 64, 32))
     monkeypatch.setattr(view, "open_scene", lambda config, device: scene)
     return view.serve(view.ViewConfig("scene.ply", enhance=False, port=free_port()))
 
@@ -36,10 +36,13 @@ def shown_by_gsplat_trainer(monkeypatch):
 
 
 def serve(host="127.0.0.1", enhancer=None):
-    return SceneViewer(
-        Brightness(), lambda name: enhancer or Lifting(), ["builtin"], arc_cameras(1, 64, 32), host=host,
-        port=free_port(), max_side=64, settings=ViewSettings(moving_limit=32),
-    )  # fmt: skip
+    scene, settings = ViewedScene(Brightness(), arc_cameras(1, 64, 32)), ViewSettings(moving_limit=32)
+    load = lambda name: enhancer or Lifting()  # noqa: E731
+    return SceneViewer(scene, load, host=host, port=free_port(), max_side=64, settings=settings)
+
+
+def send(watcher, kind, **fields):
+    watcher._socket.send(msgspec.msgpack.encode({"type": kind, **fields}))
 
 
 @pytest.mark.parametrize("start", [shown_by_harmonizer_view, shown_by_gsplat_trainer])
@@ -105,18 +108,18 @@ def test_one_bad_client_changes_nothing_for_the_others():
             for raw in NONSENSE:
                 bad._socket.send(raw)
             for changed in BAD_CAMERAS:
-                bad._send("ViewerCameraMessage", **{**CAMERA, **changed})
+                send(bad, "ViewerCameraMessage", **{**CAMERA, **changed})
             for handle, values in bad_values(viewer.panel):
                 for value in values:
-                    bad._send("GuiUpdateMessage", id=handle._impl.id, updates={"value": value})
+                    send(bad, "GuiUpdateMessage", id=handle._impl.id, updates={"value": value})
             for name in ("update_cb", "sync_cb", "visible", "gui_api", "nothing"):
-                bad._send("GuiUpdateMessage", id=control.id, updates={name: ()})
-                bad._send("GuiUpdateMessage", id=control.id, updates={"value": 0.3, name: ()})
-            bad._send("GuiUpdateMessage", id="no such control", updates={"value": 1})
+                send(bad, "GuiUpdateMessage", id=control.id, updates={name: ()})
+                send(bad, "GuiUpdateMessage", id=control.id, updates={"value": 0.3, name: ()})
+            send(bad, "GuiUpdateMessage", id="no such control", updates={"value": 1})
             upload = {"source_component_id": control.id, "transfer_uuid": "u"}
-            bad._send("FileTransferStart", filename="x", mime_type="x", part_count=1, size_bytes=1, **upload)
-            bad._send("FileTransferPart", part=0, content=b"x", **upload)
-            bad._send("GuiUpdateMessage", id=control.id, updates={"value": 0.5})  # this one is in order
+            send(bad, "FileTransferStart", filename="x", mime_type="x", part_count=1, size_bytes=1, **upload)
+            send(bad, "FileTransferPart", part=0, content=b"x", **upload)
+            send(bad, "GuiUpdateMessage", id=control.id, updates={"value": 0.5})  # this one is in order
             wait_for(lambda: viewer.panel.settings.strength == 0.5)
             assert viewer.panel.settings == replace(before, strength=0.5)
             assert all((control.update_cb, control.sync_cb, control.visible))

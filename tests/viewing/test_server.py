@@ -222,6 +222,6 @@ def test_the_status_says_on_or_off_until_there_is_more_to_say(viewer):
     viewer.panel.show_speed(5.0, "cpu", (64, 32))
     viewer.panel.enabled.value = True
     wait_for(lambda: viewer.panel.status == "on")
-    viewer._renderer = None
+    viewer._scene = viewer._scene._replace(renderer=None)
     viewer._connected(Client(1))
     wait_for(lambda: viewer.panel.status.startswith("**No new picture:**"))
