@@ -12,7 +12,7 @@ from harmonizer_ns.report.content import ARROWS, Cell, Spread, Table
 _DIGITS = {r"psnr|db": 2, r"\S*ssim|lpips\S*|dists|dino|sharpness": 3, r"fid|fvd|fps": 1, r"kid": 4}
 """Words of a heading, and the digits after the point below it; other figures have four significant ones."""
 _CHANGE = re.compile(r"gain|change|difference|Δ", re.IGNORECASE)
-_SIGNS = {ARROWS["higher"]: 1, ARROWS["lower"]: -1}
+_SIGNS = {ARROWS["higher"]: 1, ARROWS["lower"]: -1, ARROWS["one"]: 0}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def shown(table: Table) -> list[list[Shown]]:
 
 
 def parts(heading: str) -> tuple[str, int, str]:
-    """Take a heading apart: "PSNR ↑ plain" is "PSNR ↑", 1 and "plain"; without an arrow its sign is 0."""
+    """Take a heading apart: "PSNR ↑ plain" is "PSNR ↑", 1 and "plain"; without an arrow up or down its sign is 0."""
     for arrow, sign in _SIGNS.items():
         measure, found, of = heading.partition(arrow)
         if found:
