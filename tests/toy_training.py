@@ -14,7 +14,7 @@ def value(arguments, name):
     return arguments[len(arguments) - 1 - arguments[::-1].index(name) + 1]
 
 
-def train(arguments, enhancer):
+def train(arguments, enhancer, on_judged):
     """Two views whose error depends on seed and options; leaves a mark of having been run."""
     seed = int(value(arguments, "--seed"))
     results = Path(value(arguments, "--result_dir"))

@@ -19,7 +19,7 @@ from harmonizer_ns.types import Cameras
 
 def write_transforms(
     folder: Path, capture: Capture, photos: Sequence[int], read: Callable[[int], Photo] | None = None
-) -> dict[int, str]:
+) -> None:
     """Write some photos of a capture, their masks, all its seed points, and its split as far as it concerns them.
 
     Args:
@@ -27,9 +27,6 @@ def write_transforms(
         capture: in whatever frame it is; what is written stays in it.
         photos: indices.
         read: gives a photo at its camera's size; None: as the capture does.
-
-    Returns:
-        The names of the photos in the new capture, by their indices in the old one.
     """
     read, names = read or capture.read, {i: f"images/{i:05d}_{Path(capture.names[i]).stem}.png" for i in photos}
     frames = []
@@ -46,7 +43,6 @@ def write_transforms(
     split = {"train_filenames": train, "val_filenames": test, "test_filenames": test}
     head = {"camera_model": "PINHOLE", "orientation_override": "none", "ply_file_path": "sparse_pc.ply"}
     write_json(folder / "transforms.json", {**head, **split, "frames": frames})
-    return names
 
 
 def _lens(camera: Cameras) -> dict[str, Any]:

@@ -10,18 +10,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import tyro
 
+from gsplat_trainer.__main__ import parse as read_flags
+from gsplat_trainer.config import check, scaled
+from gsplat_trainer.scene import prepare as read_scene
+from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.devices import Device
 from harmonizer_ns.enhancers.base import Enhancer
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.jobs import Job, JudgedView, arguments_of, run_jobs
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.prepared import PreparedScene, prepare
 from harmonizer_ns.evaluation.protocols import EnhancerVersion, Protocol, claim, read_protocol
 from harmonizer_ns.files import remove_leftovers
+from harmonizer_ns.images import to_float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +113,6 @@ def check_options(jobs: Sequence[Job]) -> None:
     Raises:
         InputError: naming the flags.
     """
-    from gsplat_trainer.__main__ import parse as read_flags
-
     for options in dict.fromkeys(job.options for job in jobs):
         job = next(job for job in jobs if job.options == options)
         said = io.StringIO()
@@ -119,36 +124,41 @@ def check_options(jobs: Sequence[Job]) -> None:
             raise InputError(f"gsplat_trainer does not take {' '.join(options)}: {words}") from error
 
 
-def train(arguments: Sequence[str], enhancer: Enhancer | None) -> Iterator[JudgedView]:
+class _JudgedTrainer(Trainer):
+    """Leaves the judging to its caller, and writes no pictures of its rounds, which cost as much as the repairs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.outputs.enabled = False
+
+    def evaluate(self, step: int, stage: str = "val") -> None:
+        """Measure nothing."""
+
+
+def train(arguments: Sequence[str], enhancer: Enhancer | None, on_judged: bool) -> Iterator[JudgedView]:
     """Run gsplat_trainer, and show its held-out views; `evaluation.jobs.Train`.
 
     Args:
         arguments: its command line.
         enhancer: takes the place of the one that they name.
+        on_judged: whether the judged photos train as well.
 
     Raises:
         InputError: on a run that was interrupted.
     """
-    import torch
-
-    from gsplat_trainer.__main__ import parse as read_flags
-    from gsplat_trainer.config import check, scaled
-    from gsplat_trainer.scene import prepare as read_scene
-    from gsplat_trainer.trainer import Trainer
-    from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
-    from harmonizer_ns.images import to_float
-
     config = scaled(read_flags(arguments))
     check(config)
     config, scene, splats = read_scene(config)
-    trainer = Trainer(config, scene, torch.device(config.device), splats=splats)
+    scene = replace(scene, train=tuple(sorted((*scene.train, *scene.test)))) if on_judged else scene
+    trainer = _JudgedTrainer(config, scene, torch.device(config.device), splats=splats)
     if enhancer is not None:
         trainer.repairs.enhancer = ParkedEnhancer(enhancer)
     trainer.train()
     if not trainer.is_finished:
         raise InputError("interrupted")
     for index in scene.test:
-        frames = trainer.render(scene.cameras[index])
+        with torch.no_grad():
+            frames = trainer.render(scene.cameras[index])
         enhanced = None if config.enhancer == "none" else trainer.repairs.enhance(frames)
-        rgb, repaired = frames.rgb[0].detach().cpu(), None if enhanced is None else enhanced[0].cpu()
+        rgb, repaired = frames.rgb[0].cpu(), None if enhanced is None else enhanced[0].cpu()
         yield JudgedView(scene.names[index], rgb, repaired, to_float(scene.photo(index)), scene.mask(index))

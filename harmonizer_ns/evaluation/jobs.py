@@ -51,8 +51,9 @@ class JudgedView:
     mask: Bool[Tensor, "1 h w"] | None
 
 
-Train = Callable[[Sequence[str], Enhancer | None], Iterable[JudgedView]]
-"""Runs gsplat_trainer with these arguments, and this enhancer instead of the one that they name; gives its views."""
+Train = Callable[[Sequence[str], Enhancer | None, bool], Iterable[JudgedView]]
+"""Runs gsplat_trainer with these arguments, and this enhancer instead of the one that they name; whether the judged
+photos train as well. Gives the views."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,6 @@ def arguments_of(job: Job, scene: Path, results: Path) -> list[str]:
         *("--max_steps", str(job.steps), "--seed", str(job.seed)),
         *("--eval_steps", str(job.steps), "--save_steps", str(job.steps), "--no-save_ply"),
         *("--lpips_net", "none", "--render_traj_path", "none"),
-        *(() if job.photos == "train" else ("--train_list", str(scene / "all.txt"))),
-        *(() if job.photos == "train" else ("--test_list", str(scene / "judged.txt"))),
         *job.options,
     ]
 
@@ -220,7 +219,7 @@ def _judged(job: Job, output: Path, results: Path, train: Train, networks: Netwo
     scene = folder_of(output, job.scene)
     enhancer = None if job.flaw is None else TruthEnhancer(load_capture(scene), FLAWS[job.flaw])
     rows, pictures = [], _pictures(output, job)
-    for view in train(arguments_of(job, scene, results), enhancer):
+    for view in train(arguments_of(job, scene, results), enhancer, job.photos == "all"):
         rows.append(_measured(view, networks))
         if job.with_pictures:
             _save(pictures, view)

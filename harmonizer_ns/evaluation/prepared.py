@@ -90,9 +90,7 @@ def _prepared(name: str, scene: Path, split: Split, protocol: Protocol, output: 
     if not (folder / _ABOUT).is_file() or build(PreparedScene, read_json(folder / _ABOUT), str(folder)) != prepared:
         with written_whole(folder) as partial:
             partial.mkdir()
-            names = write_transforms(partial, capture, photos, read)
-            for part, indices in (("all", photos), ("judged", capture.test)):
-                (partial / f"{part}.txt").write_text("".join(f"{names[i]}\n" for i in indices), encoding="utf-8")
+            write_transforms(partial, capture, photos, read)
             write_json(partial / _ABOUT, asdict(prepared))
     return prepared
 
