@@ -97,7 +97,8 @@ def test_what_is_counted_is_told_to_who_listens_and_otherwise_passes(clock):
 def test_nerfstudio_writes_lines_where_it_cannot_redraw_its_table(clock, monkeypatch, capsys):
     monkeypatch.setattr("harmonizer_ns.plugin.terminal.time", clock)
     monkeypatch.setattr(writer, "GLOBAL_BUFFER", {"max_iter": 2000, "steps_per_log": 10, "events": {}})
-    lines = StepLines(LocalWriterConfig(enable=True))
+    lines = StepLines(LocalWriterConfig(enable=True), ["the viewer's address"])
+    assert capsys.readouterr().out == "the viewer's address\n"
     for step in range(2000):
         clock.now += 0.2
         events = [("Train Loss", 0.25), ("Train Metrics Dict", {"gaussian_count": 3000 + step})]

@@ -24,6 +24,8 @@ class StepLines(writer.LocalWriter):
     def __init__(self, config: Any, banner_messages: list[str] | None = None) -> None:
         super().__init__(config, banner_messages)
         self._pace, self._first, self._start = Pace(), -1, 0.0
+        if banner_messages and not CONSOLE.is_terminal:
+            print(*banner_messages, sep="\n", flush=True)  # the viewer's address
 
     def write_stats_log(self, step: int) -> None:
         """Tell where training is, if it is time to."""

@@ -3,6 +3,7 @@
 
 import errno
 import json
+import sys
 
 import pytest
 import torch
@@ -54,9 +55,8 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
         assert sum(values) / 2 == pytest.approx(told["data"]["averages"][image]["psnr"], abs=1e-4)
     assert {name for plot in told["plots"] for name in plot["series"]} >= {"harmonized: pseudo_loss", "mean weight"}
     assert [len(places) for places in told["cameras"]["groups"].values()] == [8, 2, 3]
-    assert {"pixel weight", "render", "repaired"} == told["galleries"]["The last round of repairs"][0][
-        "pictures"
-    ].keys()
+    last = told["galleries"]["The last round of repairs"]
+    assert {"pixel weight", "render", "repaired"} == last[0]["pictures"].keys()
     assert len(told["settings"]["enhancer"]["sha256 of its weights"]) == 64
     printed = capfd.readouterr().out
     assert "Step (% Done)" not in printed
@@ -88,16 +88,22 @@ def test_an_enhancer_that_fails_on_some_photos_has_no_average_and_ends_nothing(c
         assert "the enhancer failed: ZeroDivisionError" in capfd.readouterr().out
 
 
-def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer):
-    trainer = run(tiny_config(capture, tmp_path))
-    rows = json.loads((trainer.base_dir / "harmonize_report.json").read_text())["held_out"]
-    ComputePSNR(trainer.base_dir / "config.yml", tmp_path / "eval.json").main()
+def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer, monkeypatch):
+    """Also when the user has had enough of the baseline: what was measured before is told."""
+    config = tiny_config(capture, tmp_path, compare_to_baseline=True)
+    monkeypatch.setattr(trainer_module.HarmonizeTrainer, "_train_baseline", lambda trainer: sys.exit("interrupted"))
+    with pytest.raises(SystemExit, match="interrupted"):
+        run(config)
+    folder = config.get_base_dir()
+    rows = json.loads((folder / "harmonize_report.json").read_text())["held_out"]
+    assert list(rows) == ["harmonize: rgb", "harmonize: rgb_enhanced"]
+    assert (folder / "report.html").exists()
+    ComputePSNR(folder / "config.yml", tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert results["psnr"] == pytest.approx(rows["harmonize: rgb"]["psnr"], abs=1e-4)
     assert results["psnr_enhanced"] == pytest.approx(rows["harmonize: rgb_enhanced"]["psnr"], abs=1e-4)
 
 
-# The 5th repair is inside the round at step 20, the 3rd at step 10; rounds are the same for a NeRF, which is slow.
 @pytest.mark.parametrize(("nerf", "interrupted_at"), [(False, 5), (False, 3), (True, 5)])
 def test_interrupted_run_continues_bit_identically(capture, tmp_path, mixer, nerf, interrupted_at):
     whole = run(tiny_config(capture, tmp_path / "whole", nerf=nerf, final_report=False))
