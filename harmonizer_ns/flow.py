@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every pixel of one view lies in another: exactly, from depth and cameras, or estimated by RAFT.
+"""Where every pixel of one view lies in another: exactly, from depth and cameras, or estimated by DIS or RAFT.
 
 A flow ``f`` from view A to view B says that what A shows at pixel ``p`` is at ``p + f(p)`` in B; ``f`` is in pixels,
 ``(x, y)``. Looking B up there (`warp_by_flow`) gives B's colours in A's view.
@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from harmonizer_ns.features import fill, pretrained
-from harmonizer_ns.images import Padding
+from harmonizer_ns.images import Padding, to_uint8
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import SURFACE_TOLERANCE, backproject, pixel_grid, project, sample
 
+DIS_LEAST = 12
+"""Side in pixels of the smallest image that DIS takes."""
 _RAFT_MULTIPLE, _RAFT_LEAST = 8, 128  # its correlation pyramid has no smaller levels
 
 
@@ -78,6 +81,38 @@ def depth_flow(
     agrees = (z[:, None] - seen).abs() <= SURFACE_TOLERANCE * z[:, None]
     valid = inside[:, None] & known & agrees
     return Flow(offset * valid, valid)
+
+
+def dis_flow(image: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) -> Flow:
+    """Estimate the flow by DIS (Kroeger et al. 2016), valid where the flow back agrees (`consistent`); no weights.
+
+    Args:
+        image: colours in [0, 1].
+        other: likewise, of the same size.
+
+    Raises:
+        ValueError: when the shapes differ, or a side has less than `DIS_LEAST` pixels.
+    """
+    if image.shape != other.shape or min(image.shape[-2:]) < DIS_LEAST:
+        shapes = f"{tuple(image.shape)} and {tuple(other.shape)}"
+        raise ValueError(f"dis_flow needs images of one shape and at least {DIS_LEAST} pixels a side, got {shapes}")
+    first, second = (to_uint8(value[0]).permute(1, 2, 0).contiguous().cpu().numpy() for value in (image, other))
+    both = (torch.from_numpy(offset).permute(2, 0, 1)[None].to(image) for offset in dis_offsets(first, second))
+    forward, backward = both
+    valid = consistent(forward, backward)
+    return Flow(forward * valid, valid)
+
+
+def dis_offsets(
+    image: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]
+) -> tuple[Float[np.ndarray, "h w 2"], Float[np.ndarray, "h w 2"]]:
+    """Estimate by DIS, at its medium preset, where pixels of an image lie in another one, and the other way round."""
+    import cv2
+
+    grey, other_grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (image, other))
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # None is right here, whatever the stubs say: OpenCV allocates the flow.
+    return dis.calc(grey, other_grey, None), dis.calc(other_grey, grey, None)  # pyright: ignore
 
 
 def load_raft(size: Literal["small", "large"] = "large", path: Path | None = None) -> nn.Module:

@@ -101,6 +101,7 @@ class StepBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            refresh_per_second=4,
             disable=console.quiet or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=done, kind="steps")

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     errors devices features files finite flow images interruption media metrics pairs poses progress \
     random_state spread \
-    strict_dataclasses types warp workers
+    loaded_pairs strict_dataclasses types warp workers
     references report
     raster
     captures

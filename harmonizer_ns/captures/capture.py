@@ -351,6 +351,8 @@ def _split(
             raise InputError(f"{train_list} and {test_list} both list {names[min(both)]}: take it out of one of them")
     else:
         train, test = _positions(posed.train, names, "the capture"), _positions(posed.test, names, "the capture")
+        if both := set(train) & set(test):
+            logger.warning("%s trains on %d of its %d held-out photos", posed.described_by[0], len(both), len(test))
     everything = range(len(names))
     if not train and not test and every > 0:
         test = tuple(sorted(sorted(everything, key=names.__getitem__)[::every]))  # gsplat goes by letters, not numbers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``harmonizer evaluate DATA ...``: what an enhancer gains on photos of your own captures."""
+"""``harmonizer evaluate RUN|DATA|PAIRS ...``: how near pictures are to the truth, and what an enhancer gains."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Sequence
 import torch
 
 from harmonizer_ns.cli import loop
+from harmonizer_ns.cli.judged import find_sources, opened
 from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import choose_device
-from harmonizer_ns.enhancers.specs import load_enhancer
+from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation import enhancer as held_out
 from harmonizer_ns.evaluation import temporal
 from harmonizer_ns.evaluation.protocol import EvaluationConfig
 
 EXAMPLES = """
-harmonizer evaluate DATA                                   # the built-in enhancer
-harmonizer evaluate captures/* --enhancer my-enhancer --output report
+harmonizer evaluate DATA                                   # the built-in enhancer on photos of your own
+harmonizer evaluate outputs/.../config.yml results/fern    # finished runs, on their held-out photos
+harmonizer evaluate pairs.json --enhancer my-enhancer      # pictures that exist already
+harmonizer evaluate renders photos                         # the same, of two folders
+harmonizer evaluate captures/* --output report --weights my-weights
 harmonizer evaluate DATA --temporal --views 8 --width 160  # flicker
 harmonizer evaluate --loop DATA --output loop              # the training loop by itself; --loop --help says more
 """
@@ -31,11 +35,18 @@ def parse(arguments: Sequence[str]) -> EvaluationConfig | loop.LoopConfig:
 
 
 def main(config: EvaluationConfig | loop.LoopConfig) -> None:
-    """Load the enhancer, then measure scene after scene."""
+    """Find out what is to be judged, then measure scene after scene."""
     if isinstance(config, loop.LoopConfig):
         loop.main(config)
         return
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    enhancer = load_enhancer(config.enhancer, device, **dtype_option(config.enhancer, config.precision))
-    (temporal if config.temporal else held_out).evaluate(config, enhancer, device)
+    if config.enhancer is not None:
+        dtype_option(config.enhancer, config.precision)  # an unknown one is told first
+    sources = find_sources(config, device)
+    networks = config.networks(device)
+    scenes = opened(config, sources, device, networks)
+    flights = config.temporal and not all(source.is_pairs for source in sources)
+    if flights and any(source.is_pairs for source in sources):
+        raise InputError("--temporal flies through runs and captures, or takes pairs as a video: give one or the other")
+    (temporal if flights else held_out).evaluate(config, scenes, networks)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ COMMANDS: dict[str, Command] = {
     "synthesize": Command("harmonizer_ns.cli.synthesize", "make training pairs from a recipe"),
     "scenes": Command("harmonizer_ns.cli.scenes", "render scenes to make pairs of"),
     "enhance": Command("harmonizer_ns.cli.enhance", "repair an image, a folder or a video"),
-    "evaluate": Command("harmonizer_ns.cli.evaluate", "measure what an enhancer gains on held-out photos"),
+    "evaluate": Command("harmonizer_ns.cli.evaluate", "measure runs, pictures and enhancers against photos"),
     "ablate": Command("harmonizer_ns.cli.ablate", "measure what each part of the method is worth"),
     "view": Command("harmonizer_ns.cli.view", "look at a reconstruction in the browser, enhanced or not"),
     "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),

@@ -1,48 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does an enhancer help? Every scene's held-out views are enhanced and compared, and a verdict is given."""
+"""How near are pictures to the truth, and does an enhancer help? All views are measured, and a verdict is given."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from harmonizer_ns.captures.capture import Capture, load_capture
+from rich.console import Console
+
 from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.evaluation import report
-from harmonizer_ns.evaluation.protocol import Comparison, EvaluationConfig, compare, summarize
-from harmonizer_ns.evaluation.report import SceneResult
-from harmonizer_ns.features import Distance, lpips_distance
+from harmonizer_ns.evaluation import page, report
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.protocol import EvaluationConfig
+from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result
+from harmonizer_ns.evaluation.sets import PictureSets
+from harmonizer_ns.evaluation.video import Clips
+from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView, Scene
 from harmonizer_ns.images import beside, save_image
-from harmonizer_ns.spread import evenly_spread
+from harmonizer_ns.report import CameraMap, Report
 
 
-def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
-    """Evaluate all scenes, print the table and the verdict, and write what was asked for."""
-    distance = lpips_distance("squeeze", *config.lpips) if config.lpips else None
-    console = report.wide_console()
-    results = []
-    for folder in config.scenes:
-        capture = load_capture(folder, config.width).to(device)
-        with console.status(f"{capture.name}: fitting and enhancing"):
-            results.append(evaluate_scene(capture, enhancer, config, distance))
-    console.print(report.table(results, f"{config.enhancer}, every {config.every}th photo, {config.splat.steps} steps"))
-    console.print(report.sentence(report.judge(results)))
+def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | None]], networks: Networks) -> None:
+    """Measure all scenes, print the table and the verdict, and write what was asked for.
+
+    Args:
+        config: says where to write.
+        scenes: each with its enhancer; made ready when it is asked for.
+        networks: those that measure.
+    """
+    console, sets, results = report.wide_console(), PictureSets(networks), []
+    for scene, enhancer in scenes:
+        folder = page.scene_folder(config.output, scene.name)
+        with console.status(f"{scene.name}: rendering, enhancing, measuring"):
+            results.append(measure_scene(scene, enhancer, networks, sets, folder))
+    mean = _with_sets(average(results), sets)
+    console.print(report.table(results, report.told(results), mean))
+    verdict = report.judge(results)
+    if verdict is not None:
+        console.print(report.sentence(verdict), soft_wrap=True)
+    print_missing(console, networks)
     if config.output:
-        report.write_report(config.output / "report.json", results, config.settings())
+        recipes = networks.recipes | ({} if networks.inception() is None else {"inception": sets.recipe()})
+        written = page.write(config.output, _report(config, results, mean, networks.missing, recipes))
+        console.print(f"Report: {written}", highlight=False)
 
 
-def evaluate_scene(
-    capture: Capture, enhancer: Enhancer, config: EvaluationConfig, distance: Distance | None = None
+def measure_scene(
+    scene: Scene, enhancer: Enhancer | None, networks: Networks, sets: PictureSets, folder: Path | None = None
 ) -> SceneResult:
-    """Fit a sparse splat, enhance its held-out renders and average the metrics."""
-    fit = config.fit(capture)
-    comparisons = list(compare(fit, enhancer, evenly_spread(fit.capture.test, config.views)))
-    if config.output:
-        write_images(config.output / capture.name, comparisons)
-    return summarize(capture.name, comparisons, distance)
+    """Measure every view of a scene, and its clips as videos.
+
+    Args:
+        scene: gives the views.
+        enhancer: repairs them; None judges them as they are.
+        networks: those that measure.
+        sets: what FID and KID are made of.
+        folder: where pictures go; None writes none.
+    """
+    views, clips = [], Clips(networks)
+    for view in scene.views(enhancer):
+        views.append(ViewResult(view.name, view.shows, view.scores(networks), view.seconds))
+        for role, picture in {**view.pictures, TRUTH: view.truth}.items():
+            sets.add(role, picture)
+        clips.add(view)
+        if folder is not None:
+            write_images(folder, view)
+    return replace(scene_result(scene.name, views, clips.scores()), positions=scene.positions, how=scene.how)
 
 
-def write_images(folder: Path, comparisons: list[Comparison]) -> None:
-    """Write ``<view>.png``: render, enhanced and photo side by side."""
-    for item in comparisons:
-        strip = beside([item.render.rgb[0], item.enhanced[0], item.target[0]])
-        save_image(folder / f"{item.view:04d}.png", strip)
+def write_images(folder: Path, view: PicturedView) -> None:
+    """Write ``<view>.png``, all pictures side by side (render, enhanced, photo), and each in a folder of its role."""
+    pictures = {**view.pictures, TRUTH: view.truth}
+    save_image(folder / f"{view.name}.png", beside(list(pictures.values())))
+    for role, picture in pictures.items():
+        save_image(page.picture_file(folder, role, view.name), picture)
+
+
+def print_missing(console: Console, networks: Networks) -> None:
+    """Say which measures were not taken, and why."""
+    table = page.missing_table(networks.missing)
+    for name, why in table.rows if table else ():
+        console.print(f"{name} {why}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _with_sets(mean: SceneResult, sets: PictureSets) -> SceneResult:
+    """Add what compares all pictures of a role with all truths."""
+    roles = [role for role in (PLAIN, ENHANCED) if role in mean.scores]
+    scores = {role: {**mean.scores[role], **sets.distances(role)} for role in roles}
+    return replace(mean, scores={**mean.scores, **scores})
+
+
+def _report(
+    config: EvaluationConfig,
+    results: Sequence[SceneResult],
+    mean: SceneResult,
+    missing: Mapping[str, str],
+    recipes: Mapping[str, str],
+) -> Report:
+    assert config.output is not None
+    verdict = report.judge(list(results))
+    tables = [page.gains_table(mean), page.scenes_table(results), page.missing_table(missing)]
+    return Report(
+        title=f"Evaluation of {', '.join(result.scene for result in results)}",
+        summary=(page.headline(mean), *([report.sentence(verdict)] if verdict else []), report.told(results)),
+        tables=tuple(table for table in tables if table is not None),
+        views=page.views_of(config.output, results),
+        cameras=CameraMap(results[0].positions) if len(results) == 1 and results[0].positions else None,
+        settings=page.settings_of(config.settings(), recipes),
+        data=report.content(list(results), config.settings(), mean),
+    )

@@ -56,7 +56,7 @@ class Networks:
         self._squeeze = lpips
         self._loaded: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
-        """Why a network is not there, by its name."""
+        """Why a network is not there, or a measure cannot be taken, by its name."""
         self.recipes: dict[str, str] = {}
         """What was loaded, by its name: files with their hashes, or a model's folder."""
 
@@ -87,8 +87,12 @@ class Networks:
             try:
                 self._loaded[name], self.recipes[name] = load()
             except NotAvailableError as error:
-                self._loaded[name], self.missing[name] = None, f"not available: {error}"
+                self._loaded[name] = self.lacks(name, str(error))
         return self._loaded[name]
+
+    def lacks(self, name: str, why: str) -> None:
+        """Note why a measure cannot be taken."""
+        self.missing[name] = f"not available: {why}"
 
     def _load_lpips(self, net: LpipsNet) -> tuple[Distance, str]:
         given = self._squeeze if net == "squeeze" else None

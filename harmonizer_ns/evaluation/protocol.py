@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,41 +18,59 @@ from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.devices import Device, Precision
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.report import SceneResult
-from harmonizer_ns.features import Distance
-from harmonizer_ns.metrics import good_half_psnr, psnr, ssim
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, PicturedView, timed
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, select_references, split_capture
-from harmonizer_ns.types import Frames
+from harmonizer_ns.spread import evenly_spread
+
+VIEWS = 16
+"""Held-out photos compared for each capture."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Measure what an enhancer gains.
+    """Measure renders against photos, and what an enhancer gains.
 
-    For each capture a splat is fitted to every n-th photo; its renders of the other photos' views are enhanced with the
-    nearest fitted photos as references, and both are compared with the photos.
+    RUN is a finished run of ns-train (its config.yml, or the folder of it) or of gsplat-trainer (its result folder):
+    its held-out photos are rendered. For a capture's folder (DATA) a splat is fitted to every n-th photo, and the other
+    photos are rendered. Renders are enhanced with the nearest fitted photos as references, and both are compared with
+    the photos. PAIRS are pictures that exist already: a folder that holds render/ and gt/ with pictures of the same
+    names, a folder of scenes like that with CAMERA/TIME.png inside, a pairs file (.json), or two folders, PICTURES
+    and TRUTHS.
     """
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA [DATA ...]")]
-    """Folders of captures."""
-    enhancer: str = "builtin"
-    """A name that `harmonizer enhancers` lists, or the folder of a checkpoint."""
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DATA|PAIRS [...]")]
+    """What is measured, see above; several are one table."""
+    enhancer: str | None = None
+    """A name that `harmonizer enhancers` lists, or the folder of a checkpoint. None: the built-in one for captures, a
+    run's own for runs, and none for pairs."""
     temporal: bool = False
-    """Measure flicker instead: fly past held-out photos, every frame enhanced as part of one stream."""
+    """Measure flicker instead: fly past held-out photos, every frame enhanced as part of one stream. For pairs: take
+    the pictures of each scene as a video's frames, in the order of their names (those of clips always are)."""
     width: int | None = 240
-    """Width of photos and renders in pixels."""
+    """Width of a capture's photos and renders in pixels. Runs and pairs keep theirs."""
     every: int = 4
-    """Every n-th photo is fitted."""
-    views: int = 16
-    """Held-out photos compared for each scene: evenly spread, or with --temporal the first ones in a row."""
+    """Every n-th photo of a capture is fitted."""
+    views: int | None = None
+    """Held-out photos compared for each scene: evenly spread, or with --temporal the first ones in a row. None: 16 of a
+    capture, or with --temporal; all of a run."""
     between: int = 3
     """With --temporal: interpolated frames between two photos."""
     output: Path | None = None
-    """Folder for report.json and images side by side (render, enhanced, photo), or with --temporal for temporal.json;
-    None writes nothing."""
+    """Folder for report.html, report.json, report.md, and the pictures of each view: one by one, and side by side
+    (render, enhanced, photo); with --temporal also temporal.json. None writes nothing."""
     lpips: tuple[Path, Path] | None = None
     """Weights of LPIPS-squeeze: torchvision's squeezenet1_1 state dict and the linear heads."""
+    weights: tuple[Path, ...] = ()
+    """Folders in which weights of further measures are looked for by name, before torch's and the Hub's caches:
+    squeezenet1_1*.pth, vgg16-*.pth, alexnet-*.pth (LPIPS), weights-inception-2015-12-05-*.pth (FID, KID), and folders
+    dino-vitb8, dino-vitb16, clip-vit-base-patch32. Nothing is downloaded; what is missing is told."""
+    allow_outside: bool = False
+    """For pairs files: accept paths that leave the file's folder."""
+    trust: bool = False
+    """For a config.yml that names more than the settings of nerfstudio and of installed plugins, which is refused:
+    build whatever it names. It can then run any code, as in nerfstudio's own commands."""
     device: Device = "auto"
     """Where to fit and enhance; auto takes a GPU when there is one."""
     precision: Precision = "auto"
@@ -64,16 +81,22 @@ class EvaluationConfig:
     """The fitter."""
 
     def __post_init__(self) -> None:
-        if self.every < 2 or self.views < 1 or self.between < 0:
+        if self.every < 2 or (self.views is not None and self.views < 1) or self.between < 0:
             raise InputError(
                 "--every should be at least 2, so that photos are held out, --views at least 1 and --between at least "
                 f"0; got {self.every}, {self.views} and {self.between}"
             )
+        if missing := [str(folder) for folder in self.weights if not folder.is_dir()]:
+            raise InputError(f"--weights: there is no folder {', '.join(missing)}")
 
     def fit(self, capture: Capture) -> SparseFit:
         """A splat of every n-th photo of a capture."""
         split = split_capture(capture, range(0, len(capture), self.every))
         return fit_sparse(split, SplatReconstructor(self.splat))
+
+    def networks(self, device: str) -> Networks:
+        """The networks that measure."""
+        return Networks(self.weights, self.lpips, device)
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
@@ -81,52 +104,50 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One held-out view: what was rendered, what the enhancer made of it in how many seconds, and the photo."""
+class FittedScene:
+    """Gives the held-out photos of a reconstruction.
 
-    view: int
-    render: Frames
-    enhanced: Float[Tensor, "1 3 h w"]
-    target: Float[Tensor, "1 3 h w"]
-    seconds: float
+    Args:
+        name: of the scene.
+        fit: a reconstruction, and the photos that it has seen and not seen.
+        most: how many views are judged, evenly spread; None: all.
+        how: the pictures were made.
+    """
+
+    name: str
+    fit: SparseFit
+    most: int | None = None
+    how: str = ""
+
+    @property
+    def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
+        """Where photos were taken from, those that were fitted and those that were not."""
+        capture = self.fit.capture
+        groups = {"photos": capture.train_cameras, "held-out": capture.test_cameras}
+        return {name: torch.cat([camera.centers for camera in found]) for name, found in groups.items() if found}
+
+    def views(self, enhancer: Enhancer | None) -> Iterator[PicturedView]:
+        """Render and enhance the held-out views, as `compare` does.
+
+        Raises:
+            InputError: when no photo is held out.
+        """
+        test = self.fit.capture.test
+        if not test:
+            raise InputError(f"{self.name} has no held-out photos, there is nothing to compare with")
+        return compare(self.fit, enhancer, evenly_spread(test, self.most or len(test)))
 
 
-def compare(fit: SparseFit, enhancer: Enhancer, views: Sequence[int]) -> Iterable[Comparison]:
-    """Render and enhance each view with the nearest fitted photos as references."""
-    for view in views:
-        photo = fit.capture.frames(view)
+def compare(fit: SparseFit, enhancer: Enhancer | None, views: Sequence[int]) -> Iterator[PicturedView]:
+    """Render each view, and enhance it with the nearest fitted photos as references."""
+    for index in views:
+        photo, mask = fit.capture.frames(index), fit.capture.mask(index)
         render = fit.renderer.render(photo.cameras)
-        references = select_references(fit, render.cameras, enhancer.max_references, exclude=view)
-        start = time.perf_counter()
-        enhanced = enhancer.enhance(render, Context(references=(references,))).rgb
-        if enhanced.is_cuda:
-            torch.cuda.synchronize(enhanced.device)
-        yield Comparison(view, render, enhanced, photo.rgb, time.perf_counter() - start)
-
-
-def summarize(scene: str, comparisons: list[Comparison], distance: Distance | None = None) -> SceneResult:
-    """Average the metrics over the views; the first view, which warms caches up, does not count for the speed."""
-    if not comparisons:
-        raise InputError(f"{scene} has no held-out views")
-    rows = [_measure(comparison, distance) for comparison in comparisons]
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    timed = comparisons[1:] or comparisons
-    fps = len(timed) / max(sum(comparison.seconds for comparison in timed), 1e-9)
-    return SceneResult(scene=scene, views=len(rows), fps=fps, **means)
-
-
-def _measure(item: Comparison, distance: Distance | None) -> dict[str, float]:
-    render, enhanced, target = item.render.rgb, item.enhanced, item.target
-    good = good_half_psnr(render, enhanced, target)
-    row = {
-        "psnr_render": psnr(render, target),
-        "psnr_enhanced": psnr(enhanced, target),
-        "ssim_render": ssim(render, target),
-        "ssim_enhanced": ssim(enhanced, target),
-        "good_before": good.before,
-        "good_after": good.after,
-    }
-    if distance is not None:
-        row["lpips_render"] = distance(render.cpu(), target.cpu())
-        row["lpips_enhanced"] = distance(enhanced.cpu(), target.cpu())
-    return {key: value.item() for key, value in row.items()}
+        pictures, seconds = {PLAIN: render.rgb[0]}, None
+        if enhancer is not None:
+            references = select_references(fit, render.cameras, enhancer.max_references, exclude=index)
+            context = Context(references=(references,))
+            pictures[ENHANCED], seconds = timed(lambda: enhancer.enhance(render, context), render)  # noqa: B023
+        weight = None if mask is None or not mask.any() else mask.float()
+        shows, target = Path(fit.capture.names[index]).name, photo.rgb[0].to(render.rgb)
+        yield PicturedView(f"{index:04d}", shows, pictures, target, weight, seconds)

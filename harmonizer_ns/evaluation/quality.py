@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every measure by its name: how it is spelled, which way is better, and how one picture is measured against its truth.
+"""Every measure by its name: how it is spelled and which way is better; one picture is measured against its truth here.
 
-A measure that cannot be taken is None, and `Networks.missing` says why; no other one takes its place.
+Sets of pictures are measured in `sets`, videos in `video`. A measure that cannot be taken is None, and
+`Networks.missing` says why; no other one takes its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -16,10 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.evaluation.networks import Features, Networks
+from harmonizer_ns.features import LpipsNet
 from harmonizer_ns.metrics import SSIM_WINDOW, good_half_psnr, psnr, ssim
 
 Picture = Float[Tensor, "3 h w"]
 """Colours in [0, 1]."""
+LPIPS_LEAST = 31
+"""Side in pixels of the smallest picture that all networks of LPIPS take."""
+Scores = dict[str, float | None]
+"""Values by the names of `MEASURES`; None was not measured."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,15 @@ MEASURES: dict[str, Measure] = {
         Measure("lpips_alex", "LPIPS-alex", "lower"),
         Measure("dino_structure", "DINO structure distance", "lower", digits=4),
         Measure("sharpness", "sharpness", "one", "gradient energy / the truth's", 2),
+        Measure("good_half_psnr", "PSNR of the good half", "higher", "dB", 2),
         Measure("good_half_change", "change in the good half", "higher", "dB", 2),
+        Measure("fid", "FID", "lower", digits=2),
+        Measure("kid", "KID", "lower", digits=4),
+        Measure("warp_error", "warp error", "lower", "colour in [0, 1]", 4),
+        Measure("flicker", "flicker", "lower", "colour in [0, 1]", 4),
+        Measure("subject_consistency", "subject consistency", "higher", digits=4),
+        Measure("background_consistency", "background consistency", "higher", digits=4),
+        Measure("fvd", "FVD", "lower", digits=1),
     )
 }
 
@@ -62,7 +77,7 @@ def measure(
     networks: Networks,
     plain: Picture | None = None,
     mask: Float[Tensor, "1 h w"] | None = None,
-) -> dict[str, float | None]:
+) -> Scores:
     """Measure a picture against its truth.
 
     Args:
@@ -82,8 +97,8 @@ def measure(
     weight = None if mask is None else mask[None].to(image)
     found = {
         "psnr": psnr(image, target, weight),
-        "ssim": ssim(image, target, weight) if min(target.shape[-2:]) >= SSIM_WINDOW else None,
-        **{f"lpips_{net}": _distance(networks.lpips(net), image, target) for net in ("squeeze", "vgg", "alex")},
+        "ssim": ssim(image, target, weight) if _is_large(target, SSIM_WINDOW, "ssim", networks) else None,
+        **{f"lpips_{net}": _lpips(net, image, target, networks) for net in ("squeeze", "vgg", "alex")},
         "dino_structure": _distance(structure_distance(networks.structure()), image, target),
         "sharpness": sharpness(image, target),
     }
@@ -91,6 +106,18 @@ def measure(
         good = good_half_psnr(plain[None].to(image), image, target)
         found["good_half_change"] = good.after - good.before
     return {name: None if value is None else float(value) for name, value in found.items()}
+
+
+def _is_large(image: Tensor, least: int, name: str, networks: Networks) -> bool:
+    if min(image.shape[-2:]) >= least:
+        return True
+    networks.lacks(name, f"a picture has less than {least} pixels a side")
+    return False
+
+
+def _lpips(net: LpipsNet, image: Tensor, target: Tensor, networks: Networks) -> Tensor | None:
+    is_large = _is_large(target, LPIPS_LEAST, f"lpips_{net}", networks)
+    return _distance(networks.lpips(net), image, target) if is_large else None
 
 
 def _distance(distance: Callable[[Tensor, Tensor], Tensor] | None, image: Tensor, target: Tensor) -> Tensor | None:
@@ -125,3 +152,17 @@ def structure_distance(keys: Features | None) -> Callable[[Tensor, Tensor], Tens
         return unit @ unit.transpose(1, 2)
 
     return lambda image, target: (similarity(image) - similarity(target)).square().mean(dim=(1, 2))
+
+
+def means(rows: Sequence[Scores], all_of_them: bool = False) -> Scores:
+    """Average each measure over the rows that have it.
+
+    Args:
+        rows: at least one.
+        all_of_them: give None where one of them lacks it.
+    """
+    found: Scores = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [value for row in rows if (value := row.get(name)) is not None]
+        found[name] = None if not values or (all_of_them and len(values) < len(rows)) else fmean(values)
+    return found

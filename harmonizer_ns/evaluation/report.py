@@ -1,37 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the held-out protocol: averages, a table, a verdict, JSON."""
+"""Results of an evaluation: averages, a table for the terminal, a verdict."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from harmonizer_ns.files import write_json
+from harmonizer_ns.evaluation.quality import MEASURES, Measure, Scores, means
+from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH
 
 GOOD_HALF_TOLERANCE = 0.1
 """By how many dB the pixels that were already good may get worse."""
 
+_FLAT = {"psnr": "psnr_{}", "ssim": "ssim_{}", "lpips_squeeze": "lpips_{}"}
+_FLAT_ROLES = {PLAIN: "render", ENHANCED: "enhanced"}
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """Holds what one view scored.
+
+    Args:
+        name: of the view.
+        shows: the photo's name, or the pair's.
+        scores: by picture, then by measure.
+        seconds: what the enhancer took.
+    """
+
+    name: str
+    shows: str
+    scores: dict[str, Scores]
+    seconds: float | None = None
+
 
 @dataclass(frozen=True)
 class SceneResult:
-    """Averages over the held-out views of one scene (dB, SSIM in [-1, 1], frames per second)."""
+    """Holds averages over the views of one scene.
+
+    Args:
+        scene: its name.
+        views: how many.
+        scores: by picture (plain, enhanced; truth for videos), then by measure.
+        fps: pictures enhanced in a second.
+        each: the views.
+        positions: of the cameras, by group.
+        how: the pictures were made.
+    """
 
     scene: str
     views: int
-    psnr_render: float
-    psnr_enhanced: float
-    ssim_render: float
-    ssim_enhanced: float
-    good_before: float
-    good_after: float
-    fps: float
-    lpips_render: float | None = None
-    lpips_enhanced: float | None = None
+    scores: dict[str, Scores]
+    fps: float | None = None
+    each: tuple[ViewResult, ...] = ()
+    positions: dict[str, Float[Tensor, "n 3"]] = field(default_factory=dict)
+    how: str = ""
+
+    def score(self, measure: str, role: str = PLAIN) -> float | None:
+        """Give one average; None where it was not measured."""
+        return self.scores.get(role, {}).get(measure)
+
+    def gain(self, measure: str) -> float | None:
+        """Tell how much more the enhanced picture scores than the plain one."""
+        plain, enhanced = self.score(measure), self.score(measure, ENHANCED)
+        return None if plain is None or enhanced is None else enhanced - plain
+
+    def flat(self) -> dict[str, Any]:
+        """Give the result as JSON holds it: the main figures by one name each, all figures in ``scores``."""
+        figures = {"scene": self.scene, "views": self.views}
+        for measure, name in _FLAT.items():
+            figures |= {name.format(word): self.score(measure, role) for role, word in _FLAT_ROLES.items()}
+        figures |= {"good_before": self.score("good_half_psnr"), "good_after": self.score("good_half_psnr", ENHANCED)}
+        return {
+            **figures,
+            "fps": self.fps,
+            "how": self.how,
+            "scores": self.scores,
+            "each": [asdict(view) for view in self.each],
+        }
+
+
+def scene_result(scene: str, views: Sequence[ViewResult], video: dict[str, Scores] | None = None) -> SceneResult:
+    """Average what the views scored; the first view, which warms caches up, does not count for the speed.
+
+    Args:
+        scene: its name.
+        views: at least one.
+        video: what its clips scored, by picture.
+
+    Raises:
+        ValueError: without views.
+    """
+    if not views:
+        raise ValueError(f"{scene} has no held-out views")
+    roles = views[0].scores
+    scores = {role: means([view.scores[role] for view in views]) for role in roles}
+    for role, found in (video or {}).items():
+        scores[role] = {**scores.get(role, {}), **found}
+    seconds = [view.seconds for view in views if view.seconds is not None]
+    timed = seconds[1:] or seconds
+    fps = len(timed) / max(sum(timed), 1e-9) if timed else None
+    return SceneResult(scene, len(views), scores, fps, tuple(views))
 
 
 @dataclass(frozen=True)
@@ -57,54 +132,72 @@ class Verdict:
 def average(results: list[SceneResult]) -> SceneResult:
     """Every number averaged over the scenes, each scene counting once; views are summed.
 
+    A measure that some scene lacks has no average.
+
     Raises:
         ValueError: without results.
     """
     if not results:
         raise ValueError("no scenes to average over")
-    means: dict[str, Any] = {}
-    for column in fields(SceneResult):
-        values = [getattr(result, column.name) for result in results]
-        if column.name not in ("scene", "views"):
-            means[column.name] = None if any(value is None for value in values) else fmean(values)
-    return SceneResult(scene="average", views=sum(result.views for result in results), **means)
+    roles = dict.fromkeys(role for result in results for role in result.scores)
+    scores = {role: means([result.scores.get(role, {}) for result in results], all_of_them=True) for role in roles}
+    speeds = [result.fps for result in results if result.fps is not None]
+    fps = fmean(speeds) if len(speeds) == len(results) else None
+    return SceneResult("average", sum(result.views for result in results), scores, fps)
 
 
-def judge(results: list[SceneResult]) -> Verdict:
-    """The verdict over all scenes."""
-    mean = average(results)
-    return Verdict(len(results), mean.psnr_enhanced - mean.psnr_render, mean.good_after - mean.good_before)
+def judge(results: list[SceneResult]) -> Verdict | None:
+    """The verdict over the scenes that have enhanced pictures; None without any."""
+    enhanced = [result for result in results if result.gain("psnr") is not None]
+    if not enhanced:
+        return None
+    mean = average(enhanced)
+    return Verdict(len(enhanced), mean.gain("psnr") or 0.0, mean.gain("good_half_psnr") or 0.0)
 
 
-def table(results: list[SceneResult], title: str) -> Table:
-    """One row per scene and one for the average; ``a -> b`` is plain render and enhanced image."""
+def measured(results: Iterable[SceneResult]) -> list[Measure]:
+    """Those of the `MEASURES` that some scene has, in their order; changes are shown beside what changes."""
+    found = {name for result in results for row in result.scores.values() for name, v in row.items() if v is not None}
+    return [measure for name, measure in MEASURES.items() if name in found and name != "good_half_change"]
+
+
+def told(results: Iterable[SceneResult]) -> str:
+    """How the pictures of the scenes were made."""
+    return "; ".join(dict.fromkeys(result.how for result in results))
+
+
+def table(results: list[SceneResult], title: str, mean: SceneResult | None = None) -> Table:
+    """One row per scene and picture, with the gain over the plain one in brackets; then, of several, the average.
+
+    Args:
+        results: of the scenes.
+        title: of the table.
+        mean: their average; None works it out.
+    """
+    mean = mean or average(results)
+    rows = [*results, replace(mean, scene="average")] if len(results) > 1 else [replace(results[0], scores=mean.scores)]
+    measures, has_fps = measured(rows), any(row.fps is not None for row in rows)
     shown = Table(title=title)
-    mean = average(results)
-    for name in _cells(mean):
-        shown.add_column(name, justify="left" if name == "scene" else "right", no_wrap=True)
-    for result in results:
-        cells = _cells(result)
-        shown.add_row(*(cells[name] for name in _cells(mean)))
-    shown.add_section()
-    shown.add_row(*_cells(mean).values())
+    for name in ("scene", "views", "picture", *(measure.title for measure in measures), *(["fps"] if has_fps else [])):
+        shown.add_column(name, justify="left" if name in ("scene", "picture") else "right", overflow="fold")
+    for row in rows:
+        shown.add_section()
+        for number, role in enumerate(role for role in (PLAIN, ENHANCED, TRUTH) if role in row.scores):
+            first = [row.scene, str(row.views)] if number == 0 else ["", ""]
+            fps = f"{row.fps:.1f}" if role == ENHANCED and row.fps is not None else ""
+            cells = [_cell(row, role, measure) for measure in measures]
+            shown.add_row(*first, role, *cells, *([fps] if has_fps else []))
     return shown
 
 
-def _cells(row: SceneResult) -> dict[str, str]:
-    """Column name -> text; without LPIPS where it was not measured."""
-    cells = {
-        "scene": row.scene,
-        "views": str(row.views),
-        "PSNR": f"{row.psnr_render:.2f} -> {row.psnr_enhanced:.2f}",
-        "gain": f"{row.psnr_enhanced - row.psnr_render:+.2f}",
-        "SSIM": f"{row.ssim_render:.3f} -> {row.ssim_enhanced:.3f}",
-        "good-half PSNR": f"{row.good_before:.2f} -> {row.good_after:.2f}",
-        "change": f"{row.good_after - row.good_before:+.2f}",
-        "fps": f"{row.fps:.1f}",
-    }
-    if row.lpips_render is not None and row.lpips_enhanced is not None:
-        cells["LPIPS"] = f"{row.lpips_render:.3f} -> {row.lpips_enhanced:.3f}"
-    return cells
+def _cell(row: SceneResult, role: str, measure: Measure) -> str:
+    value = row.score(measure.name, role)
+    if value is None:
+        return "" if role == TRUTH else "-"
+    text, gain = f"{value:.{measure.digits}f}", row.gain(measure.name)
+    if role != ENHANCED or gain is None or measure.better == "one":
+        return text
+    return f"{text} ({gain:+.{measure.digits}f})"
 
 
 def sentence(verdict: Verdict) -> str:
@@ -116,24 +209,19 @@ def sentence(verdict: Verdict) -> str:
     )
 
 
-def write_report(path: Path, results: list[SceneResult], protocol: dict[str, Any]) -> None:
-    """Write the results, their average, the verdict and the settings they were made with.
-
-    Raises:
-        InputError: when the file cannot be written.
-    """
+def content(results: list[SceneResult], protocol: dict[str, Any], mean: SceneResult | None = None) -> dict[str, Any]:
+    """Give the results, their average, the verdict and the settings they were made with, as JSON holds them."""
     verdict = judge(results)
-    content = {
+    return {
         "protocol": protocol,
-        "scenes": [asdict(result) for result in results],
-        "average": asdict(average(results)),
-        "verdict": {**asdict(verdict), "passed": verdict.passed},
+        "scenes": [result.flat() for result in results],
+        "average": (mean or average(results)).flat(),
+        "verdict": None if verdict is None else {**asdict(verdict), "passed": verdict.passed},
     }
-    write_json(path, content, indent=2)
 
 
 def wide_console() -> Console:
     """A console whose tables keep their cells whole, also in a log file, which has 80 columns."""
     console = Console()
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 120)
     return console

@@ -1,98 +1,188 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does enhanced video flicker? The path of held-out photos is flown with and without the enhancer's own history.
 
-Between two photos in capture order there are interpolated views. The warp error compares each frame with its successor
-through the exact flow of the rendered geometry; PSNR is taken where the path passes a held-out photo.
+Between two photos in capture order there are interpolated views. The warp error compares each frame with the one before
+through the exact flow of the rendered geometry, where both show the same surface; quality is measured where the path
+passes a held-out photo. From photo to photo the photos themselves have a warp error too: that is the floor.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from harmonizer_ns.captures.capture import Capture, load_capture
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.protocol import EvaluationConfig
-from harmonizer_ns.evaluation.report import wide_console
+from harmonizer_ns.evaluation import page
+from harmonizer_ns.evaluation.enhancer import print_missing, write_images
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.protocol import VIEWS, EvaluationConfig, FittedScene
+from harmonizer_ns.evaluation.quality import Scores
+from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result, told, wide_console
+from harmonizer_ns.evaluation.video import VideoMeasures
+from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView
 from harmonizer_ns.files import write_json
-from harmonizer_ns.flow import depth_flow, warp_by_flow
-from harmonizer_ns.metrics import psnr
+from harmonizer_ns.flow import depth_flow
 from harmonizer_ns.poses import interpolate_pose
+from harmonizer_ns.report import CameraMap, Report, write_report
+from harmonizer_ns.report import Table as ReportTable
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Cameras, Frames
+
+SINGLE = "no history"
+"""The video of which each frame is enhanced by itself."""
+Video = Sequence[Float[Tensor, "1 3 h w"]]
 
 
 @dataclass(frozen=True)
 class TemporalResult:
-    """Means over a trajectory; errors are root mean square differences of colours in [0, 1].
+    """Holds what a flight scored.
 
     Args:
-        scene: name.
-        frames: how many.
-        warp_render: warp error of the plain video.
-        warp_enhanced: warp error of the enhanced video.
-        warp_single: warp error when each frame is enhanced by itself.
-        psnr_render: of the plain frames at held-out photos, in dB.
-        psnr_enhanced: of the enhanced ones.
+        scene: its name.
+        frames: how many were flown.
+        path: of the videos, by name.
+        photos: at the held-out photos; the videos there go from photo to photo, that of the truth too.
     """
 
     scene: str
     frames: int
-    warp_render: float
-    warp_enhanced: float
-    warp_single: float
-    psnr_render: float
-    psnr_enhanced: float
+    path: dict[str, Scores]
+    photos: SceneResult
+
+    def flat(self) -> dict[str, Any]:
+        """Give the result as JSON holds it: the main figures by one name each, all figures below ``path``, ``photos``.
+
+        Warp errors are root mean square differences of colours in [0, 1], PSNR is in dB.
+        """
+        names = {"warp_render": PLAIN, "warp_enhanced": ENHANCED, "warp_single": SINGLE}
+        warp = {name: self.path[video]["warp_error"] for name, video in names.items()}
+        names = {"photo_to_photo_render": PLAIN, "photo_to_photo_enhanced": ENHANCED, "photo_to_photo_truth": TRUTH}
+        floor = {name: self.photos.score("warp_error", role) for name, role in names.items()}
+        quality = {
+            f"psnr_{word}": self.photos.score("psnr", r) for word, r in (("render", PLAIN), ("enhanced", ENHANCED))
+        }
+        more = {"path": self.path, "photos": self.photos.flat()}
+        return {"scene": self.scene, "frames": self.frames, **warp, **quality, **floor, **more}
 
 
-def evaluate(config: EvaluationConfig, enhancer: Enhancer, device: str) -> None:
+class Flight(NamedTuple):
+    """Holds what a flight shows.
+
+    Args:
+        renders: every frame, with its geometry.
+        videos: the same frames by name: plain, enhanced, enhanced without history.
+        stops: frames at which a held-out photo is passed.
+        photos: indices of these.
+    """
+
+    renders: list[Frames]
+    videos: dict[str, Video]
+    stops: list[int]
+    photos: tuple[int, ...]
+
+
+def evaluate(
+    config: EvaluationConfig, scenes: Iterable[tuple[FittedScene, Enhancer | None]], networks: Networks
+) -> None:
     """Fly through all scenes, print the table, and write what was asked for."""
-    table = Table(title=f"{config.enhancer}: warp error x 1000 (lower is steadier), PSNR in dB")
-    for name in ("scene", "frames", "warp render", "warp enhanced", "no history", "PSNR render", "PSNR enhanced"):
-        table.add_column(name, justify="left" if name == "scene" else "right")
     console, results = wide_console(), []
-    for folder in config.scenes:
-        capture = load_capture(folder, config.width).to(device)
-        with console.status(f"{capture.name}: fitting and flying"):
-            results.append(result := evaluate_scene(capture, enhancer, config))
-        errors = (result.warp_render, result.warp_enhanced, result.warp_single)
-        cells = [f"{1000 * value:.2f}" for value in errors]
-        cells += [f"{value:.2f}" for value in (result.psnr_render, result.psnr_enhanced)]
-        table.add_row(result.scene, str(result.frames), *cells)
-    console.print(table)
+    for scene, enhancer in scenes:
+        if enhancer is None:
+            raise InputError(f"{scene.name} names no enhancer, give one with --enhancer")
+        with console.status(f"{scene.name}: flying"):
+            folder = page.scene_folder(config.output, scene.name)
+            results.append(evaluate_scene(scene, enhancer, config, networks, folder))
+    table = path_table(results)
+    console.print(on_terminal(table))
+    print_missing(console, networks)
     if config.output:
-        content = {"protocol": config.settings(), "scenes": [asdict(result) for result in results]}
+        content = {"protocol": config.settings(), "scenes": [result.flat() for result in results]}
         write_json(config.output / "temporal.json", content, indent=2)
+        written = write_report(config.output, _report(config, results, networks, table))
+        console.print(f"Report: {written}", highlight=False)
 
 
-def evaluate_scene(capture: Capture, enhancer: Enhancer, config: EvaluationConfig) -> TemporalResult:
-    """Fit, fly, enhance with and without history, and measure.
+def evaluate_scene(
+    scene: FittedScene, enhancer: Enhancer, config: EvaluationConfig, networks: Networks, folder: Path | None = None
+) -> TemporalResult:
+    """Fly, enhance with and without history, and measure.
+
+    Args:
+        scene: a reconstruction with held-out photos, which are passed in their order.
+        enhancer: repairs.
+        config: how many photos are passed, and how many frames come between.
+        networks: those that measure.
+        folder: where pictures at the photos go; None writes none.
 
     Raises:
         InputError: when fewer than two photos are held out.
     """
-    fit = config.fit(capture)
-    passed = fit.capture.test[: config.views]
-    renders = [fit.renderer.render(camera) for camera in trajectory(capture, passed, config.between)]
-    enhanced, single = (enhance_video(fit, renders, enhancer, history) for history in (True, False))
-    stops = range(0, len(renders), config.between + 1)
-    targets = [capture.frames(i).rgb for i in passed]
-    plain = [frame.rgb for frame in renders]
+    flight = fly(scene.fit, enhancer, scene.fit.capture.test[: config.views or VIEWS], config.between)
+    views = _at_photos(flight, scene.fit.capture)
+    for view in views if folder else ():
+        write_images(folder, view)  # type: ignore[arg-type]
+    measured = [ViewResult(view.name, view.shows, view.scores(networks)) for view in views]
+    stops: dict[str, Video] = {
+        name: [video[i] for i in flight.stops] for name, video in flight.videos.items() if name != SINGLE
+    }
+    stops[TRUTH] = [view.truth[None] for view in views]
+    from_photo_to_photo = video_scores([flight.renders[i] for i in flight.stops], stops, networks)
+    photos = scene_result(scene.name, measured, from_photo_to_photo)
+    path = torch.cat([frame.cameras.centers.cpu() for frame in flight.renders])
+    photos = replace(photos, positions={**scene.positions, "path": path}, how=scene.how)
     return TemporalResult(
-        scene=capture.name,
-        frames=len(renders),
-        warp_render=warp_error(renders, plain),
-        warp_enhanced=warp_error(renders, enhanced),
-        warp_single=warp_error(renders, single),
-        psnr_render=_mean([psnr(plain[i], target).item() for i, target in zip(stops, targets, strict=True)]),
-        psnr_enhanced=_mean([psnr(enhanced[i], target).item() for i, target in zip(stops, targets, strict=True)]),
+        scene.name, len(flight.renders), video_scores(flight.renders, flight.videos, networks), photos
     )
+
+
+def fly(fit: SparseFit, enhancer: Enhancer, passed: tuple[int, ...], between: int) -> Flight:
+    """Render and enhance the way from photo to photo.
+
+    Args:
+        fit: the reconstruction.
+        enhancer: repairs.
+        passed: indices of the photos.
+        between: frames between two of them.
+
+    Raises:
+        InputError: when fewer than two photos are passed.
+    """
+    renders = [fit.renderer.render(camera) for camera in trajectory(fit.capture, passed, between)]
+    videos: dict[str, Video] = {PLAIN: [frame.rgb for frame in renders]}
+    for name, history in ((ENHANCED, True), (SINGLE, False)):
+        videos[name] = enhance_video(fit, renders, enhancer, history)
+    return Flight(renders, videos, list(range(0, len(renders), between + 1)), passed)
+
+
+def _at_photos(flight: Flight, capture: Capture) -> list[PicturedView]:
+    views = []
+    for index, stop in zip(flight.photos, flight.stops, strict=True):
+        pictures = {name: flight.videos[name][stop][0] for name in (PLAIN, ENHANCED)}
+        shows, truth = Path(capture.names[index]).name, capture.frames(index).rgb[0].to(pictures[PLAIN])
+        views.append(PicturedView(f"{index:04d}", shows, pictures, truth))
+    return views
+
+
+def video_scores(geometry: Sequence[Frames], videos: dict[str, Video], networks: Networks) -> dict[str, Scores]:
+    """Measure videos through the exact flow of their geometry; frames of different sizes are not compared."""
+    measures = VideoMeasures(networks)
+    for number, frame in enumerate(geometry):
+        before, flow = geometry[number - 1], None
+        if number and frame.rgb.shape == before.rgb.shape:
+            flow = depth_flow(frame.depth, frame.cameras, before.depth, before.cameras)
+        measures.add({name: video[number][0] for name, video in videos.items()}, flow, still=False)
+    return measures.scores()
 
 
 def trajectory(capture: Capture, passed: tuple[int, ...], between: int) -> list[Cameras]:
@@ -124,22 +214,59 @@ def enhance_video(
     return output
 
 
-def warp_error(geometry: list[Frames], video: list[Float[Tensor, "1 3 h w"]]) -> float:
-    """Root mean square difference of each frame and its predecessor, looked up by exact flow, over valid pixels.
-
-    ``sqrt(mean_t sum_p m (V_t(p) - V_{t-1}(p + f_t(p)))^2 / sum_p m)``; pairs without valid pixels or of different
-    sizes do not count.
-    """
-    errors = []
-    for now, before, image, earlier in zip(geometry[1:], geometry, video[1:], video, strict=False):
-        if now.rgb.shape != before.rgb.shape:
-            continue
-        flow = depth_flow(now.depth, now.cameras, before.depth, before.cameras)
-        squared = (image - warp_by_flow(earlier, flow.offset)).square().mean(1, keepdim=True)
-        if flow.valid.any():
-            errors.append(squared[flow.valid].mean().item())
-    return _mean(errors) ** 0.5
+PATH_COLUMNS = {
+    "frames": "frames",
+    "warp error ↓ plain": "warp_render",
+    "warp error ↓ enhanced": "warp_enhanced",
+    "warp error ↓ no history": "warp_single",
+    "photo to photo ↓ plain": "photo_to_photo_render",
+    "photo to photo ↓ enhanced": "photo_to_photo_enhanced",
+    "photo to photo: photos": "photo_to_photo_truth",
+    "PSNR ↑ plain": "psnr_render",
+    "PSNR ↑ enhanced": "psnr_enhanced",
+}
+"""Of the table, and where `TemporalResult.flat` has their figures."""
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(len(values), 1)
+def path_table(results: Sequence[TemporalResult]) -> ReportTable:
+    """Show every flight; errors are multiplied by 1000."""
+    rows = []
+    for result in results:
+        figures = result.flat()
+        rows.append((result.scene, *(_shown(name, figures[key]) for name, key in PATH_COLUMNS.items())))
+    note = "Warp errors are multiplied by 1000. From photo to photo, that of the photos is the floor."
+    return ReportTable("Flight along held-out photos", ("scene", *PATH_COLUMNS), tuple(rows), note)
+
+
+def _shown(name: str, value: float | None) -> str | float | None:
+    if name == "frames" or value is None:
+        return None if value is None else str(value)
+    return value if name.startswith("PSNR") else 1000 * value
+
+
+def on_terminal(table: ReportTable) -> Table:
+    """Give a report's table as the terminal prints it."""
+    shown = Table(title=table.title, caption=table.note)
+    for number, name in enumerate(table.columns):
+        shown.add_column(name, justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell or "-") for cell in row))
+    return shown
+
+
+def _report(
+    config: EvaluationConfig, results: Sequence[TemporalResult], networks: Networks, table: ReportTable
+) -> Report:
+    assert config.output is not None
+    photos = [result.photos for result in results]
+    mean = average(photos)
+    tables = [table, page.gains_table(mean), page.scenes_table(photos), page.missing_table(networks.missing)]
+    return Report(
+        title=f"Flight through {', '.join(result.scene for result in results)}",
+        summary=(page.headline(mean), told(photos)),
+        tables=tuple(found for found in tables if found is not None),
+        views=page.views_of(config.output, photos),
+        cameras=CameraMap(photos[0].positions) if len(photos) == 1 else None,
+        settings=page.settings_of(config.settings(), networks.recipes),
+        data={"scenes": [result.flat() for result in results]},
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a finished nerfstudio run for looking at it."""
+"""Open a finished nerfstudio run for looking at it, or for comparing it with its held-out photos."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from rich.prompt import Confirm
 
+from harmonizer_ns.captures.capture import Capture, Photo
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import first_line
+from harmonizer_ns.images import to_uint8
 from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.configs import read_config
-from harmonizer_ns.plugin.photos import TrainingPhotos
+from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
+from harmonizer_ns.splats.held_out import SparseFit
 from harmonizer_ns.viewing.server import ViewedScene
 
 
@@ -35,7 +38,65 @@ def open_run(config: Path, *, trust: bool = False) -> ViewedScene:
     Raises:
         InputError: when the file is missing or refused, or the run has no checkpoint or does not fit it.
     """
+    pipeline = _opened(read_config(config, trust=trust), config)
+    repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(pipeline.model))
+    start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
+    return ViewedScene(repairs.renderer, start, repairs.photos)
+
+
+def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str | None]:
+    """Load the last checkpoint of a run, with its photos: those that it learned from, and those that it did not.
+
+    Args:
+        config: the run's config.yml.
+        trust: build whatever that file names, see `read_config`.
+
+    Returns:
+        the model with its photos, and the enhancer that the run names; None for a plain method.
+
+    Raises:
+        InputError: as `open_run`, and when the run learned from all photos.
+    """
     settings = read_config(config, trust=trust)
+    pipeline = _opened(settings, config)
+    photos = TrainingPhotos(pipeline.datamanager)
+    others = DatasetPhotos(pipeline.datamanager, "eval") if pipeline.datamanager.eval_dataset else None
+    known = {file.resolve() for file in photos.files}
+    test = [] if others is None else [i for i, file in enumerate(others.files) if file.resolve() not in known]
+    if others is None or not test:
+        raise InputError(f"the run of {config} learned from all of its photos: none is held out to compare it with")
+    capture = _capture(str(getattr(settings, "experiment_name", "")) or config.parent.name, photos, others, test)
+    return SparseFit(capture, ModelRenderer(pipeline.model)), getattr(settings.pipeline, "enhancer", None)
+
+
+def _capture(name: str, photos: TrainingPhotos, others: DatasetPhotos, test: list[int]) -> Capture:
+    """The photos of a run as one capture, those that it learned from first."""
+    count = len(photos)
+
+    def read(index: int) -> Photo:
+        split, place = (photos, index) if index < count else (others, test[index - count])
+        return to_uint8(split.photo(place)).cpu(), split.mask(place)
+
+    points = torch.zeros(0, 3) if photos.points is None else photos.points.float()
+    files = [*photos.files, *(others.files[i] for i in test)]
+    return Capture(
+        name,
+        tuple(map(str, files)),
+        [*photos.cameras, *(others.cameras[i] for i in test)],
+        points,
+        torch.zeros_like(points),
+        read,
+        train=tuple(range(count)),
+        test=tuple(range(count, count + len(test))),
+    )
+
+
+def _opened(settings: TrainerConfig, config: Path) -> Pipeline:
+    """The pipeline of a run, which does not enhance by itself.
+
+    Raises:
+        InputError: when it has no checkpoint, or does not fit it.
+    """
     try:
         pipeline = _load(settings)
     except InputError:
@@ -43,12 +104,9 @@ def open_run(config: Path, *, trust: bool = False) -> ViewedScene:
     except (Exception, SystemExit) as error:  # whatever a damaged file brings nerfstudio to
         what = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"the run of {config} cannot be opened: {what}") from error
-    model = pipeline.model
-    if hasattr(model, "enhance_view"):
-        model.enhance_view = None  # type: ignore[assignment]
-    repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(model))
-    start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
-    return ViewedScene(repairs.renderer, start, repairs.photos)
+    if hasattr(pipeline.model, "enhance_view"):
+        pipeline.model.enhance_view = None  # type: ignore[assignment]
+    return pipeline
 
 
 def _load(settings: TrainerConfig) -> Pipeline:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, _undistort_image
@@ -17,26 +19,31 @@ from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.types import Cameras
 
 
-class TrainingPhotos:
-    """Training photos with pinhole cameras, as `Repairs` ask for them.
+class DatasetPhotos:
+    """Photos of one split with pinhole cameras.
 
     `FullImageDatamanager` undistorts photos in its own cache, which is used. The ray-based managers keep photos as
     they are, so those are read here; distorted ones are undistorted the way nerfstudio's splat methods do it.
 
     Args:
-        datamanager: any nerfstudio data manager with a ``train_dataset``.
+        datamanager: any nerfstudio data manager.
+        split: which of its datasets.
     """
 
-    def __init__(self, datamanager: DataManager) -> None:
-        assert datamanager.train_dataset is not None
-        self._datamanager = datamanager
-        self._dataset: InputDataset = datamanager.train_dataset
-        self._undistorted: dict[int, tuple[Tensor, Cameras]] = {}
+    def __init__(self, datamanager: DataManager, split: Literal["train", "eval"]) -> None:
+        dataset = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
+        assert dataset is not None
+        self._datamanager, self._split = datamanager, split
+        self._dataset: InputDataset = dataset
+        self._undistorted: dict[int, tuple[dict, Cameras]] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
     @property
-    def train(self) -> range:
-        """Indices of the photos to learn from: all of them."""
-        return range(len(self._dataset))
+    def files(self) -> list[Path]:
+        """Where the photos lie."""
+        return self._dataset.image_filenames
 
     @property
     def cameras(self) -> list[Cameras]:
@@ -48,9 +55,48 @@ class TrainingPhotos:
         if is_pinhole(self._dataset.cameras):
             return _one_by_one(self._dataset.cameras)
         if isinstance(self._datamanager, FullImageDatamanager):
-            _ = self._datamanager.cached_train  # undistorts, and corrects the dataset's intrinsics
+            _ = self._cached  # undistorts, and corrects the dataset's intrinsics
             return _one_by_one(self._dataset.cameras)
-        return [self._read(i)[1] for i in self.train]
+        return [self._read(i)[1] for i in range(len(self))]
+
+    @property
+    def _cached(self) -> list[dict]:
+        manager: Any = self._datamanager
+        return manager.cached_train if self._split == "train" else manager.cached_eval
+
+    def photo(self, index: int) -> Float[Tensor, "3 h w"]:
+        """One photo in [0, 1]; transparent pixels are shown on black."""
+        return _as_rgb(self._data(index)["image"])
+
+    def mask(self, index: int) -> Bool[Tensor, "1 h w"] | None:
+        """Which pixels of a photo count; None for all."""
+        mask = self._data(index).get("mask")
+        return None if mask is None else mask.permute(2, 0, 1).bool()
+
+    def _data(self, index: int) -> dict:
+        return self._cached[index] if isinstance(self._datamanager, FullImageDatamanager) else self._read(index)[0]
+
+    def _read(self, index: int) -> tuple[dict, Cameras]:
+        if index not in self._undistorted:
+            data = self._dataset.get_data(index, image_type="uint8")
+            self._undistorted[index] = _undistort(self._dataset.cameras[index : index + 1], data)
+        return self._undistorted[index]
+
+
+class TrainingPhotos(DatasetPhotos):
+    """Training photos with pinhole cameras, as `Repairs` ask for them.
+
+    Args:
+        datamanager: any nerfstudio data manager with a ``train_dataset``.
+    """
+
+    def __init__(self, datamanager: DataManager) -> None:
+        super().__init__(datamanager, "train")
+
+    @property
+    def train(self) -> range:
+        """Indices of the photos to learn from: all of them."""
+        return range(len(self))
 
     @property
     def held_out(self) -> list[Cameras]:
@@ -62,18 +108,6 @@ class TrainingPhotos:
     def points(self) -> Float[Tensor, "p 3"] | None:
         """Seed points in the model's frame, on the CPU, or None."""
         return self._datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
-
-    def photo(self, index: int) -> Float[Tensor, "3 h w"]:
-        """One photo in [0, 1]; transparent pixels are shown on black."""
-        if isinstance(self._datamanager, FullImageDatamanager):
-            return _as_rgb(self._datamanager.cached_train[index]["image"])
-        return _as_rgb(self._read(index)[0])
-
-    def _read(self, index: int) -> tuple[Tensor, Cameras]:
-        if index not in self._undistorted:
-            data = self._dataset.get_data(index, image_type="uint8")
-            self._undistorted[index] = _undistort(self._dataset.cameras[index : index + 1], data)
-        return self._undistorted[index]
 
 
 def _one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:
@@ -87,14 +121,14 @@ def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
     return rgb.permute(2, 0, 1)
 
 
-def _undistort(camera: NerfstudioCameras, data: dict) -> tuple[Tensor, Cameras]:
-    """A photo and its pinhole camera."""
+def _undistort(camera: NerfstudioCameras, data: dict) -> tuple[dict, Cameras]:
+    """A photo with its mask, and its pinhole camera."""
     original = from_nerfstudio(camera)
     if is_pinhole(camera):
-        return data["image"], original
+        return data, original
     single = camera.reshape(())
     assert single.distortion_params is not None
-    intrinsics, image, _ = _undistort_image(
+    intrinsics, image, mask = _undistort_image(
         single,
         single.distortion_params.numpy(),
         data,
@@ -103,4 +137,5 @@ def _undistort(camera: NerfstudioCameras, data: dict) -> tuple[Tensor, Cameras]:
     )
     height, width = image.shape[:2]
     matrix = torch.as_tensor(intrinsics, dtype=torch.float32)[None]
-    return torch.from_numpy(image), Cameras(original.camera_to_world, matrix, width, height)
+    masks = {} if mask is None else {"mask": mask}
+    return {"image": torch.from_numpy(image), **masks}, Cameras(original.camera_to_world, matrix, width, height)

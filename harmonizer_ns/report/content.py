@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-ARROWS = {"higher": "↑", "lower": "↓"}
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
 
 
 class Spread(NamedTuple):
@@ -25,12 +25,12 @@ Cell = str | float | Spread | None
 """None: was not measured."""
 
 
-def heading(measure: str, better: Literal["higher", "lower"], of: str = "") -> str:
+def heading(measure: str, better: Literal["higher", "lower", "one"], of: str = "") -> str:
     """Name a column, a row or a score: ``heading("PSNR", "higher", "plain")`` is "PSNR ↑ plain".
 
     Args:
         measure: such as "PSNR"; it also chooses the number of digits.
-        better: which values are better.
+        better: which values are better; "one": those near to 1, of which none is marked.
         of: what was measured. Columns with the same measure of different things are compared within each row;
             any other column is compared from row to row.
     """

@@ -12,7 +12,7 @@ from harmonizer_ns.report.content import ARROWS, Cell, Spread, Table
 _DIGITS = {r"psnr|db": 2, r"\S*ssim|lpips\S*|dists|dino|sharpness": 3, r"fid|fvd|fps": 1, r"kid": 4}
 """Words of a heading, and the digits after the point below it; other figures have four significant ones."""
 _CHANGE = re.compile(r"gain|change|difference|Δ", re.IGNORECASE)
-_SIGNS = {ARROWS["higher"]: 1, ARROWS["lower"]: -1}
+_SIGNS = {ARROWS["higher"]: 1, ARROWS["lower"]: -1, ARROWS["one"]: 0}
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Shown:
         value: what sorts it; None: it is no number.
         best: of those that it is compared with.
         tone: of a change: better, worse or nothing.
+        words: it is text that does not begin with a figure.
     """
 
     text: str
     value: float | None = None
     best: bool = False
     tone: str = ""
+    words: bool = False
 
 
 def shown(table: Table) -> list[list[Shown]]:
@@ -38,7 +40,7 @@ def shown(table: Table) -> list[list[Shown]]:
 
 
 def parts(heading: str) -> tuple[str, int, str]:
-    """Take a heading apart: "PSNR ↑ plain" is "PSNR ↑", 1 and "plain"; without an arrow its sign is 0."""
+    """Take a heading apart: "PSNR ↑ plain" is "PSNR ↑", 1 and "plain"; without an arrow up or down its sign is 0."""
     for arrow, sign in _SIGNS.items():
         measure, found, of = heading.partition(arrow)
         if found:
@@ -75,11 +77,12 @@ def numbers(cells: list[Cell]) -> list[float]:
 def _shown(table: Table, row: int, column: int) -> Shown:
     cell = table.rows[row][column]
     if cell is None or isinstance(cell, str):
-        return Shown("-" if cell is None else cell)
+        return Shown("-" if cell is None else cell, words=bool(cell) and not re.match(r"[+-]?\d", cell))
     heading, alike, rivals = _company(table, row, column)
     digits, sign = digits_of(heading, numbers(alike)), parts(heading)[1]
     mean = cell.mean if isinstance(cell, Spread) else cell
-    text, tone = change(mean, sign, digits) if _CHANGE.match(heading) else (f"{mean:,.{digits}f}", "")
+    changed = _CHANGE.match(heading) or _CHANGE.match(table.columns[column])
+    text, tone = change(mean, sign, digits) if changed else (f"{mean:,.{digits}f}", "")
     if isinstance(cell, Spread):
         text += f" ± {cell.deviation:.{digits}f}"
     if not math.isfinite(mean):
@@ -93,7 +96,8 @@ def _company(table: Table, row: int, column: int) -> tuple[str, list[Cell], list
     cells, heading = table.rows[row], table.columns[column]
     label, sign, of = parts(heading)
     if not sign and isinstance(cells[0], str) and parts(cells[0])[1]:
-        return cells[0], list(cells[1:]), list(cells[1:])
+        figures = [other for other, name in zip(cells[1:], table.columns[1:], strict=True) if not _CHANGE.match(name)]
+        return cells[0], figures, [] if _CHANGE.match(heading) else figures
     line = [other[column] for other in table.rows]
     told = [parts(name) for name in table.columns]
     beside = [other for other, (measure, _, what) in zip(cells, told, strict=True) if measure == label and what]

@@ -94,6 +94,13 @@ def test_splits_follow_the_named_files(tmp_path):
     assert capture.test == (1,)
 
 
+def test_held_out_photos_that_are_trained_on_are_told(tmp_path, caplog):
+    both = ["images/a_1.png"]
+    write_capture(tmp_path, train_filenames=["images/a_10.png", *both], test_filenames=both)
+    load_capture(tmp_path)
+    assert "trains on 1 of its 1 held-out photos" in caplog.text
+
+
 def test_missing_broken_and_wrongly_shaped_images_are_named_at_once(tmp_path):
     write_capture(tmp_path)
     whole = (tmp_path / "images/a_1.png").read_bytes()

@@ -12,8 +12,13 @@ from toy_enhancer import ToyEnhancer
 
 from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Context, Repaired
-from harmonizer_ns.evaluation.enhancer import evaluate_scene, write_images
-from harmonizer_ns.evaluation.protocol import EvaluationConfig, compare, summarize
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.enhancer import measure_scene
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.protocol import EvaluationConfig, FittedScene, compare
+from harmonizer_ns.evaluation.report import judge
+from harmonizer_ns.evaluation.sets import PictureSets
+from harmonizer_ns.images import load_image
 from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.splats.held_out import SparseFit, split_capture
 from harmonizer_ns.types import Frames
@@ -39,45 +44,63 @@ class NoiseEnhancer(ToyEnhancer):
         return Repaired(frames.rgb - 0.05, frames.alpha)
 
 
+def judged(fit, enhancer, views, folder=None):
+    """What a scene scores from some of its views."""
+
+    class Some(FittedScene):
+        def views(self, enhancer):
+            return compare(self.fit, enhancer, views)
+
+    return measure_scene(Some("wall", fit), enhancer, Networks(), PictureSets(Networks()), folder)
+
+
 def test_a_repair_from_references_counts_as_gain(wall, damaged_renderer):
     fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
-    result = summarize("wall", list(compare(fit, WarpEnhancer(), (1, 3, 6))))
+    result = judged(fit, WarpEnhancer(), (1, 3, 6))
     assert result.views == 3
-    assert result.psnr_render == pytest.approx(19.5, abs=0.5)  # half of the pixels off by 0.15
-    assert result.psnr_enhanced > result.psnr_render + 2
-    assert result.ssim_enhanced > result.ssim_render
+    assert result.score("psnr") == pytest.approx(19.5, abs=0.5)  # half of the pixels off by 0.15
+    assert result.gain("psnr") > 2
+    assert result.gain("ssim") > 0
+    assert result.fps > 0
 
 
 def test_harm_to_good_pixels_is_seen(wall, perfect_renderer):
     fit = SparseFit(split_capture(wall, range(0, 9, 4)), perfect_renderer)
-    result = summarize("wall", list(compare(fit, NoiseEnhancer(), (1, 3))))
-    assert result.psnr_render == pytest.approx(100)
-    assert result.good_after == pytest.approx(26.02, abs=0.01)  # -20 log10(0.05)
+    result = judged(fit, NoiseEnhancer(), (1, 3))
+    assert result.score("psnr") == pytest.approx(100)
+    assert result.score("good_half_psnr", "enhanced") == pytest.approx(26.02, abs=0.1)  # -20 log10(0.05)
 
 
-def test_every_metric_belongs_to_its_image(wall, damaged_renderer):
+def test_without_an_enhancer_only_the_render_is_judged(wall, damaged_renderer):
     fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
-    distance = lambda image, target: (image - target).abs().mean(dim=(1, 2, 3))  # noqa: E731
-    result = summarize("wall", list(compare(fit, NoiseEnhancer(), (2,))), distance)
-    assert result.lpips_render == pytest.approx(0.075, abs=0.005)
-    assert result.lpips_enhanced == pytest.approx(0.075, abs=0.005)
-    assert result.fps > 0
-    with pytest.raises(ValueError, match="no held-out"):
-        summarize("wall", [])
+    result = judged(fit, None, (2,))
+    assert set(result.scores) == {"plain"}
+    assert (result.fps, judge([result])) == (None, None)
+
+
+def test_a_scene_without_held_out_photos_is_refused(wall, damaged_renderer):
+    fit = SparseFit(split_capture(wall, range(9)), damaged_renderer)
+    with pytest.raises(InputError, match="wall has no held-out photos"):
+        FittedScene("wall", fit).views(None)
 
 
 def test_images_show_render_enhanced_and_photo(wall, damaged_renderer, tmp_path):
     fit = SparseFit(split_capture(wall, range(0, 9, 4)), damaged_renderer)
-    write_images(tmp_path, list(compare(fit, WarpEnhancer(), (5,))))
+    judged(fit, WarpEnhancer(), (5,), tmp_path)
     with Image.open(tmp_path / "0005.png") as image:
         assert image.size == (3 * 48, 32)
+        strip = load_image(tmp_path / "0005.png")
+    for number, role in enumerate(("plain", "enhanced", "truth")):
+        assert torch.equal(load_image(tmp_path / role / "0005.png"), strip[..., 48 * number : 48 * (number + 1)])
 
 
 def test_a_splat_is_fitted_rendered_and_compared(wall):
     config = EvaluationConfig(scenes=(), views=3, every=3, splat=SplatConfig(steps=40, max_gaussians=400))
-    result = evaluate_scene(wall, WarpEnhancer(), config)
+    scene = FittedScene("wall", config.fit(wall), 3)
+    result = measure_scene(scene, WarpEnhancer(), Networks(), PictureSets(Networks()))
     assert result.views == 3
-    assert 10 < result.psnr_render < 60
+    assert 10 < result.score("psnr") < 60
+    assert {name: len(found) for name, found in result.positions.items()} == {"photos": 3, "held-out": 6}
 
 
 def test_the_command_prints_a_verdict_and_writes_json(wall, tmp_path, capsys):
@@ -89,7 +112,18 @@ def test_the_command_prints_a_verdict_and_writes_json(wall, tmp_path, capsys):
     assert "wall" in printed
     assert "FAIL: +0.00 dB" in printed  # the identity gains nothing
     content = json.loads((tmp_path / "out/report.json").read_text())
-    assert content["scenes"][0]["psnr_render"] == content["scenes"][0]["psnr_enhanced"]
+    (scene,) = content["scenes"]
+    assert scene["psnr_render"] == scene["psnr_enhanced"] == content["average"]["psnr_render"]
+    assert {"scene", "views", "ssim_render", "ssim_enhanced", "good_before", "good_after", "fps"} <= scene.keys()
+    assert scene["lpips_render"] is None
+    assert len(scene["each"]) == 2
+    assert content["protocol"]["every"] == 4
+    assert content["verdict"] == {"scenes": 1, "gain": 0.0, "good_half_change": 0.0, "passed": False}
+    assert {"title", "tables"} <= content.keys()
+    assert "enhancer none" in content["settings"]["networks"]
+    assert "Evaluation of wall" in (tmp_path / "out/report.html").read_text()
+    assert "Enhanced against plain" in (tmp_path / "out/report.md").read_text()
+    assert "LPIPS-vgg not available: no vgg16" in printed
     assert len(list((tmp_path / "out/wall").glob("*.png"))) == 2
 
 

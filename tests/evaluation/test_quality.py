@@ -50,6 +50,7 @@ def test_without_weights_the_networks_are_not_available_and_tell_why(picture, tr
     assert "good_half_change" not in found
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @pytest.mark.parametrize("net", ["squeeze", "alex"])
 def test_lpips_is_what_the_lpips_package_computes_with_the_same_weights(net, picture, truth, tmp_path):
     """The package's own model is built here by itself, from the classifier that the file holds."""
@@ -67,6 +68,17 @@ def test_lpips_is_what_the_lpips_package_computes_with_the_same_weights(net, pic
     found = measure(picture, truth, networks)[f"lpips_{net}"]
     assert found == pytest.approx(reference(picture[None], truth[None], normalize=True).item(), rel=1e-4)
     assert name in networks.recipes[f"lpips_{net}"]
+
+
+def test_pictures_too_small_for_a_measure_lack_it_and_nothing_else(tmp_path):
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "squeezenet1_1-1.pth")
+    networks, small = Networks((tmp_path,)), torch.rand(3, 8, 40)
+    found = measure(0.9 * small, small, networks)
+    assert found["psnr"] > 10
+    assert (found["ssim"], found["lpips_squeeze"]) == (None, None)
+    assert "less than 11 pixels" in networks.missing["ssim"]
+    large = torch.rand(3, 31, 31)
+    assert measure(0.9 * large, large, networks)["lpips_squeeze"] > 0
 
 
 def test_sharpness_falls_with_blur_and_is_none_of_a_flat_truth(truth):

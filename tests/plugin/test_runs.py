@@ -12,8 +12,12 @@ from runs import run, start, tiny_config
 from toy import assert_identical, write_capture
 
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.enhancer import measure_scene
+from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.protocol import FittedScene
+from harmonizer_ns.evaluation.sets import PictureSets
 from harmonizer_ns.plugin import trainer as trainer_module
-from harmonizer_ns.plugin.opening import open_run
+from harmonizer_ns.plugin.opening import open_held_out, open_run
 from harmonizer_ns.plugin.trainer import read_checkpoint
 
 PSNR = "PSNR \N{UPWARDS ARROW}"
@@ -61,6 +65,12 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
     printed = capfd.readouterr().out
     assert "Step (% Done)" not in printed
     assert len(printed.splitlines()) < 100
+    fit, enhancer = open_held_out(trainer.base_dir / "config.yml")
+    judged = measure_scene(FittedScene("toy", fit), mixer, Networks(), PictureSets(Networks()))
+    assert (judged.views, enhancer, len(fit.capture.train)) == (2, "builtin", 8)
+    for role, row in (("plain", "harmonize: rgb"), ("enhanced", "harmonize: rgb_enhanced")):
+        close = 0.2 if nerf else 0.005  # nerfacto's annealing of its first steps is not in nerfstudio's checkpoints
+        assert judged.score("psnr", role) == pytest.approx(rows[row]["psnr"], abs=close)
     if not nerf:
         baseline = trainer.base_dir / "baseline"
         assert open_run(baseline / "config.yml").start.width == 64

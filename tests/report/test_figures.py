@@ -69,6 +69,17 @@ def test_rows_can_name_measures():
     assert [[cell.best for cell in row[1:]] for row in rows] == [[False, True], [True, False]]
 
 
+def test_rows_that_name_measures_have_changes_too():
+    rows = shown(Table("", ("measure", "plain", "ours", "gain"), (("LPIPS ↓", 0.155, 0.154, -0.001),)))
+    assert [cell.text for cell in rows[0]] == ["LPIPS ↓", "0.155", "0.154", "-0.001"]
+    assert [cell.best for cell in rows[0]] == [False, False, True, False]
+    assert rows[0][3].tone == "better"
+
+
+def test_words_are_told_from_figures():
+    assert [cell.words for cell in column("why", "not available", "100%", "-0.5 dB", None, 1.0)] == [True, *[False] * 4]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "tone"),
     [("gain ↑", 0.5, "better"), ("gain ↑", -0.5, "worse"), ("change of LPIPS ↓", 0.1, "worse"), ("change", 1.5, "")],

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 from torch import Tensor
 
+from harmonizer_ns.flow import dis_offsets
 from harmonizer_ns.images import resize, to_uint8
 
 _ROUND_TRIP = 0.008
@@ -41,15 +42,12 @@ class Motion:
         """Estimate the motion from one image to the next."""
         import cv2
 
-        grey_before, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (before, image))
-        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        # None is right here, whatever the stubs say: OpenCV allocates the flow.
-        back, forth = dis.calc(grey, grey_before, None), dis.calc(grey_before, grey, None)  # pyright: ignore
-        ys, xs = np.mgrid[: grey.shape[0], : grey.shape[1]].astype(np.float32)
+        back, forth = dis_offsets(image, before)
+        ys, xs = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
         xs, ys = xs + back[..., 0], ys + back[..., 1]
         away = (1e6, 1e6, 1e6, 1e6)
         there = cv2.remap(forth, xs, ys, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=away)
-        return cls(xs, ys, np.linalg.norm(back + there, axis=2) < _ROUND_TRIP * grey.shape[1])
+        return cls(xs, ys, np.linalg.norm(back + there, axis=2) < _ROUND_TRIP * image.shape[1])
 
     def move(self, labels: Num[np.ndarray, "h w"]) -> Num[np.ndarray, "h w"]:
         """Move the labels of the frame before to this frame; 0 where what is seen was outside."""

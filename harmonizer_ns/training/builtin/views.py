@@ -18,9 +18,9 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer, gather_inputs
 from harmonizer_ns.enhancers.builtin.inputs import CUE_STRIDE, CUES, BuiltinInputs
 from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.loaded_pairs import LoadedPair, load_pair
 from harmonizer_ns.metrics import better_half
 from harmonizer_ns.pairs import Pair
-from harmonizer_ns.training.pairs_data.batch import LoadedPair, load_pair
 from harmonizer_ns.types import Frames, cat_frames
 
 REFERENCES = BuiltinEnhancer.max_references
