@@ -100,13 +100,13 @@ def tables(found: Found, run: Run, rows: Sequence[str], scenes: Sequence[str]) -
 def _table(found: Found, run: Run, measure: Measure, rows: Sequence[str], scenes: Sequence[str]) -> Table:
     """Make one with a line for each row, a column for each scene, and what the row gains over all of them."""
     mean = f"{measure.title}, nearest to 1" if measure.better == "one" else heading(measure.title, measure.better)
-    seeds = f"{len(run.seeds)} seeds" if len(run.seeds) > 1 else "1 seed"
+    seeds = f"mean over {len(run.seeds)} seeds ± standard deviation" if len(run.seeds) > 1 else "one seed"
     return Table(
         f"{measure.title} after {run.steps:,} steps",
         ("", *scenes, mean, "gain over plain", "better / worse"),
         tuple((row, *_cells(found, run, measure, row, scenes)) for row in rows),
-        f"{measure.title}{f' ({measure.unit})' if measure.unit else ''} of the judged photos, mean over {seeds} ± "
-        "standard deviation; in brackets the seeds that are better (+) and worse (-) than plain.",
+        f"{measure.title}{f' ({measure.unit})' if measure.unit else ''} of the judged photos, {seeds}; "
+        "in brackets the seeds that are better (+) and worse (-) than plain.",
     )
 
 

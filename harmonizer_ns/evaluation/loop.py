@@ -103,8 +103,8 @@ def _table(found: Found, run: Run, rows: Sequence[str], scene: str) -> Table:
         f"{scene}, {run.steps:,} steps",
         ("repairs", *columns, "efficiency"),
         tuple((row, *_cells(found, run, row, scene)) for row in rows),
-        f"PSNR and SSIM of what the model renders at the judged photos, mean over {len(run.seeds)} seed(s) ± standard "
-        "deviation; efficiency: share of the gain of training on these photos themselves.",
+        f"PSNR and SSIM of what the model renders at the judged photos, {len(run.seeds)} seed(s), with the standard "
+        "deviation of several; efficiency: share of the gain of training on these photos themselves.",
     )
 
 

@@ -181,6 +181,27 @@ def start(capture, output):
     work(three(capture, output), Path(output), workers=1)
 
 
+def test_ray_that_is_not_there_is_told(captures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    trials = three(captures[0], tmp_path)
+    with pytest.raises(InputError, match=r"harmonizer-ns\[ray\]"):
+        list(run_jobs([trial.job for trial in trials], tmp_path, toy_training.train, Networks(), 1, True))
+
+
+def test_ray_does_the_same(captures, tmp_path, at_once):
+    ray = pytest.importorskip("ray")
+    results = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        trials, there = three(captures[0], folder), folder.name == "there"
+        try:
+            outcomes = list(run_jobs([trial.job for trial in trials], folder, toy_training.train, Networks(), 1, there))
+        finally:
+            ray.shutdown()
+        assert not any(outcome.problem for outcome in outcomes)
+        results.append([read_result(trial.job, folder)["views"] for trial in trials])
+    assert results[0] == results[1]
+
+
 def test_results_of_other_settings_do_not_pass(captures, tmp_path, at_once):
     trials = plan(PROTOCOL, prepare(PROTOCOL, captures[:1], tmp_path), {}, "cpu")[:1]
     work(trials, tmp_path)
