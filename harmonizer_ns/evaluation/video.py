@@ -19,6 +19,8 @@ from harmonizer_ns.flow import Flow, warp_by_flow
 
 STILL = 2 / 255
 """Two frames whose truth differs by less than this, on average over colours and pixels, stand still."""
+EXACT = "flow of depth and cameras, where both frames show the same surface"
+ESTIMATED = "OpenCV's DIS at its medium preset between the truths, where the flow there and back agree"
 NO_FVD = "no library that is installed here computes it from weights on this machine"
 
 
@@ -122,6 +124,7 @@ class Clips:
         else:
             still = float((view.truth - before.truth).abs().mean()) < STILL
             self._clips[-1].add(pictures, view.flow_to(before), still)
+            self._networks.recipes["warp_error"] = EXACT if view.geometry and before.geometry else ESTIMATED
 
     def scores(self) -> dict[str, Scores]:
         """Give the measures of the scene's videos, by role; none without clips."""

@@ -54,6 +54,7 @@ def test_flicker_is_told_from_motion_and_the_truth_is_the_floor():
     assert found["truth"]["warp_error"] == found["plain"]["warp_error"] < 0.02
     assert found["enhanced"]["warp_error"] == pytest.approx(0.1, abs=0.01)
     assert found["truth"]["flicker"] is None
+    assert "DIS" in networks.recipes["warp_error"]
     assert "no two successive frames stand still" in networks.missing["flicker"]
 
 
