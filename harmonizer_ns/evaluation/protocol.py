@@ -86,8 +86,6 @@ class EvaluationConfig:
                 "--every should be at least 2, so that photos are held out, --views at least 1 and --between at least "
                 f"0; got {self.every}, {self.views} and {self.between}"
             )
-        if missing := [str(folder) for folder in self.weights if not folder.is_dir()]:
-            raise InputError(f"--weights: there is no folder {', '.join(missing)}")
 
     def fit(self, capture: Capture) -> SparseFit:
         """A splat of every n-th photo of a capture."""
@@ -95,7 +93,13 @@ class EvaluationConfig:
         return fit_sparse(split, SplatReconstructor(self.splat))
 
     def networks(self, device: str) -> Networks:
-        """The networks that measure."""
+        """The networks that measure.
+
+        Raises:
+            InputError: when a folder of weights is not there.
+        """
+        if missing := [str(folder) for folder in self.weights if not folder.is_dir()]:
+            raise InputError(f"--weights: there is no folder {', '.join(missing)}")
         return Networks(self.weights, self.lpips, device)
 
     def settings(self) -> dict[str, Any]:

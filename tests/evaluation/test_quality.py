@@ -11,6 +11,7 @@ from transformers import ViTConfig, ViTModel
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.protocol import EvaluationConfig
 from harmonizer_ns.evaluation.quality import MEASURES, measure
 from harmonizer_ns.metrics import psnr
 
@@ -130,6 +131,11 @@ def test_structure_distance_compares_the_keys_of_the_last_layer(picture, truth, 
     expected = (similarity(picture) - similarity(truth)).square().mean().item()
     assert found == pytest.approx(expected, rel=1e-3)
     assert expected > 0
+
+
+def test_a_folder_of_weights_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"--weights: there is no folder .*gone"):
+        EvaluationConfig((), weights=(tmp_path / "gone",)).networks("cpu")
 
 
 def test_weights_that_are_there_but_damaged_are_an_error(picture, truth, tmp_path):
