@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from runs import run, tiny_config
 from toy import gaussian_scene, write_capture, write_colmap
 
 import gsplat_trainer.__main__ as trainer
-from harmonizer_ns.cli import view
+from harmonizer_ns.cli import judging, view
 from harmonizer_ns.cli.main import COMMANDS, main
 from harmonizer_ns.plugin.opening import open_run
 from harmonizer_ns.splats.files import write_splats
@@ -22,6 +23,7 @@ from harmonizer_ns.synthesis.streams.table import STREAMS
 READ_NO_CAPTURE = {"train", "scenes", "convert", "enhancers", "bench", "selftest"}
 SHORT = ["--data_factor", "2", "--max_steps", "2", "--enhancer", "none", "--lpips_net", "none", "--device", "cpu"]
 SHORT += ["--render_traj_path", "none", "--test_every", "2"]
+TINY = {"version": 1, "splits": {"halves": {"rule": "every", "train": 2}}, "width": 16, "runs": [{"steps": 1}]}
 RECIPE = "width: 32\nstreams: [{kind: isp, count: 1, clip: 2}, {kind: flat, count: 1}]\n"
 
 
@@ -47,6 +49,15 @@ def evaluate(data: Path, output: Path) -> None:
     main(["evaluate", str(data), *words, "--output", str(output)])
 
 
+def ablate(data: Path, output: Path) -> None:
+    """Trainings read the copy that is prepared in the output folder; they are left out."""
+    output.mkdir()
+    (output / "tiny.json").write_text(json.dumps(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "run_jobs", lambda *_: ())
+        main(["ablate", str(data), "--protocol", str(output / "tiny.json"), "--output", str(output / "ablation")])
+
+
 def enhance(data: Path, output: Path) -> None:
     photos = str(data / "images")
     main(["enhance", photos, str(output), "--ref", photos, "--enhancer", "none", "--device", "cpu", "--side-by-side"])
@@ -69,6 +80,7 @@ READ_CAPTURES = {
     "gsplat-trainer harmonize": train_from_splats,
     "view": look,
     "evaluate": evaluate,
+    "ablate": ablate,
     "enhance": enhance,
     "synthesize": synthesize,
 }
