@@ -30,7 +30,7 @@ from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
 from harmonizer_ns.images import beside, save_image, to_float
 from harmonizer_ns.media import written_video
-from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
+from harmonizer_ns.metrics import SSIM_WINDOW, mask_weight, psnr, ssim
 from harmonizer_ns.progress import StepBar
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
@@ -162,7 +162,8 @@ class Outputs:
         return values
 
     def _metrics(self, images: dict[str, Tensor], target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        weight = None if mask is None or not mask.any() else mask[None].float().to(target.device)
+        weight = mask_weight(mask)
+        weight = None if weight is None else weight[None].to(target.device)
         row = {}
         for suffix, image in images.items():
             row[f"psnr{suffix}"] = psnr(image, target, weight).item()

@@ -26,6 +26,11 @@ class BeforeAfter(NamedTuple):
     after: Float[Tensor, " n"]
 
 
+def mask_weight(mask: Bool[Tensor, "1 h w"] | None) -> Float[Tensor, "1 h w"] | None:
+    """Turn a photo's mask into weights; one that hides everything counts as none, so that there is a figure."""
+    return None if mask is None or not mask.any() else mask.float()
+
+
 def psnr(
     image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"] | None = None
 ) -> Float[Tensor, " n"]:

@@ -88,6 +88,10 @@ class Cameras:
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, intrinsics=self.intrinsics * scale[None, :, None], width=width, height=height)
 
+    def resized_to_width(self, width: int) -> Cameras:
+        """The same views that wide, in their own aspect, rounded to whole pixels."""
+        return self.resized(width, max(1, round(self.height * width / self.width)))
+
 
 def cat_cameras(cameras: list[Cameras]) -> Cameras:
     """Join batches of one image size.

@@ -228,7 +228,7 @@ def load_capture(
     _check_masks(files, mask_files, alpha, posed.folder)
     cameras = [pinhole.camera(pose) for pinhole, pose in zip(pinholes, posed.poses, strict=True)]
     if width is not None:
-        cameras = [camera.resized(width, max(1, round(camera.height * width / camera.width))) for camera in cameras]
+        cameras = [camera.resized_to_width(width) for camera in cameras]
     points, colors = posed.points()
     train, test = _split(names, posed, train_list, test_list, test_every)
     seen = [view.seen for view in posed.views if view.seen is not None]

@@ -9,9 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harmonizer_ns import __version__
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, collect, flat, gains, tables
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, collect, comparison, gains, tables
 from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, Job, make_job, pictures_of, read_result
 from harmonizer_ns.evaluation.prepared import PreparedScene
 from harmonizer_ns.evaluation.protocols import Protocol, Run
@@ -110,15 +109,9 @@ def report(
     for run in protocol.runs:
         rows = list(dict.fromkeys(trial.row for trial in trials if trial.run == run))
         shown += tables(found, run, rows, names)
-    failed = [f"{len(problems)} trainings failed: {'; '.join(problems)}."] if problems else []
-    return Report(
-        f"Ablation by the protocol {protocol.name}: {', '.join(names)}",
-        (*(_sentence(found, run, names) for run in protocol.runs), *failed, *map(str, scenes)),
-        tuple(shown),
-        views=tuple(_views(trials, output)),
-        settings={"protocol": protocol.settings(), "version": __version__},
-        data={"values": flat(found)},
-    )
+    title = f"Ablation by the protocol {protocol.name}: {', '.join(names)}"
+    sentences = [_sentence(found, run, names) for run in protocol.runs]
+    return comparison(title, sentences, shown, found, protocol, scenes, problems, _views(trials, output))
 
 
 def _sentence(found: Found, run: Run, scenes: Sequence[str]) -> str:

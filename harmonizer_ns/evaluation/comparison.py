@@ -11,16 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from harmonizer_ns import __version__
 from harmonizer_ns.evaluation.jobs import Image, Job, read_result
-from harmonizer_ns.evaluation.protocols import Run
-from harmonizer_ns.evaluation.quality import MEASURES, Measure
-from harmonizer_ns.report import Cell, Table, heading
+from harmonizer_ns.evaluation.prepared import PreparedScene
+from harmonizer_ns.evaluation.protocols import Protocol, Run
+from harmonizer_ns.evaluation.quality import MEASURES, Better, Measure, goodness, means
+from harmonizer_ns.report import Cell, Report, Table, View, heading
 
 PLAIN = "plain"
 """The row that all others are compared with."""
-Better = Literal["higher", "lower", "one"]
 Values = dict[int, float]
 """One value for each seed."""
 Found = dict[tuple[int, str, str, str], Values]
@@ -64,20 +65,13 @@ def judge(values: Values, plain: Values, better: Better) -> Judgement:
 
 def gains(values: Values, plain: Values, better: Better) -> list[float]:
     """Say how much better a row is, for each seed that both have; negative where it is worse."""
-    return [_goodness(values[seed], better) - _goodness(plain[seed], better) for seed in values if seed in plain]
-
-
-def _goodness(value: float, better: Better) -> float:
-    return {"higher": value, "lower": -value, "one": -abs(value - 1)}[better]
+    return [goodness(values[seed], better) - goodness(plain[seed], better) for seed in values if seed in plain]
 
 
 def averages(views: Sequence[dict[str, Any]], image: Image) -> dict[str, float]:
     """Average the measures that every view has of an image; none when the image is missing for some."""
-    rows = [view[image] for view in views if image in view]
-    if not rows or len(rows) < len(views):
-        return {}
-    names = [name for name in rows[0] if all(row.get(name) is not None for row in rows)]
-    return {name: fmean(row[name] for row in rows) for name in names}
+    found = means([view.get(image, {}) for view in views], all_of_them=True)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def collect(trials: Iterable[Trial], output: Path) -> Found:
@@ -139,3 +133,25 @@ def flat(found: Found) -> list[dict[str, Any]]:
         about = {"steps": steps, "scene": scene, "row": row, "measure": measure}
         rows.append({**about, "seeds": {str(seed): value for seed, value in values.items()}, **judgement._asdict()})
     return rows
+
+
+def comparison(
+    title: str,
+    sentences: Sequence[str],
+    shown: Sequence[Table],
+    found: Found,
+    protocol: Protocol,
+    scenes: Sequence[PreparedScene],
+    problems: Sequence[str],
+    views: Sequence[View] = (),
+) -> Report:
+    """Report what trainings by a protocol gave, which of them failed, and what they were given."""
+    failed = [f"{len(problems)} trainings failed: {'; '.join(problems)}."] if problems else []
+    return Report(
+        title,
+        (*sentences, *failed, *map(str, scenes)),
+        tuple(shown),
+        views=tuple(views),
+        settings={"protocol": protocol.settings(), "version": __version__},
+        data={"values": flat(found)},
+    )

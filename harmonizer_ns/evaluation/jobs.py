@@ -32,6 +32,8 @@ from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.evaluation.quality import measure
 from harmonizer_ns.files import first_line, read_json, write_json
 from harmonizer_ns.images import save_image
+from harmonizer_ns.metrics import mask_weight
+from harmonizer_ns.progress import duration
 from harmonizer_ns.workers import run_all, run_apart
 
 Image = Literal["rgb", "enhanced"]
@@ -175,18 +177,13 @@ def run_jobs(
         for number, outcome in enumerate(outcomes, start=1):
             left = (time.monotonic() - start) / number * (len(missing) - number)
             state = f"failed: {outcome.problem}" if outcome.problem else f"{outcome.seconds:.0f} s"
-            print(
-                f"[{number}/{len(missing)}] {wanted[outcome.key].label}: {state}; about {_time(left)} left", flush=True
-            )
+            label = f"[{number}/{len(missing)}] {wanted[outcome.key].label}"
+            print(f"{label}: {state}; about {duration(left)} left", flush=True)
             yield outcome
 
 
 def _died(job: Job, exit_code: int | None) -> Outcome:
     return Outcome(job.key, problem=f"its process ended with status {exit_code} (out of memory?)")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def run_job(job: Job, output: Path, train: Train, networks: Networks) -> Outcome:
@@ -227,7 +224,7 @@ def _judged(job: Job, output: Path, results: Path, train: Train, networks: Netwo
 
 
 def _measured(view: JudgedView, networks: Networks) -> dict[str, Any]:
-    mask = None if view.mask is None or not view.mask.any() else view.mask.float()
+    mask = mask_weight(view.mask)
     row: dict[str, Any] = {"name": view.name, "rgb": measure(view.rgb, view.truth, networks, mask=mask)}
     if view.enhanced is not None:
         row["enhanced"] = measure(view.enhanced, view.truth, networks, plain=view.rgb, mask=mask)

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from harmonizer_ns import __version__
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, flat
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, comparison
 from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, make_job
 from harmonizer_ns.evaluation.oracles import FLAWS
 from harmonizer_ns.evaluation.prepared import PreparedScene
@@ -87,14 +86,9 @@ def report_loop(
         rows = [row for row in dict.fromkeys(t.row for t in trials if t.run == run) if not row.startswith(REPAIR)]
         tables += [_overview(found, run, rows, names)] if len(names) > 1 else []
         tables += [_table(found, run, rows, name) for name in names]
-    failed = [f"{len(problems)} trainings failed: {'; '.join(problems)}."] if problems else []
-    return Report(
-        f"What the loop makes of repairs of a stated quality: {', '.join(names)}",
-        (*(_sentence(found, run, names) for run in protocol.runs), *failed, *map(str, scenes)),
-        tuple(tables),
-        settings={"protocol": protocol.settings(), "version": __version__},
-        data={"values": flat(found)},
-    )
+    title = f"What the loop makes of repairs of a stated quality: {', '.join(names)}"
+    sentences = [_sentence(found, run, names) for run in protocol.runs]
+    return comparison(title, sentences, tables, found, protocol, scenes, problems)
 
 
 def _table(found: Found, run: Run, rows: Sequence[str], scene: str) -> Table:

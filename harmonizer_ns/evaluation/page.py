@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonizer_ns import __version__
-from harmonizer_ns.evaluation.quality import MEASURES, Measure
+from harmonizer_ns.evaluation.quality import MEASURES, Measure, goodness
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, measured
 from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH
 from harmonizer_ns.files import read_json, write_json
@@ -118,9 +118,7 @@ def _improvement(mean: SceneResult, measure: Measure) -> float | None:
     floor = mean.score(measure.name, TRUTH)
     if floor is not None and measure.better == "lower":  # below the truth's own error a video is smoother, not better
         plain, enhanced = max(plain, floor), max(enhanced, floor)
-    if measure.better == "one":
-        return abs(plain - 1) - abs(enhanced - 1)
-    return enhanced - plain if measure.better == "higher" else plain - enhanced
+    return goodness(enhanced, measure.better) - goodness(plain, measure.better)
 
 
 def settings_of(protocol: dict[str, Any], recipes: Mapping[str, str]) -> dict[str, Any]:

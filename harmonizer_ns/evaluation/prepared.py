@@ -103,7 +103,7 @@ def _load(scene: Path, protocol: Protocol) -> Capture:
     cameras = []
     for camera in capture.cameras:
         width = protocol.width or max(1, round(camera.width * share))
-        cameras.append(camera.resized(width, max(1, round(camera.height * width / camera.width))))
+        cameras.append(camera.resized_to_width(width))
     return replace(capture, cameras=cameras)
 
 

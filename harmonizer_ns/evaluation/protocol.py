@@ -20,6 +20,7 @@ from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, PicturedView, timed
+from harmonizer_ns.metrics import mask_weight
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
 from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, select_references, split_capture
 from harmonizer_ns.spread import evenly_spread
@@ -152,6 +153,5 @@ def compare(fit: SparseFit, enhancer: Enhancer | None, views: Sequence[int]) -> 
             references = select_references(fit, render.cameras, enhancer.max_references, exclude=index)
             context = Context(references=(references,))
             pictures[ENHANCED], seconds = timed(lambda: enhancer.enhance(render, context), render)  # noqa: B023
-        weight = None if mask is None or not mask.any() else mask.float()
         shows, target = Path(fit.capture.names[index]).name, photo.rgb[0].to(render.rgb)
-        yield PicturedView(f"{index:04d}", shows, pictures, target, weight, seconds)
+        yield PicturedView(f"{index:04d}", shows, pictures, target, mask_weight(mask), seconds)

@@ -25,6 +25,8 @@ Picture = Float[Tensor, "3 h w"]
 """Colours in [0, 1]."""
 LPIPS_LEAST = 31
 """Side in pixels of the smallest picture that all networks of LPIPS take."""
+Better = Literal["higher", "lower", "one"]
+"""Which values are better; "one" means the nearer to 1."""
 Scores = dict[str, float | None]
 """Values by the names of `MEASURES`; None was not measured."""
 
@@ -36,14 +38,14 @@ class Measure:
     Args:
         name: its key in reports.
         title: how tables call it.
-        better: which values are better; "one" means the nearer to 1.
+        better: which values are better.
         unit: "" without one.
         digits: how many decimals mean something.
     """
 
     name: str
     title: str
-    better: Literal["higher", "lower", "one"]
+    better: Better
     unit: str = ""
     digits: int = 3
 
@@ -152,6 +154,11 @@ def structure_distance(keys: Features | None) -> Callable[[Tensor, Tensor], Tens
         return unit @ unit.transpose(1, 2)
 
     return lambda image, target: (similarity(image) - similarity(target)).square().mean(dim=(1, 2))
+
+
+def goodness(value: float, better: Better) -> float:
+    """Turn a value so that more is better."""
+    return {"higher": value, "lower": -value, "one": -abs(value - 1)}[better]
 
 
 def means(rows: Sequence[Scores], all_of_them: bool = False) -> Scores:
