@@ -93,7 +93,7 @@ def reproject(
     ``z' [p', 1] = z A [p, 1] + b`` with ``A = K' R'^T R K^-1`` and ``b = K' R'^T (t - t')``, composed in double
     precision. ``A [p, 1]`` is affine in the pixel: a row of columns plus a column of rows.
     """
-    matrix, offset = _composed(cameras, others)
+    matrix, offset = composed(cameras, others)
     xs = torch.arange(cameras.width, device=depth.device) + 0.5
     ys = torch.arange(cameras.height, device=depth.device) + 0.5
     rows = matrix[:, :, 1:2] * ys + matrix[:, :, 2:]
@@ -104,8 +104,8 @@ def reproject(
     return pixels.permute(0, 2, 3, 1), z
 
 
-def _composed(cameras: Cameras, others: Cameras) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
-    """``A`` and ``b`` of `reproject`."""
+def composed(cameras: Cameras, others: Cameras) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
+    """Compute ``A`` and ``b`` of `reproject` in double precision, given in that of the intrinsics."""
     pose, other = cameras.camera_to_world.double(), others.camera_to_world.double()
     turn = others.intrinsics.double() @ other[:, :3, :3].transpose(1, 2)
     matrix = turn @ pose[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())

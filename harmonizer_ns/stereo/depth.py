@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth of a capture's photos from the photos themselves: sources, sweeps, agreement. `estimate_depth` is the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.raster.threads import parallel_chunks
+from harmonizer_ns.stereo.consistency import beside_jumps, settle
+from harmonizer_ns.stereo.settings import StereoSettings
+from harmonizer_ns.stereo.sources import MIN_POINTS, Companions, find_companions, lattice
+from harmonizer_ns.stereo.sweep import sweep
+from harmonizer_ns.stereo.views import View, pyramid
+from harmonizer_ns.types import Cameras
+from harmonizer_ns.warp import backproject
+
+T = TypeVar("T")
+
+_ROUGH_WIDTH = 128
+"""Photos of a capture without points are matched this small first, for points."""
+_SURE = 0.5
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """Depth of one photo.
+
+    Args:
+        depth: z-depth, 0 where it is not known.
+        confidence: in [0, 1], 0 where depth is not known.
+        camera: of the size of the maps, which may be smaller than the photo.
+        witnesses: indices of the photos that were asked.
+    """
+
+    depth: Float[Tensor, "h w"]
+    confidence: Float[Tensor, "h w"]
+    camera: Cameras
+    witnesses: tuple[int, ...] = ()
+
+    @property
+    def sure(self) -> Tensor:
+        """Where depth is to be relied on."""
+        return self.confidence >= _SURE
+
+    def normals(self) -> Float[Tensor, "h w 3"]:
+        """Fit normals of unit length, in the world, towards the camera; zero where fewer than 3 neighbours are known.
+
+        On a plane ``1/z = g . p``, affine in the pixel, and ``K^T g`` is along its normal. ``g`` is fitted to 5x5 pixels
+        whose inverse depth is within a tenth of the centre's.
+        """
+        inverse = torch.where(self.depth > 0, 1 / self.depth.clamp(min=1e-12), 0.0)
+        around = F.unfold(inverse[None, None], 5, padding=2)[0].view(25, *inverse.shape)
+        weight = ((around > 0) & ((around - inverse).abs() < 0.1 * inverse)).float()
+        y, x = (torch.arange(25) // 5 - 2.0)[:, None, None], (torch.arange(25) % 5 - 2.0)[:, None, None]
+        ones = torch.ones_like(x)
+        terms = [part.expand_as(weight).to(inverse) for part in (x.to(inverse), y.to(inverse), ones.to(inverse))]
+        scale = inverse.clamp(min=1e-12)
+        left = torch.stack([torch.stack([(weight * a * b).sum(0) for b in terms], -1) for a in terms], -1)
+        right = torch.stack([(weight * a * around / scale).sum(0) for a in terms], -1)
+        solvable = torch.linalg.det(left) > 1
+        eye = torch.eye(3).to(left)
+        slope = torch.linalg.solve(torch.where(solvable[..., None, None], left, eye), right)
+        # In pixels of the image: the constant is what the plane has at its origin.
+        rows, columns = torch.meshgrid(*(torch.arange(n).to(inverse) + 0.5 for n in inverse.shape), indexing="ij")
+        constant = slope[..., 2] - slope[..., 0] * columns - slope[..., 1] * rows
+        plane = torch.stack([slope[..., 0], slope[..., 1], constant], -1)
+        pose = self.camera.camera_to_world[0].to(inverse)
+        normal = -F.normalize(plane @ self.camera.intrinsics[0].to(inverse) @ pose[:3, :3].T, dim=-1)
+        return torch.where((solvable & (inverse > 0))[..., None], normal, 0.0)
+
+
+def estimate_depth(
+    capture: Capture,
+    settings: StereoSettings = StereoSettings(),
+    among: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> list[DepthMap]:
+    """Find the depth of photos by comparing them with each other.
+
+    The order of the photos and the number of threads change no bit of a CPU's results.
+
+    Args:
+        capture: photos, cameras and, where it has some, points.
+        settings: how to look, and what to believe.
+        among: indices of the photos to use and to find depth for; None: those to learn from, or all without a split.
+        device: "cpu" takes all threads of `harmonizer_ns.raster`, a GPU one photo after the other.
+
+    Returns:
+        one map for each of these photos; a photo that shares too little with all others has no depth anywhere.
+        Witnesses are numbered within ``among``.
+    """
+    chosen = list(among if among is not None else capture.train or range(len(capture)))
+    order = sorted(range(len(chosen)), key=lambda k: capture.names[chosen[k]])
+    part = capture.part([chosen[k] for k in order]).to("cpu")
+    maps = _estimate(part if len(part.points) >= MIN_POINTS else _with_rough_points(part, settings, device), settings, device)
+    result = [maps[0]] * len(order)
+    for rank, k in enumerate(order):
+        result[k] = replace(maps[rank], witnesses=tuple(order[j] for j in maps[rank].witnesses))
+    return result
+
+
+def _estimate(capture: Capture, settings: StereoSettings, device: torch.device | str) -> list[DepthMap]:
+    """Find the depth of all photos of a capture with points."""
+    views = [pyramid(capture, i, settings.width) for i in range(len(capture))]
+    most = max(settings.sources, settings.witnesses)
+    companions = find_companions([v[-1].camera for v in views], capture.points.float(), capture.seen, most)
+    cameras = [v[-1].camera for v in views]
+    swept = _for_each(lambda i: _swept(i, views, companions[i], settings, device), len(views), device)
+    inverses, scores = [inverse for inverse, _ in swept], [score for _, score in swept]
+
+    def settled(i: int) -> DepthMap:
+        found = companions[i]
+        others = () if found is None else found.others[: settings.witnesses]
+        inverse, confidence = settle(i, inverses, scores, cameras, others, settings)
+        depth = torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), 0.0)
+        return DepthMap(depth.cpu(), confidence.cpu(), cameras[i], others)
+
+    return _for_each(settled, len(views), device)
+
+
+def _swept(
+    index: int,
+    views: list[list[View]],
+    found: Companions | None,
+    settings: StereoSettings,
+    device: torch.device | str,
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Sweep one photo; inverse depth is 0 where it matches badly or is masked."""
+    if found is None:
+        nothing = torch.zeros(views[index][-1].grey.shape, device=device)
+        return nothing, nothing
+    own, *others = (
+        [view.to(device) for view in views[i]] for i in (index, *found.others[: settings.sources])
+    )
+    inverse, score = sweep(own, others, found, settings.planes)
+    score = torch.where(beside_jumps(inverse), score / 2, score)
+    known = score >= settings.correlation
+    if own[-1].mask is not None:
+        known &= own[-1].mask
+    return torch.where(known, inverse, 0.0), score
+
+
+def _for_each(work: Callable[[int], T], count: int, device: torch.device | str) -> list[T]:
+    """Do something for every photo: on threads, or one after the other on a GPU."""
+    results: dict[int, T] = {}
+
+    def some(begin: int, end: int) -> None:
+        for i in range(begin, end):
+            results[i] = work(i)
+
+    if torch.device(device).type == "cpu":
+        parallel_chunks(some, count, 1)
+    else:
+        some(0, count)
+    return [results[i] for i in range(count)]
+
+
+def _with_rough_points(capture: Capture, settings: StereoSettings, device: torch.device | str) -> Capture:
+    """Give a capture points: those of small depth maps, which are looked for wherever its cameras could see."""
+    wide = replace(capture, points=lattice(capture.cameras), seen=None)
+    maps = _estimate(wide, replace(settings, width=_ROUGH_WIDTH), device)
+    found = [backproject(m.depth[None, None], m.camera)[0][m.sure] for m in maps]
+    return replace(wide, points=torch.cat(found))

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth maps become seed points: one for every pixel's footprint on a surface, however many photos show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.images import resize, to_float
+from harmonizer_ns.stereo.consistency import ask
+from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
+from harmonizer_ns.stereo.settings import StereoSettings
+from harmonizer_ns.warp import backproject, sample
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Points to begin with.
+
+    Args:
+        points: in the capture's frame.
+        colors: in [0, 1], the mean of the photos that agree.
+        normals: of unit length, towards the photo; zero where they are not known.
+    """
+
+    points: Float[Tensor, "p 3"]
+    colors: Float[Tensor, "p 3"]
+    normals: Float[Tensor, "p 3"]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def dense_seeds(
+    capture: Capture,
+    settings: StereoSettings = StereoSettings(),
+    among: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Seeds:
+    """Find the capture's own points, which stay as they are, and behind them those that its photos' depth gives."""
+    chosen = list(among if among is not None else capture.train or range(len(capture)))
+    found = fuse(capture.part(chosen), estimate_depth(capture, settings, chosen, device), settings)
+    own = capture.points.float().cpu()
+    return Seeds(
+        torch.cat([own, found.points]),
+        torch.cat([capture.colors.float().cpu(), found.colors]),
+        torch.cat([torch.zeros_like(own), found.normals]),
+    )
+
+
+def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = StereoSettings()) -> Seeds:
+    """Turn depth maps into points: a pixel becomes one unless an earlier photo's point lies on it already.
+
+    Photos come in the order of their names. Where there are more points than the photos' pixels call for, evenly
+    spread ones are kept.
+
+    Args:
+        capture: the photos of the maps, in their order.
+        maps: from `estimate_depth`.
+        settings: what to believe, and how many points to keep.
+    """
+    inverses = [torch.where(m.depth > 0, 1 / m.depth.clamp(min=1e-12), 0.0) for m in maps]
+    photos = [resize(to_float(capture.photo(i))[None], *m.depth.shape).cpu() for i, m in enumerate(maps)]
+    taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
+    parts = []
+    for i in sorted(range(len(maps)), key=lambda k: capture.names[k]):
+        new = (maps[i].confidence >= settings.confidence) & ~taken[i]
+        color, count = photos[i][0].clone(), torch.ones_like(inverses[i])
+        for j in maps[i].witnesses:
+            witness = ask(torch.where(new, inverses[i], 0.0), maps[i].camera, inverses[j], maps[j].camera, settings)
+            columns, rows = witness.pixels[witness.agrees].long().unbind(-1)
+            taken[j][rows.clamp(max=taken[j].shape[0] - 1), columns.clamp(max=taken[j].shape[1] - 1)] = True
+            color += sample(photos[j], witness.pixels[None])[0] * witness.agrees
+            count += witness.agrees
+        points = backproject(maps[i].depth[None, None], maps[i].camera)[0]
+        parts.append((points[new], (color / count).permute(1, 2, 0)[new], maps[i].normals()[new]))
+    points, colors, normals = (torch.cat(part) for part in zip(*parts, strict=True))
+    most = int(settings.seeds * sum(inverse.numel() for inverse in inverses) ** 0.5)
+    if len(points) > most:
+        kept = torch.linspace(0, len(points) - 1, most, dtype=torch.float64).round().long()
+        points, colors, normals = points[kept], colors[kept], normals[kept]
+    return Seeds(points, colors, normals)

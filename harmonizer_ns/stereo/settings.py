@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of depth from photos; the defaults need no tuning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harmonizer_ns.errors import check_limits
+
+
+@dataclass(frozen=True)
+class StereoSettings:
+    """How depth is found, and which of it is believed."""
+
+    width: int = 480
+    """Photos are matched at most this many pixels wide."""
+    sources: int = 4
+    """Photos that each photo is matched with."""
+    witnesses: int = 8
+    """Photos whose depth is compared with each photo's."""
+    agreeing: int = 2
+    """Witnesses that must agree with a pixel's depth; one is enough where there is no second."""
+    tolerance: float = 0.01
+    """Relative difference of depths at which two photos still agree."""
+    reprojection: float = 1.0
+    """Pixels between a pixel and itself, there and back through a witness's depth, at which both still agree."""
+    correlation: float = 0.4
+    """Least correlation with the sources of a pixel whose depth is believed."""
+    planes: int = 160
+    """Most planes of a sweep: a pixel apart, or further where that would be more."""
+    confidence: float = 0.3
+    """Least confidence of a pixel that becomes a seed point."""
+    seeds: float = 40.0
+    """At most so many seed points times the square root of the pixels of all photos."""
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self,
+            width=(32, math.inf),
+            sources=(1, 16),
+            witnesses=(1, 64),
+            agreeing=(1, 16),
+            tolerance=(1e-6, 1),
+            reprojection=(1e-3, math.inf),
+            correlation=(0, 1),
+            planes=(8, 1024),
+            confidence=(0, 1),
+            seeds=(0, math.inf),
+        )
