@@ -100,19 +100,22 @@ def estimate_depth(
     chosen = list(among if among is not None else capture.train or range(len(capture)))
     order = sorted(range(len(chosen)), key=lambda k: capture.names[chosen[k]])
     part = capture.part([chosen[k] for k in order]).to("cpu")
-    maps = _estimate(part if len(part.points) >= MIN_POINTS else _with_rough_points(part, settings, device), settings, device)
-    result = [maps[0]] * len(order)
-    for rank, k in enumerate(order):
-        result[k] = replace(maps[rank], witnesses=tuple(order[j] for j in maps[rank].witnesses))
-    return result
+    if len(part.points) < MIN_POINTS:
+        part = _with_rough_points(part, settings, device)
+    found = {k: _renumbered(depth, order) for k, depth in zip(order, _estimate(part, settings, device), strict=True)}
+    return [found[k] for k in range(len(order))]
+
+
+def _renumbered(depth: DepthMap, order: list[int]) -> DepthMap:
+    return replace(depth, witnesses=tuple(order[j] for j in depth.witnesses))
 
 
 def _estimate(capture: Capture, settings: StereoSettings, device: torch.device | str) -> list[DepthMap]:
     """Find the depth of all photos of a capture with points."""
     views = [pyramid(capture, i, settings.width) for i in range(len(capture))]
+    cameras = [sizes[-1].camera for sizes in views]
     most = max(settings.sources, settings.witnesses)
-    companions = find_companions([v[-1].camera for v in views], capture.points.float(), capture.seen, most)
-    cameras = [v[-1].camera for v in views]
+    companions = find_companions(cameras, capture.points.float(), capture.seen, most)
     swept = _for_each(lambda i: _swept(i, views, companions[i], settings, device), len(views), device)
     inverses, scores = [inverse for inverse, _ in swept], [score for _, score in swept]
 
@@ -137,9 +140,7 @@ def _swept(
     if found is None:
         nothing = torch.zeros(views[index][-1].grey.shape, device=device)
         return nothing, nothing
-    own, *others = (
-        [view.to(device) for view in views[i]] for i in (index, *found.others[: settings.sources])
-    )
+    own, *others = ([view.to(device) for view in views[i]] for i in (index, *found.others[: settings.sources]))
     inverse, score = sweep(own, others, found, settings.planes)
     score = torch.where(beside_jumps(inverse), score / 2, score)
     known = score >= settings.correlation
@@ -167,5 +168,5 @@ def _with_rough_points(capture: Capture, settings: StereoSettings, device: torch
     """Give a capture points: those of small depth maps, which are looked for wherever its cameras could see."""
     wide = replace(capture, points=lattice(capture.cameras), seen=None)
     maps = _estimate(wide, replace(settings, width=_ROUGH_WIDTH), device)
-    found = [backproject(m.depth[None, None], m.camera)[0][m.sure] for m in maps]
-    return replace(wide, points=torch.cat(found))
+    points = [backproject(m.depth[None, None], m.camera)[0][m.sure] for m in maps]
+    return replace(wide, points=torch.cat([capture.points.float(), *points]))

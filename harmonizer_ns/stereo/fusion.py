@@ -67,7 +67,7 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
     inverses = [torch.where(m.depth > 0, 1 / m.depth.clamp(min=1e-12), 0.0) for m in maps]
     photos = [resize(to_float(capture.photo(i))[None], *m.depth.shape).cpu() for i, m in enumerate(maps)]
     taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
-    parts = []
+    parts = [(torch.zeros(0, 3),) * 3]
     for i in sorted(range(len(maps)), key=lambda k: capture.names[k]):
         new = (maps[i].confidence >= settings.confidence) & ~taken[i]
         color, count = photos[i][0].clone(), torch.ones_like(inverses[i])

@@ -49,6 +49,8 @@ def find_companions(
         seen: the points that each photo shows, or None: all that fall into its image.
         count: how many sources at most.
     """
+    if not cameras:
+        return []
     shown = _shown(cameras, points, seen)
     unit = cat_cameras([camera.resized(1, 1) for camera in cameras])
     return [_companions(i, unit, points, shown, count) for i in range(len(cameras))]

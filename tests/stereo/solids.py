@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from toy import look_at
 
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.images import to_uint8
+from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.stereo.depth import DepthMap
+from harmonizer_ns.stereo.views import carry, inside
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject, pixel_grid
+from harmonizer_ns.warp import backproject, pixel_grid, sample
 
 Hit = Callable[[Tensor, Tensor], Tensor]
 """From ray origins and directions (``* 3``) to how many directions away the surface is; infinity where it is missed."""
@@ -42,7 +45,7 @@ def sphere(center: Sequence[float], radius: float) -> Hit:
     return hit
 
 
-def noise(seed: int, frequency: float = 14.0, waves: int = 40) -> Callable[[Tensor], Tensor]:
+def noise(seed: int, frequency: float = 30.0, waves: int = 40) -> Callable[[Tensor], Tensor]:
     """A solid texture in [0, 1] without repetition: waves in random directions, most of them long."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(waves, 3, generator=generator, dtype=torch.float64)
@@ -83,12 +86,9 @@ def rays_of(camera: Cameras) -> tuple[Tensor, Tensor]:
     return pose[:3, 3], pixels @ torch.linalg.inv(camera.intrinsics[0].double()).T @ pose[:3, :3].T
 
 
-def capture(
-    solids: Solids, cameras: Sequence[Cameras], points: int = 300, change: Callable[[int, Tensor], Tensor] | None = None
-) -> Capture:
-    """Photograph solids; seed points lie on them. ``change`` may alter each photo."""
-    photos = [solids.photo(camera) for camera in cameras]
-    photos = [to_uint8(photo if change is None else change(i, photo)) for i, photo in enumerate(photos)]
+def capture(solids: Solids, cameras: Sequence[Cameras], points: int = 300) -> Capture:
+    """Photograph solids; seed points lie on them."""
+    photos = [to_uint8(solids.photo(camera)) for camera in cameras]
     generator = torch.Generator().manual_seed(1)
     found = []
     for camera in cameras:
@@ -100,10 +100,37 @@ def capture(
     return Capture("solids", names, list(cameras), cloud, grey, lambda i: (photos[i], None))
 
 
+def changed(capture: Capture, change: Callable[[int, Tensor], Tensor]) -> Capture:
+    """The capture with other photos: ``change`` gets the index and the colours ``3 h w`` of each."""
+    photos = [to_uint8(change(i, to_float(capture.photo(i)))) for i in range(len(capture))]
+    return replace(capture, read=lambda i: (photos[i], None), _cache={})
+
+
+def precision(maps: Sequence[DepthMap], solids: Solids, tolerance: float = 0.01) -> float:
+    """The share of pixels called sure whose depth is right."""
+    right = [((m.depth / solids.depth(m.camera) - 1).abs() <= tolerance)[m.sure] for m in maps]
+    return torch.cat(right).float().mean().item()
+
+
+def coverage(maps: Sequence[DepthMap], solids: Solids) -> float:
+    """The share of sure pixels among those that at least two photos show."""
+    sure = sum(int(m.sure.sum()) for m in maps)
+    return sure / sum(int(seen_twice(i, maps, solids).sum()) for i in range(len(maps)))
+
+
+def seen_twice(index: int, maps: Sequence[DepthMap], solids: Solids) -> Tensor:
+    """Which pixels of a photo show what another photo shows too."""
+    camera, seen = maps[index].camera, torch.zeros(maps[index].depth.shape, dtype=torch.bool)
+    inverse = (1 / solids.depth(camera)).float()
+    for j, other in enumerate(maps):
+        pixels, expected = carry(pixel_grid(camera.width, camera.height), inverse, camera, other.camera)
+        found = sample((1 / solids.depth(other.camera)).float()[None, None], pixels[None])[0, 0]
+        seen |= (j != index) & inside(pixels, other.camera) & ((found / expected - 1).abs() < 0.02)
+    return seen
+
+
 def around(count: int, width: int = 96, height: int = 72, span: float = 0.5, distance: float = 3.0) -> list[Cameras]:
     """Cameras on an arc that look at the origin, going up and down a little."""
-    from toy import look_at
-
     angles = torch.linspace(-span / 2, span / 2, count).tolist()
     eyes = [
         distance * torch.tensor([math.sin(a), 0.08 * math.cos(5 * i), -math.cos(a)]) for i, a in enumerate(angles)
@@ -113,4 +140,4 @@ def around(count: int, width: int = 96, height: int = 72, span: float = 0.5, dis
     return [Cameras(look_at(eye, torch.zeros(3))[None], intrinsics, width, height) for eye in eyes]
 
 
-ROOM = (plane((0, 0, 1), 1.0), sphere((-0.35, 0.1, -0.1), 0.35), plane((0.5, 0.1, 1), 0.9))
+ROOM = (plane((0, 0, 1), 1.0), sphere((-0.35, 0.1, -0.1), 0.35), plane((0.6, 0.1, 1), 0.9))

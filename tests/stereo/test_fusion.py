@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import torch
+from solids import sphere
+
+from harmonizer_ns.images import to_float
+from harmonizer_ns.raster import set_num_threads
+from harmonizer_ns.stereo.depth import estimate_depth
+from harmonizer_ns.stereo.fusion import dense_seeds, fuse
+from harmonizer_ns.stereo.settings import StereoSettings
+
+EVERY = StereoSettings(seeds=1e6)
+
+
+def off_surface(points, solids):
+    """How far points lie off the nearest surface, along rays from the middle camera, relative to their depth."""
+    eye = torch.tensor([0.0, 0.0, -3.0], dtype=torch.float64)
+    rays = points.double() - eye
+    return torch.stack([hit(eye.expand_as(rays), rays) - 1 for hit in solids.surfaces]).abs().min(0).values
+
+
+def test_seeds_lie_on_the_surfaces_and_have_their_colours(photos, room):
+    seeds = dense_seeds(photos, EVERY)
+    own = len(photos.points)
+    assert torch.equal(seeds.points[:own], photos.points)
+    assert len(seeds) > 5 * own
+    dense = seeds.points[own:]
+    assert (off_surface(dense, room) < 0.01).float().mean() > 0.97
+    assert (room.color(dense.double()) - seeds.colors[own:]).abs().mean() < 0.05
+
+
+def test_a_surface_that_many_photos_show_gets_its_points_once(photos):
+    maps = estimate_depth(photos)
+    pixels = sum(int((m.confidence >= EVERY.confidence).sum()) for m in maps)
+    assert len(fuse(photos, maps, EVERY)) < 0.5 * pixels
+
+
+def test_the_number_of_seeds_is_limited(photos):
+    maps = estimate_depth(photos)
+    seeds = fuse(photos, maps, StereoSettings(seeds=5))
+    assert len(seeds) == int(5 * (6 * 72 * 96) ** 0.5)
+    everything = fuse(photos, maps, EVERY)
+    assert {tuple(p) for p in seeds.points.tolist()} <= {tuple(p) for p in everything.points.tolist()}
+
+
+def test_normals_look_at_the_photos(photos):
+    seeds = dense_seeds(photos)
+    towards = (seeds.normals * (torch.tensor([0.0, 0.0, -3.0]) - seeds.points)).sum(-1)
+    known = seeds.normals.norm(dim=-1) > 0
+    assert known[len(photos.points) :].float().mean() > 0.8
+    assert (towards[known] > 0).float().mean() > 0.99
+
+
+def test_neither_threads_nor_the_order_of_photos_change_a_bit(photos):
+    first = dense_seeds(photos)
+    set_num_threads(2)
+    second = dense_seeds(photos.part([5, 2, 0, 4, 1, 3]))
+    for name in ("points", "colors", "normals"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+
+
+def test_without_depth_the_capture_s_points_remain(photos):
+    alone = dense_seeds(photos, among=[2])
+    assert torch.equal(alone.points, photos.points)
+    assert torch.equal(alone.colors, photos.colors)
+    assert len(dense_seeds(replace(photos, points=torch.zeros(0, 3), colors=torch.zeros(0, 3)), among=[])) == 0
+
+
+def test_colours_are_the_mean_of_the_photos_that_agree(photos, room):
+    maps = estimate_depth(photos)
+    one = fuse(photos, [replace(m, witnesses=()) for m in maps], EVERY)
+    first = maps[0].confidence >= EVERY.confidence
+    assert torch.allclose(one.colors[: int(first.sum())], to_float(photos.photo(0)).permute(1, 2, 0)[first])
