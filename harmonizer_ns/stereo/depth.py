@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth of a capture's photos from the photos themselves: sources, sweeps, agreement. `estimate_depth` is the way in."""
+"""`estimate_depth` finds the depth of photos by comparing them: sources, sweeps, agreement."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.raster.threads import parallel_chunks
 from harmonizer_ns.stereo.consistency import beside_jumps, settle
+from harmonizer_ns.stereo.normals import fit_normals
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.sources import MIN_POINTS, Companions, find_companions, lattice
 from harmonizer_ns.stereo.sweep import sweep
@@ -31,7 +31,7 @@ _SURE = 0.5
 
 @dataclass(frozen=True)
 class DepthMap:
-    """Depth of one photo.
+    """Holds the depth of one photo.
 
     Args:
         depth: z-depth, 0 where it is not known.
@@ -46,35 +46,13 @@ class DepthMap:
     witnesses: tuple[int, ...] = ()
 
     @property
-    def sure(self) -> Tensor:
-        """Where depth is to be relied on."""
+    def sure(self) -> Bool[Tensor, "h w"]:
+        """Tell where depth is to be relied on."""
         return self.confidence >= _SURE
 
     def normals(self) -> Float[Tensor, "h w 3"]:
-        """Fit normals of unit length, in the world, towards the camera; zero where fewer than 3 neighbours are known.
-
-        On a plane ``1/z = g . p``, affine in the pixel, and ``K^T g`` is along its normal. ``g`` is fitted to 5x5 pixels
-        whose inverse depth is within a tenth of the centre's.
-        """
-        inverse = torch.where(self.depth > 0, 1 / self.depth.clamp(min=1e-12), 0.0)
-        around = F.unfold(inverse[None, None], 5, padding=2)[0].view(25, *inverse.shape)
-        weight = ((around > 0) & ((around - inverse).abs() < 0.1 * inverse)).float()
-        y, x = (torch.arange(25) // 5 - 2.0)[:, None, None], (torch.arange(25) % 5 - 2.0)[:, None, None]
-        ones = torch.ones_like(x)
-        terms = [part.expand_as(weight).to(inverse) for part in (x.to(inverse), y.to(inverse), ones.to(inverse))]
-        scale = inverse.clamp(min=1e-12)
-        left = torch.stack([torch.stack([(weight * a * b).sum(0) for b in terms], -1) for a in terms], -1)
-        right = torch.stack([(weight * a * around / scale).sum(0) for a in terms], -1)
-        solvable = torch.linalg.det(left) > 1
-        eye = torch.eye(3).to(left)
-        slope = torch.linalg.solve(torch.where(solvable[..., None, None], left, eye), right)
-        # In pixels of the image: the constant is what the plane has at its origin.
-        rows, columns = torch.meshgrid(*(torch.arange(n).to(inverse) + 0.5 for n in inverse.shape), indexing="ij")
-        constant = slope[..., 2] - slope[..., 0] * columns - slope[..., 1] * rows
-        plane = torch.stack([slope[..., 0], slope[..., 1], constant], -1)
-        pose = self.camera.camera_to_world[0].to(inverse)
-        normal = -F.normalize(plane @ self.camera.intrinsics[0].to(inverse) @ pose[:3, :3].T, dim=-1)
-        return torch.where((solvable & (inverse > 0))[..., None], normal, 0.0)
+        """Fit the surface's normals, see `fit_normals`."""
+        return fit_normals(self.depth, self.camera)
 
 
 def estimate_depth(
@@ -100,7 +78,7 @@ def estimate_depth(
     chosen = list(among if among is not None else capture.train or range(len(capture)))
     order = sorted(range(len(chosen)), key=lambda k: capture.names[chosen[k]])
     part = capture.part([chosen[k] for k in order]).to("cpu")
-    if len(part.points) < MIN_POINTS:
+    if order and len(part.points) < MIN_POINTS:
         part = _with_rough_points(part, settings, device)
     found = {k: _renumbered(depth, order) for k, depth in zip(order, _estimate(part, settings, device), strict=True)}
     return [found[k] for k in range(len(order))]

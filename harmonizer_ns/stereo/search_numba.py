@@ -21,8 +21,8 @@ from torch.nn.functional import pad
 from harmonizer_ns.stereo.views import View, relation
 
 F = np.float32
-RADIUS = 2
-"""Windows are 5x5."""
+RADIUS = 1
+"""Windows are 3x3: larger ones widen what stands in front, and aggregation steadies small ones."""
 SIDE = 2 * RADIUS + 1
 SCALE = 1024
 """Cost of a pixel that does not match at all."""
@@ -246,8 +246,8 @@ def search(
     matrices, offsets = (np.stack([part.numpy() for part in parts]) for parts in zip(*related, strict=True))
     sizes = np.array([other.grey.shape for other in others], np.int32)
     sources = np.zeros((len(others), *sizes.max(axis=0)), F)
-    for source, other in zip(sources, others, strict=True):
-        source[: other.camera.height, : other.camera.width] = other.grey.float().numpy()
+    for i, other in enumerate(others):
+        sources[i, : other.camera.height, : other.camera.width] = other.grey.float().numpy()
     grey = view.grey.float()
     mask = torch.ones_like(grey) if view.mask is None else view.mask.float()
     around = (RADIUS,) * 4

@@ -15,7 +15,7 @@ class StereoSettings:
 
     width: int = 480
     """Photos are matched at most this many pixels wide."""
-    sources: int = 4
+    sources: int = 6
     """Photos that each photo is matched with."""
     witnesses: int = 8
     """Photos whose depth is compared with each photo's."""

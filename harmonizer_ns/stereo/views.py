@@ -14,7 +14,7 @@ from harmonizer_ns.images import resize, to_float
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import composed, pixel_grid
 
-_COARSEST = 256
+_COARSEST = 512
 """Photos are halved until they are no wider; all depths are tried there."""
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -58,7 +58,7 @@ def _view(grey: Float[Tensor, "1 1 h w"], mask: Bool[Tensor, "1 h w"] | None, ca
 
 
 def relation(camera: Cameras, other: Cameras) -> tuple[Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
-    """Compute ``A`` and ``b``: a pixel ``p = (x, y, 1)`` at inverse depth ``d`` is seen by the other at ``A p + b d``."""
+    """Compute ``A`` and ``b``: pixel ``p = (x, y, 1)`` at inverse depth ``d`` is seen by the other at ``A p + b d``."""
     matrix, offset = composed(camera, other)
     return matrix[0], offset[0]
 

@@ -64,7 +64,7 @@ class Solids:
     """Surfaces and what colours them."""
 
     surfaces: Sequence[Hit]
-    color: Callable[[Tensor], Tensor] = noise(0)
+    color: Callable[[Tensor], Tensor]
 
     def depth(self, camera: Cameras) -> Tensor:
         """Exact z-depth, ``h w``, in float64."""
@@ -132,9 +132,7 @@ def seen_twice(index: int, maps: Sequence[DepthMap], solids: Solids) -> Tensor:
 def around(count: int, width: int = 96, height: int = 72, span: float = 0.5, distance: float = 3.0) -> list[Cameras]:
     """Cameras on an arc that look at the origin, going up and down a little."""
     angles = torch.linspace(-span / 2, span / 2, count).tolist()
-    eyes = [
-        distance * torch.tensor([math.sin(a), 0.08 * math.cos(5 * i), -math.cos(a)]) for i, a in enumerate(angles)
-    ]
+    eyes = [distance * torch.tensor([math.sin(a), 0.08 * math.cos(5 * i), -math.cos(a)]) for i, a in enumerate(angles)]
     focal = 1.1 * width
     intrinsics = torch.tensor([[[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]])
     return [Cameras(look_at(eye, torch.zeros(3))[None], intrinsics, width, height) for eye in eyes]

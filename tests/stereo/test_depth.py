@@ -78,9 +78,11 @@ def test_a_photo_of_something_else_harms_nothing(photos, room):
 
 
 def test_what_moves_has_no_depth(photos, room):
+    card = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0))
+
     def with_card(i, photo):
         photo = photo.clone()
-        photo[:, 10:34, 10 + 11 * i : 34 + 11 * i] = noise(5)(torch.rand(24, 24, 3).double()).permute(2, 0, 1)[:, :24, : 86 - 11 * i]
+        photo[:, 10:34, 10 + 11 * i : 34 + 11 * i] = card
         return photo
 
     maps = estimate_depth(changed(photos, with_card))

@@ -2,7 +2,6 @@
 from dataclasses import replace
 
 import torch
-from solids import sphere
 
 from harmonizer_ns.images import to_float
 from harmonizer_ns.raster import set_num_threads
@@ -27,7 +26,7 @@ def test_seeds_lie_on_the_surfaces_and_have_their_colours(photos, room):
     assert len(seeds) > 5 * own
     dense = seeds.points[own:]
     assert (off_surface(dense, room) < 0.01).float().mean() > 0.97
-    assert (room.color(dense.double()) - seeds.colors[own:]).abs().mean() < 0.05
+    assert (room.color(dense.double()) - seeds.colors[own:]).abs().mean() < 0.07
 
 
 def test_a_surface_that_many_photos_show_gets_its_points_once(photos):

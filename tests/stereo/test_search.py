@@ -7,7 +7,7 @@ from solids import around
 
 from harmonizer_ns.stereo import search_numba, search_torch
 from harmonizer_ns.stereo.search_numba import CONTRAST, LARGE, NOISE, RADIUS, SCALE, SMALL
-from harmonizer_ns.stereo.views import View, relation
+from harmonizer_ns.stereo.views import View, pyramid, relation
 
 
 def slow_cost(view, others, base, step, first, count):
@@ -79,7 +79,7 @@ def test_the_matching_cost_is_that_of_the_two_best_correlations():
     base = torch.full((11, 13), 0.3)
     expected = slow_cost(view, others, base, 0.05, -1, 4)
     assert expected.min() < 0.6 * SCALE
-    by_torch = search_torch._matching_cost(view, others, base, 0.05, -1, 4).numpy()
+    by_torch = search_torch.matching_cost(view, others, base, 0.05, -1, 4).numpy()
     assert np.abs(by_torch - expected).max() < 2
     mask, around_it = view.mask.float(), (RADIUS,) * 4
     related = [relation(view.camera, other.camera) for other in others]
@@ -101,26 +101,21 @@ def test_aggregation_adds_the_best_paths_from_eight_directions():
     found = np.zeros(cost.shape, np.float32)
     search_numba.aggregate(cost, np.pad(grey, RADIUS, mode="edge"), found)
     assert np.abs(found - expected).max() <= 8  # prices are floored in single precision
-    down = torch.from_numpy(cost.astype(np.float32))
-    total = search_torch._paths_down(down, torch.from_numpy(grey), (-1, 0, 1))
-    total += search_torch._paths_down(down.flip(0), torch.from_numpy(grey).flip(0), (-1, 0, 1)).flip(0)
-    across, image = down.transpose(0, 1), torch.from_numpy(grey).T
-    total += search_torch._paths_down(across, image, (0,)).transpose(0, 1)
-    total += search_torch._paths_down(across.flip(0), image.flip(0), (0,)).flip(0).transpose(0, 1)
-    assert np.abs(total.numpy() - expected).max() <= 8
+    by_torch = search_torch.aggregate(torch.from_numpy(cost.astype(np.float32)), torch.from_numpy(grey)).numpy()
+    assert np.abs(by_torch - expected).max() <= 8
 
 
 def test_the_plane_is_refined_by_a_parabola():
     total = 7 * (np.arange(6, dtype=np.float32) - 2.3) ** 2 + np.zeros((2, 2, 1), np.float32)
     plane, score = np.empty((2, 2), np.float32), np.empty((2, 2), np.float32)
     search_numba.choose_plane(np.full(total.shape, SCALE // 4, np.uint16), total, plane, score)
-    assert np.allclose(plane, 2.3, atol=1e-3)
-    assert np.allclose(score, 0.75)
+    by_torch = search_torch.choose_plane(torch.full(total.shape, SCALE / 4), torch.from_numpy(total))
+    for found, other in ((plane, score), by_torch):
+        assert np.allclose(found, 2.3, atol=1e-3)
+        assert np.allclose(other, 0.75)
 
 
 def test_both_searches_find_the_same(photos):
-    from harmonizer_ns.stereo.views import pyramid
-
     views = [pyramid(photos, i, 96)[0] for i in range(4)]
     base = torch.full((72, 96), 0.2)
     inverse, score = search_numba.search(views[1], [views[0], *views[2:]], base, 0.006, 0, 40)
