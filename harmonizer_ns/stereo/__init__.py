@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This package is for geometry from the photos: plane sweep, consistency between views, fusion. It is still empty.
+"""This package is for geometry from the photos: depth by plane sweeps, agreement between views, seed points.
 
-May import the small modules, captures and raster only.
+`depth.estimate_depth` and `fusion.dense_seeds` are the ways in. May import the small modules, captures and raster only.
 """

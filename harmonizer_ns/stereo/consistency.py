@@ -28,12 +28,14 @@ class Witness:
 
     Args:
         agrees: where it confirms the depth.
+        vote: how closely, in [0, 1]; 0 where it does not.
         objects: where it sees something else at the point, or through it.
         inverse: the inverse depth that it gives the pixel where it agrees, 0 elsewhere.
         pixels: where it shows the point.
     """
 
     agrees: Bool[Tensor, "h w"]
+    vote: Float[Tensor, "h w"]
     objects: Bool[Tensor, "h w"]
     inverse: Float[Tensor, "h w"]
     pixels: Float[Tensor, "h w 2"]
@@ -59,9 +61,10 @@ def ask(
     back, returned = carry(pixels, found, other, camera)
     says = shown & (known > 1 - 1e-4) & (returned > 0)
     near = (back - grid).square().sum(-1) <= settings.reprojection**2
-    agrees = says & near & ((found - expected).abs() <= settings.tolerance * expected)
+    vote = 1 - ((found - expected) / (settings.tolerance * expected.clamp(min=1e-12))) ** 2
+    agrees = says & near & (vote >= 0)
     objects = says & ~agrees & (found < (1 + _OCCLUDER) * expected)
-    return Witness(agrees, objects, torch.where(agrees, returned, 0.0), pixels)
+    return Witness(agrees, vote * agrees, objects, torch.where(agrees, returned, 0.0), pixels)
 
 
 def settle(
@@ -75,19 +78,20 @@ def settle(
     """Average a photo's inverse depth with that of the witnesses that agree; it is 0 where too few do.
 
     Returns:
-        inverse depth, and confidence: ``s (v + 1) / (v + o + 2)`` for correlation ``s``, ``v`` votes and ``o``
-        objections, half of it beside jumps in depth.
+        inverse depth, and confidence ``s (v + 1) / (n + o + 2)``: ``s`` is the score, ``v`` the sum of the votes of
+        ``n`` witnesses that agree, ``o`` the number of those that object.
     """
     own = inverses[index]
-    total, votes, objections = own.clone(), torch.zeros_like(own), torch.zeros_like(own)
+    total, (agreeing, votes, objections) = own.clone(), torch.zeros(3, *own.shape, device=own.device)
     for j in others:
         witness = ask(own, cameras[index], inverses[j], cameras[j], settings)
         total += witness.inverse
-        votes += witness.agrees
+        agreeing += witness.agrees
+        votes += witness.vote
         objections += witness.objects
-    believed = (own > 0) & (votes >= min(settings.agreeing, len(others))) & (votes > 0)
-    confidence = scores[index] * (votes + 1) / (votes + objections + 2)
-    return torch.where(believed, total / (1 + votes), 0.0), torch.where(believed, confidence, 0.0)
+    believed = (own > 0) & (agreeing >= max(1, min(settings.agreeing, len(others))))
+    confidence = scores[index] * (votes + 1) / (agreeing + objections + 2)
+    return torch.where(believed, total / (1 + agreeing), 0.0), torch.where(believed, confidence, 0.0)
 
 
 def beside_jumps(inverse: Float[Tensor, "h w"]) -> Bool[Tensor, "h w"]:

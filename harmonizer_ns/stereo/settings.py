@@ -21,15 +21,15 @@ class StereoSettings:
     """Photos whose depth is compared with each photo's."""
     agreeing: int = 2
     """Witnesses that must agree with a pixel's depth; one is enough where there is no second."""
-    tolerance: float = 0.01
+    tolerance: float = 0.015
     """Relative difference of depths at which two photos still agree."""
     reprojection: float = 1.0
     """Pixels between a pixel and itself, there and back through a witness's depth, at which both still agree."""
-    correlation: float = 0.4
+    correlation: float = 0.2
     """Least correlation with the sources of a pixel whose depth is believed."""
     planes: int = 160
     """Most planes of a sweep: a pixel apart, or further where that would be more."""
-    confidence: float = 0.3
+    confidence: float = 0.2
     """Least confidence of a pixel that becomes a seed point."""
     seeds: float = 40.0
     """At most so many seed points times the square root of the pixels of all photos."""

@@ -143,3 +143,11 @@ def test_normals_are_those_of_the_surface():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(InputError, match="width"):
         StereoSettings(width=4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same(photos):
+    for one, other in zip(estimate_depth(photos), estimate_depth(photos, device="cuda"), strict=True):
+        assert ((one.depth > 0) == (other.depth > 0)).float().mean() > 0.99
+        both = (one.depth > 0) & (other.depth > 0)
+        assert ((one.depth / other.depth - 1).abs()[both] < 1e-3).float().mean() > 0.99
