@@ -46,23 +46,24 @@ def find_companions(
     Args:
         cameras: of the photos, batches of one.
         points: of the scene.
-        seen: the points that each photo shows, or None: all that fall into its image.
+        seen: the points that each photo is known to show. Photos that are known to share too few with all others, or
+            all where this is None, are taken to show what falls into their images.
         count: how many sources at most.
     """
     if not cameras:
         return []
-    shown = _shown(cameras, points, seen)
     unit = cat_cameras([camera.resized(1, 1) for camera in cameras])
-    return [_companions(i, unit, points, shown, count) for i in range(len(cameras))]
+    shown = in_frustum(unit, points)
+    tracked = shown if seen is None else _tracked(seen, shown)
+    found = (_companions(i, unit, points, tracked, count) for i in range(len(cameras)))
+    return [one or _companions(i, unit, points, shown, count) for i, one in enumerate(found)]
 
 
-def _shown(cameras: list[Cameras], points: Float[Tensor, "p 3"], seen: list[Tensor] | None) -> Bool[Tensor, "n p"]:
-    if seen is None:
-        return torch.cat([in_frustum(camera, points) for camera in cameras])
-    shown = torch.zeros(len(cameras), len(points), dtype=torch.bool)
-    for row, indices in zip(shown, seen, strict=True):
+def _tracked(seen: list[Tensor], shown: Bool[Tensor, "n p"]) -> Bool[Tensor, "n p"]:
+    tracked = torch.zeros_like(shown)
+    for row, indices in zip(tracked, seen, strict=True):
         row[indices] = True
-    return shown
+    return tracked & shown
 
 
 def _companions(

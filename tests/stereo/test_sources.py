@@ -48,10 +48,14 @@ def test_the_best_photo_comes_first_and_all_depths_lie_in_the_range():
 
 def test_points_that_a_photo_does_not_show_are_not_shared():
     cameras, points = on_an_arc([0, 10, -10]), cloud()
-    halves = [torch.arange(200), torch.arange(100), torch.arange(0)]
-    found = find_companions(cameras, points, halves, 4)
-    assert found[0].others == (1,)
-    assert found[2] is None
+    found = find_companions(cameras, points, [torch.arange(200), torch.arange(100), torch.arange(0)], 4)
+    assert [one.others for one in found[:2]] == [(1,), (0,)]
+
+
+def test_too_few_tracks_are_not_heeded():
+    cameras, points = on_an_arc([0, 10, -10]), cloud()
+    found = find_companions(cameras, points, [torch.arange(200), torch.arange(100), torch.arange(0)], 4)
+    assert found[2] == find_companions(cameras, points, None, 4)[2]
 
 
 def test_cameras_in_one_place_have_no_companions():
