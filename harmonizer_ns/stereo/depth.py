@@ -18,7 +18,7 @@ from harmonizer_ns.stereo.normals import fit_normals
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.sources import MIN_POINTS, Companions, find_companions, lattice
 from harmonizer_ns.stereo.sweep import sweep
-from harmonizer_ns.stereo.views import View, pyramid
+from harmonizer_ns.stereo.views import View, levels, pyramid
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import backproject
 
@@ -90,7 +90,10 @@ def _renumbered(depth: DepthMap, order: list[int]) -> DepthMap:
 
 def _estimate(capture: Capture, settings: StereoSettings, device: torch.device | str) -> list[DepthMap]:
     """Find the depth of all photos of a capture with points."""
-    views = [pyramid(capture, i, settings.width) for i in range(len(capture))]
+    if not len(capture):
+        return []
+    count = levels(capture.cameras, settings.width)
+    views = [pyramid(capture, i, settings.width, count) for i in range(len(capture))]
     cameras = [sizes[-1].camera for sizes in views]
     most = max(settings.sources, settings.witnesses)
     companions = find_companions(cameras, capture.points.float(), capture.seen, most)

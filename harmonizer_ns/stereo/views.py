@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from harmonizer_ns.warp import composed, pixel_grid
 
 _COARSEST = 512
 """Photos are halved until they are no wider; all depths are tried there."""
+_LEAST = 8
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -38,16 +40,19 @@ class View:
         return View(self.grey.to(device), None if self.mask is None else self.mask.to(device), self.camera)
 
 
-def pyramid(capture: Capture, index: int, width: int) -> list[View]:
+def levels(cameras: list[Cameras], width: int) -> int:
+    """Count the sizes at which photos of at most ``width`` pixels are matched, the same for all of them."""
+    wide = max(min(width, camera.width) for camera in cameras)
+    return 1 + max(0, math.ceil(math.log2(wide / _COARSEST)))
+
+
+def pyramid(capture: Capture, index: int, width: int, count: int) -> list[View]:
     """Make a photo's views from coarse to fine: each twice as large as the one before, the last at most ``width``."""
     photo, mask, camera = to_float(capture.photo(index))[None], capture.mask(index), capture.cameras[index].to("cpu")
     grey = (photo * photo.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    views: list[View] = []
-    wide = min(width, camera.width)
-    while not views or views[0].camera.width > _COARSEST:
-        views.insert(0, _view(grey, mask, camera.resized(wide, max(8, round(camera.height * wide / camera.width)))))
-        wide = max(8, (wide + 1) // 2)
-    return views
+    sizes = [max(_LEAST, round(min(width, camera.width) / 2**level)) for level in reversed(range(count))]
+    cameras = [camera.resized(wide, max(_LEAST, round(camera.height * wide / camera.width))) for wide in sizes]
+    return [_view(grey, mask, small) for small in cameras]
 
 
 def _view(grey: Float[Tensor, "1 1 h w"], mask: Bool[Tensor, "1 h w"] | None, camera: Cameras) -> View:

@@ -7,6 +7,7 @@ from solids import Solids, around, capture, changed, coverage, noise, plane, pre
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.raster import set_num_threads
+from harmonizer_ns.stereo import views
 from harmonizer_ns.stereo.depth import estimate_depth
 from harmonizer_ns.stereo.settings import StereoSettings
 
@@ -31,11 +32,21 @@ def test_depth_is_found_without_points(photos, room):
     assert coverage(maps, room) > 0.6
 
 
-def test_large_photos_are_matched_from_coarse_to_fine(room):
-    maps = estimate_depth(capture(room, around(3, width=288, height=216)))
-    assert maps[0].depth.shape == (216, 288)
+def test_photos_are_matched_from_coarse_to_fine(photos, room, monkeypatch):
+    monkeypatch.setattr(views, "_COARSEST", 48)
+    assert views.levels(photos.cameras, 480) == 2
+    maps = estimate_depth(photos)
     assert precision(maps, room) > 0.97
-    assert coverage(maps, room) > 0.6
+    assert coverage(maps, room) > 0.55
+
+
+def test_photos_may_differ_in_size(room, monkeypatch):
+    monkeypatch.setattr(views, "_COARSEST", 64)
+    cameras = [camera.resized(*((96, 72), (60, 45))[i % 2]) for i, camera in enumerate(around(6))]
+    maps = estimate_depth(capture(room, cameras))
+    assert [m.depth.shape for m in maps] == [(72, 96), (45, 60)] * 3
+    assert precision(maps, room) > 0.95
+    assert coverage(maps, room) > 0.4
 
 
 def test_maps_are_no_wider_than_asked(photos):

@@ -116,7 +116,7 @@ def test_the_plane_is_refined_by_a_parabola():
 
 
 def test_both_searches_find_the_same(photos):
-    views = [pyramid(photos, i, 96)[0] for i in range(4)]
+    views = [pyramid(photos, i, 96, 1)[0] for i in range(4)]
     base = torch.full((72, 96), 0.2)
     inverse, score = search_numba.search(views[1], [views[0], *views[2:]], base, 0.006, 0, 40)
     other, other_score = search_torch.search(views[1], [views[0], *views[2:]], base, 0.006, 0, 40)
