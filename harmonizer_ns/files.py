@@ -241,6 +241,14 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def content_digest(parts: Iterable[Tensor | str]) -> str:
+    """The sha256 of texts and of what tensors hold, one after the other, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_torch(path: Path, mapped: bool = False) -> Any:
     """What ``torch.save`` wrote, on the CPU. Only tensors and plain data are read; code is refused, not run.
 

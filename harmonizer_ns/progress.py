@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,12 +54,24 @@ def listening(tell: Tell) -> Iterator[None]:
         _listener.reset(token)
 
 
+def counter(total: int, what: str) -> Callable[[], None]:
+    """Make a function that any thread calls when one more of ``total`` is done; who is `listening` now is told."""
+    tell, lock, numbers = _listener.get(), threading.Lock(), itertools.count(1)
+
+    def one_more() -> None:
+        if tell:
+            with lock:
+                tell(next(numbers), total, what)
+
+    return one_more
+
+
 def counted(items: Collection[T], what: str) -> Iterator[T]:
     """Give the items of long work; who is `listening` is told how many are done."""
-    for number, item in enumerate(items, start=1):
+    one_more = counter(len(items), what)
+    for item in items:
         yield item
-        if tell := _listener.get():
-            tell(number, len(items), what)
+        one_more()
 
 
 class Counts:

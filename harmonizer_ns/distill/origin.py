@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from harmonizer_ns import __version__
 from harmonizer_ns.enhancers.digest import weights_digest
+from harmonizer_ns.files import content_digest
 from harmonizer_ns.types import Cameras
 
 
@@ -59,14 +59,10 @@ def provenance(origin: Origin, enhancer: str) -> dict[str, Any]:
 
 
 def _capture_digest(origin: Origin) -> str:
-    whole = hashlib.sha256(repr((len(origin.photos), len(origin.held_out))).encode())
+    parts: list[Tensor | str] = [repr((len(origin.photos), len(origin.held_out)))]
     for camera in (*origin.photos, *origin.held_out):
-        whole.update(repr((camera.width, camera.height)).encode())
-        whole.update(camera.camera_to_world.cpu().contiguous().numpy().tobytes())
-        whole.update(camera.intrinsics.cpu().contiguous().numpy().tobytes())
-    if origin.points is not None:
-        whole.update(origin.points.cpu().contiguous().numpy().tobytes())
-    return whole.hexdigest()
+        parts += [repr((camera.width, camera.height)), camera.camera_to_world, camera.intrinsics]
+    return content_digest(parts if origin.points is None else [*parts, origin.points])
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ trainer can be judged on exactly the same data.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture, Photo, load_capture
 from harmonizer_ns.captures.writing import write_transforms
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.protocols import Protocol
 from harmonizer_ns.evaluation.splits import Split
-from harmonizer_ns.files import read_json, write_json, written_whole
+from harmonizer_ns.files import content_digest, read_json, write_json, written_whole
 from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.strict_dataclasses import build
 
@@ -141,12 +141,9 @@ def _resized(pixels: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
 
 
 def _digest(capture: Capture, photos: list[int], read: _Resized) -> str:
-    whole = hashlib.sha256(repr((capture.train, capture.test)).encode())
+    parts: list[Tensor | str] = [repr((capture.train, capture.test))]
     for index in photos:
         camera = capture.cameras[index]
         photo, mask = read(index)
-        for tensor in (photo, camera.camera_to_world, camera.intrinsics, *(() if mask is None else (mask,))):
-            whole.update(tensor.contiguous().numpy().tobytes())
-    for tensor in (capture.points, capture.colors):
-        whole.update(tensor.contiguous().numpy().tobytes())
-    return whole.hexdigest()
+        parts += [photo, camera.camera_to_world, camera.intrinsics, *(() if mask is None else (mask,))]
+    return content_digest([*parts, capture.points, capture.colors])

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.progress import counter
 from harmonizer_ns.raster.threads import parallel_chunks
 from harmonizer_ns.stereo.consistency import beside_jumps, settle
 from harmonizer_ns.stereo.normals import fit_normals
@@ -97,7 +98,14 @@ def _estimate(capture: Capture, settings: StereoSettings, device: torch.device |
     cameras = [sizes[-1].camera for sizes in views]
     most = max(settings.sources, settings.witnesses)
     companions = find_companions(cameras, capture.points.float(), capture.seen, most)
-    swept = _for_each(lambda i: _swept(i, views, companions[i], settings, device), len(views), device)
+    one_more = counter(len(views), f"photos {settings.width} pixels wide")
+
+    def searched(i: int) -> tuple[Tensor, Tensor]:
+        found = _swept(i, views, companions[i], settings, device)
+        one_more()
+        return found
+
+    swept = _for_each(searched, len(views), device)
     inverses, scores = [inverse for inverse, _ in swept], [score for _, score in swept]
 
     def settled(i: int) -> DepthMap:
