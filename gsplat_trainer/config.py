@@ -15,12 +15,13 @@ from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.splats.compressed import require_gsply
 from harmonizer_ns.splats.files import SplatFormat
+from harmonizer_ns.stereo.settings import GeometrySettings
 
 Trajectory = Literal["interp", "ellipse", "spiral", "none"]
 
 
 @dataclass
-class Config(DistillSettings):
+class Config(GeometrySettings, DistillSettings):
     """What every command shares: a subset of gsplat's flags, some with other defaults (see ``--help``)."""
 
     data_dir: Path | None = None
@@ -60,7 +61,7 @@ class Config(DistillSettings):
     save_steps: list[int] = field(default_factory=lambda: [7_000, 30_000])
     """Steps after which checkpoints are written; the last step always is."""
     init_type: Literal["sfm", "random"] = "sfm"
-    """Begin with the capture's points, or with random ones."""
+    """Begin with points on surfaces, see seeds, or with random ones."""
     init_num_pts: int = 100_000
     """How many random points."""
     init_extent: float = 3.0

@@ -21,6 +21,9 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import MIN_POINTS, Splats, seed_splats
 from harmonizer_ns.splats.rendering import check_seen
+from harmonizer_ns.splats.seeding import choose_seeds
+from harmonizer_ns.stereo.fusion import Seeds
+from harmonizer_ns.stereo.geometry import Geometry, photo_geometry
 from harmonizer_ns.types import Renderer
 
 _SOLID = 0.5
@@ -72,7 +75,7 @@ def load_data(config: Config) -> Capture:
         train_list=config.train_list,
         test_list=config.test_list,
         test_every=config.test_every,
-        with_tracks=config.depth_loss,
+        with_tracks=config.depth_loss or config.seeds != "capture",
     )
     return capture.in_frame("gsplat") if config.normalize_world_space else capture
 
@@ -99,24 +102,43 @@ def _no_photo(index: int) -> tuple[Tensor, None]:
     raise InputError(f"there is no photo {index}: this run has a camera path only")
 
 
-def first_splats(config: Config, scene: Capture) -> dict[str, Tensor]:
-    """Make Gaussians at the capture's points or at random ones, turned at random as gsplat's are.
+def find_geometry(
+    config: Config, scene: Capture, device: torch.device, world: World, say: Callable[[str], None]
+) -> Geometry | None:
+    """Look at the photos where the settings ask for what these give. All ranks must call it; the first one looks."""
+    if config.seeds == "capture" or config.init_type == "random":
+        return None
+    folder = config.geometry_dir or config.result_dir
+    return world.share(photo_geometry(scene, folder, config.stereo, device, say) if world.is_first else None)
+
+
+def first_splats(config: Config, scene: Capture, found: Seeds | None, say: Callable[[str], None]) -> dict[str, Tensor]:
+    """Make Gaussians at seed points or at random ones, round ones turned at random as gsplat's are.
+
+    Args:
+        config: settings of the run.
+        scene: what to learn.
+        found: seed points that its photos give; None: they were not looked at.
+        say: told what could not be had.
 
     Raises:
-        InputError: when the capture has too few points for ``init_type sfm``.
+        InputError: when there are too few points for ``init_type sfm``.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    points, colors = scene.points, scene.colors
+    seeds = choose_seeds(scene, found, config.seeds, say)
     if config.init_type == "random":
         cube = torch.rand(config.init_num_pts, 3, generator=generator) * 2 - 1
         points = config.init_extent * scene.extent * config.global_scale * cube
         colors = torch.rand(config.init_num_pts, 3, generator=generator)
-    if len(points) < MIN_POINTS:
+        seeds = Seeds(points, colors, torch.zeros_like(points))
+    if len(seeds) < MIN_POINTS:
         raise InputError(
-            f"{scene.name} has {len(points)} seed points, at least {MIN_POINTS} are needed; use --init_type random"
+            f"{scene.name} has {len(seeds)} seed points, at least {MIN_POINTS} are needed; use --init_type random"
         )
-    quats = torch.rand(len(points), 4, generator=generator)
-    return seed_splats(points, colors, config.sh_degree, config.init_opa, config.init_scale, quats)
+    quats = torch.rand(len(seeds), 4, generator=generator)
+    return seed_splats(
+        seeds.points, seeds.colors, config.sh_degree, config.init_opa, config.init_scale, quats, seeds.normals
+    )
 
 
 def make_repairs(

@@ -29,7 +29,7 @@ from gsplat_trainer.optimizers import (
     set_optimizer_state,
 )
 from gsplat_trainer.outputs import Outputs
-from gsplat_trainer.scene import first_splats, make_repairs
+from gsplat_trainer.scene import find_geometry, first_splats, make_repairs
 from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.frame import write_origin
@@ -79,15 +79,15 @@ class Trainer:
         self._check_batch()
         self.step, self.first_step = -1, 0
         self.full_degree_from_start = splats is not None
-        seeds = first_splats(config, scene) if splats is None else splats
-        self._set_splats({name: value[world.rank :: world.size] for name, value in seeds.items()})
+        self.outputs = Outputs(config, enabled=world.is_first)
+        first = self._first_splats() if splats is None else splats
+        self._set_splats({name: value[world.rank :: world.size] for name, value in first.items()})
         self.strategy: Any = config.strategy
         self.strategy_state = self._initial_strategy_state()
         self.extras = make_extras(config, len(scene.train), device)
         self._options = _raster_options(config, distributed=world.size > 1)
         self.objective = Objective(config, scene, self._options, self.extras, device)
         self._gathered: Splats | None = None
-        self.outputs = Outputs(config, enabled=world.is_first)
         self.repairs = make_repairs(config, scene, self, world, self.outputs.say)
         self.skipped = SkippedSteps()
         self.interruption = Interruption()
@@ -103,6 +103,11 @@ class Trainer:
         sizes = {(camera.width, camera.height) for camera in self.scene.train_cameras}
         if self.config.batch_size > 1 and len(sizes) > 1:
             raise InputError(f"batch_size {self.config.batch_size} needs photos of one size, found {sorted(sizes)}")
+
+    def _first_splats(self) -> Splats:
+        geometry = find_geometry(self.config, self.scene, self.device, self.world, self.outputs.say)
+        found = None if geometry is None else geometry.seeds
+        return first_splats(self.config, self.scene, found, self.outputs.say)
 
     def _set_splats(self, values: Splats) -> None:
         self.splats: Any = parameters(values, self.device)

@@ -35,6 +35,7 @@ def tiny(data: Path | None, output: Path, kind: type[Config] = DefaultConfig, **
         final_report=False,
         device="cpu",
         seed=1,
+        seeds="capture",
     )
     if kind in (DefaultConfig, McmcConfig):
         steps = {"refine_start_iter": 4, "refine_stop_iter": 25, "refine_every": 5}

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The algorithm is one: nerfstudio's pipeline and gsplat_trainer agree on what they repair and on what they learn."""
 
+import pytest
 import torch
 from runs import run, start, tiny_config
+from scipy.spatial import KDTree
 from splat_runs import CPU, go, tiny
+from toy import move_capture, write_capture
 from toy_enhancer import Mixer
 
 from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.plugin.pseudo import pseudo_view_loss
+from harmonizer_ns.poses import quaternion_to_rotation
 
 
 def nerfstudio_config(capture, folder, **changes):
@@ -81,3 +85,31 @@ def test_the_enhancer_none_trains_the_plain_method_in_both_hosts(capture, tmp_pa
     )
     assert trainer.repairs.summary() == host.pipeline.repairs.summary()
     assert torch.equal(trainer.splats["means"], without.splats["means"])
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (458123.0, 5432345.0, 120.0)])
+def test_both_hosts_begin_at_the_same_surfaces(tmp_path, offset):
+    """Each looks at the photos in its own frame: nerfstudio's turned and scaled one, and gsplat's normalised one."""
+    capture = move_capture(write_capture(tmp_path / "capture"), offset)
+    host = start(tiny_config(capture, tmp_path / "n", pipeline__seeds="auto"))
+    model = host.pipeline.model
+    transform = host.base_dir / "dataparser_transforms.json"
+    host.pipeline.datamanager.train_dataparser_outputs.save_dataparser_transform(transform)
+    settings = tiny(capture, tmp_path / "g", seeds="auto", normalize_world_space=True)
+    trainer = Trainer(settings, load_data(settings), CPU)
+    way = trainer.scene.nerfstudio_frame(transform)
+    assert abs(way.scale - 1) > 0.01
+    ours, theirs = way.points(trainer.splats["means"].detach()), model.means.detach()
+    assert abs(len(ours) - len(theirs)) <= 0.01 * len(ours)
+    distance, place = KDTree(theirs.numpy()).query(ours.numpy())
+    near = torch.from_numpy(distance) < 1e-3  # of a scene in [-1, 1]: here and there another plane wins by a hair
+    assert near.float().mean() > 0.9
+    flat = near & (trainer.splats["scales"][:, 2] < trainer.splats["scales"][:, 0])
+    assert flat.float().mean() > 0.5
+    turn = (way.matrix[:3, :3] / way.scale).float()
+    normals = quaternion_to_rotation(trainer.splats["quats"].detach())[:, :, 2] @ turn.T
+    others = torch.nn.functional.normalize(model.quats.detach()[place], dim=-1)
+    alike = (normals * quaternion_to_rotation(others)[:, :, 2]).sum(-1)
+    assert (alike[flat] > 0.99).float().mean() > 0.9
+    width = trainer.splats["scales"][:, 0].exp() * way.scale / model.scales[place, 0].exp()
+    assert (width[flat].log().abs() < 0.05).float().mean() > 0.9

@@ -3,6 +3,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,20 @@ def write_colmap(folder, count=10, width=64, height=48, text=False, model="PINHO
     sparse = folder / "sparse" / "0"
     sparse.mkdir(parents=True)
     (reconstruction.write_text if text else reconstruction.write_binary)(str(sparse))
+    return folder
+
+
+def move_capture(folder: Path, offset: Sequence[float]) -> Path:
+    """Move a capture of `write_capture` far away, in double precision."""
+    points = PlyData.read(folder / "points.ply", mmap=False)["vertex"].data
+    moved = points.astype([(name, "f8" if name in "xyz" else "u1") for name in points.dtype.names])
+    meta = json.loads((folder / "transforms.json").read_text())
+    for k, axis in enumerate("xyz"):
+        moved[axis] += offset[k]
+        for frame in meta["frames"]:
+            frame["transform_matrix"][k][3] += offset[k]
+    PlyData([PlyElement.describe(moved, "vertex")]).write(folder / "points.ply")
+    (folder / "transforms.json").write_text(json.dumps(meta))
     return folder
 
 

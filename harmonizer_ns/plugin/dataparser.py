@@ -75,10 +75,18 @@ def check_outputs(outputs: DataparserOutputs, *, needs_points: bool) -> None:
     if missing := [file for file in files if not file.is_file()]:
         raise InputError(f"{len(missing)} photos are missing, the first is {missing[0]}")
     check_poses(opencv_poses(outputs.cameras.camera_to_worlds), [file.name for file in files])
-    points = outputs.metadata.get("points3D_xyz")
-    if needs_points and (points is None or len(points) < MIN_POINTS):
+    if needs_points:
+        check_count(len(outputs.metadata.get("points3D_xyz", ())))
+
+
+def check_count(points: int) -> None:
+    """Refuse to begin a splat at too few points.
+
+    Raises:
+        InputError: saying how there can be more.
+    """
+    if points < MIN_POINTS:
         raise InputError(
-            f"{0 if points is None else len(points)} seed points found, a splat needs at least {MIN_POINTS}: point "
-            "ply_file_path in transforms.json at a point cloud, or start from random points with "
-            "--pipeline.model.random-init True"
+            f"{points} seed points found, a splat needs at least {MIN_POINTS}: point ply_file_path in transforms.json "
+            "at a point cloud, or start from random points with --pipeline.model.random-init True"
         )

@@ -16,15 +16,16 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import first_line
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
-from harmonizer_ns.splats.model import from_splatfacto
+from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.stereo.fusion import Seeds
 
 ENHANCED = "rgb_enhanced"
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
@@ -129,6 +130,8 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
     def populate_modules(self) -> None:
         """As upstream. Seed colours are set here because upstream moves them to CUDA."""
         points = self.seed_points
+        if points is not None and len(points[0]) < MIN_POINTS:  # upstream cannot size them
+            points = self.seed_points = None
         if points is None or self.config.random_init:
             super().populate_modules()
             return
@@ -192,6 +195,18 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
         return drawn
+
+
+def begin_at(model: SplatfactoModel, seeds: Seeds) -> None:
+    """Let a new model, which has no optimizers yet, begin with the Gaussians that seed points give."""
+    degree = model.config.sh_degree
+    splats = seed_splats(
+        seeds.points, seeds.colors, degree, quats=random_quat_tensor(len(seeds)), normals=seeds.normals
+    )
+    if degree == 0:  # upstream then learns logits
+        splats["sh0"] = torch.logit(seeds.colors, eps=1e-10)[:, None]
+    for name, value in to_splatfacto(splats).items():
+        model.gauss_params[name] = torch.nn.Parameter(value.to(model.device))
 
 
 def _channels_last(image: Tensor) -> Float[Tensor, "1 h w c"]:

@@ -13,15 +13,13 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from rich.prompt import Confirm
 
-from harmonizer_ns.captures.capture import Capture, Photo
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import first_line
-from harmonizer_ns.images import to_uint8
 from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.configs import read_config
-from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos
+from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos, as_capture
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 from harmonizer_ns.splats.held_out import SparseFit
@@ -65,30 +63,8 @@ def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str 
     test = [] if others is None else [i for i, file in enumerate(others.files) if file.resolve() not in known]
     if others is None or not test:
         raise InputError(f"the run of {config} learned from all of its photos: none is held out to compare it with")
-    capture = _capture(str(getattr(settings, "experiment_name", "")) or config.parent.name, photos, others, test)
+    capture = as_capture(str(getattr(settings, "experiment_name", "")) or config.parent.name, photos, others, test)
     return SparseFit(capture, ModelRenderer(pipeline.model)), getattr(settings.pipeline, "enhancer", None)
-
-
-def _capture(name: str, photos: TrainingPhotos, others: DatasetPhotos, test: list[int]) -> Capture:
-    """The photos of a run as one capture, those that it learned from first."""
-    count = len(photos)
-
-    def read(index: int) -> Photo:
-        split, place = (photos, index) if index < count else (others, test[index - count])
-        return to_uint8(split.photo(place)).cpu(), split.mask(place)
-
-    points = torch.zeros(0, 3) if photos.points is None else photos.points.float()
-    files = [*photos.files, *(others.files[i] for i in test)]
-    return Capture(
-        name,
-        tuple(map(str, files)),
-        [*photos.cameras, *(others.cameras[i] for i in test)],
-        points,
-        torch.zeros_like(points),
-        read,
-        train=tuple(range(count)),
-        test=tuple(range(count, count + len(test))),
-    )
 
 
 def _opened(settings: TrainerConfig, config: Path) -> Pipeline:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from harmonizer_ns.captures.capture import Capture, Photo
+from harmonizer_ns.images import to_uint8
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.types import Cameras
 
@@ -107,7 +110,48 @@ class TrainingPhotos(DatasetPhotos):
     @property
     def points(self) -> Float[Tensor, "p 3"] | None:
         """Seed points in the model's frame, on the CPU, or None."""
-        return self._datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")  # type: ignore[attr-defined]
+        return self._metadata.get("points3D_xyz")
+
+    @property
+    def colors(self) -> Float[Tensor, "p 3"] | None:
+        """Colours of the seed points in [0, 1], on the CPU, or None."""
+        colors = self._metadata.get("points3D_rgb")
+        return None if colors is None else colors.float() / 255
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        return self._datamanager.train_dataparser_outputs.metadata  # type: ignore[attr-defined]
+
+
+def as_capture(
+    name: str, photos: TrainingPhotos, others: DatasetPhotos | None = None, test: Sequence[int] = ()
+) -> Capture:
+    """The photos of a run as one capture in the model's frame, those that it learned from first.
+
+    Args:
+        name: of the capture.
+        photos: that the run learned from.
+        others: from which some are held out.
+        test: which of them.
+    """
+    count = len(photos)
+
+    def read(index: int) -> Photo:
+        split, place = (photos, index) if index < count or others is None else (others, test[index - count])
+        return to_uint8(split.photo(place)).cpu(), split.mask(place)
+
+    points = torch.zeros(0, 3) if photos.points is None else photos.points.float()
+    rest = [] if others is None else [(others.files[i], others.cameras[i]) for i in test]
+    return Capture(
+        name,
+        tuple(map(str, (*photos.files, *(file for file, _ in rest)))),
+        [*photos.cameras, *(camera for _, camera in rest)],
+        points,
+        torch.zeros_like(points) if photos.colors is None else photos.colors,
+        read,
+        train=tuple(range(count)),
+        test=tuple(range(count, count + len(rest))),
+    )
 
 
 def _one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:

@@ -34,15 +34,18 @@ from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
-from harmonizer_ns.plugin.dataparser import PlyNerfstudio, check_outputs
-from harmonizer_ns.plugin.models import EnhancedModel
-from harmonizer_ns.plugin.photos import TrainingPhotos
+from harmonizer_ns.plugin.dataparser import PlyNerfstudio, check_count, check_outputs
+from harmonizer_ns.plugin.models import EnhancedModel, begin_at
+from harmonizer_ns.plugin.photos import TrainingPhotos, as_capture
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
-from harmonizer_ns.plugin.report import log_round
+from harmonizer_ns.plugin.report import log_round, say
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.splats.seeding import choose_seeds
+from harmonizer_ns.stereo.geometry import photo_geometry
+from harmonizer_ns.stereo.settings import GeometrySettings
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.guard import guard_viser
 
@@ -50,8 +53,8 @@ STATE_FORMAT = 1
 
 
 @dataclass
-class HarmonizePipelineConfig(DistillSettings, VanillaPipelineConfig):
-    """nerfstudio's settings, and what is repaired, when, and how much of it is believed."""
+class HarmonizePipelineConfig(GeometrySettings, DistillSettings, VanillaPipelineConfig):
+    """nerfstudio's settings, what is made of the photos' geometry, what is repaired, and how much of it is believed."""
 
     _target: type = field(default_factory=lambda: HarmonizePipeline)
     max_image_width: int | None = None
@@ -115,12 +118,30 @@ class HarmonizePipeline(VanillaPipeline):
             check_transforms(parser.data)
         outputs = parser.setup().get_dataparser_outputs(split="train")
         if check:
-            is_splat = issubclass(config.model._target, SplatfactoModel)
-            check_outputs(outputs, needs_points=is_splat and not getattr(config.model, "random_init", False))
+            begins_at_points = issubclass(config.model._target, SplatfactoModel) and not config.model.random_init  # type: ignore[attr-defined]
+            check_outputs(outputs, needs_points=begins_at_points and config.seeds == "capture")
         if config.max_image_width is not None:
             widest = int(outputs.cameras.width.max())
             # Half a pixel more: nerfstudio floors photo and camera sizes in different precision, which must agree.
             data.camera_res_scale_factor = min(1.0, (config.max_image_width + 0.5) / widest)
+
+    def seed(self, folder: Path) -> None:
+        """Let a new splat begin where the settings say; with the capture's own points upstream begins by itself.
+
+        Args:
+            folder: of the run; what the photos give is kept here.
+
+        Raises:
+            InputError: when there are too few points.
+        """
+        config, model = self.config, self.model
+        if config.seeds == "capture" or not isinstance(model, SplatfactoModel) or model.config.random_init:
+            return
+        capture = as_capture("this capture", self.photos)
+        found = photo_geometry(capture, config.geometry_dir or folder, config.stereo, self.device, say)
+        seeds = choose_seeds(capture, found.seeds, config.seeds, say)
+        check_count(len(seeds))
+        begin_at(model, seeds)
 
     # --- the second image of every render -----------------------------------------------------------------------------
 

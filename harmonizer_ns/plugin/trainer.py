@@ -186,7 +186,9 @@ class HarmonizeTrainer(Trainer):
         self.grad_scaler.load_state_dict(state["scalers"])
 
     def setup_optimizers(self) -> FiniteOptimizers:
-        """Upstream's optimizers, which take a step only when all is finite."""
+        """Upstream's optimizers, which take a step only when all is finite, for what the run begins with."""
+        if self._checkpoint_to_load() is None:
+            self.pipeline.seed(self.base_dir)
         groups = self.pipeline.get_param_groups()
         return FiniteOptimizers(self.config.optimizers.copy(), groups, lambda: self.pipeline.losses)
 
@@ -300,6 +302,7 @@ def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: 
     """
     baseline = deepcopy(config)
     baseline.pipeline.enhancer = "none"
+    baseline.pipeline.geometry_dir = config.pipeline.geometry_dir or config.get_base_dir()
     return dataclasses.replace(
         baseline,
         load_dir=None,

@@ -26,7 +26,7 @@ from harmonizer_ns.images import save_image
 from harmonizer_ns.media import written_video
 from harmonizer_ns.pairs import Pair, write_pairs
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
-from harmonizer_ns.splats.model import SPLATFACTO, seed_splats
+from harmonizer_ns.splats.model import seed_splats, to_splatfacto
 from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, polar
 from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
 from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, write_camera_path, write_capture
@@ -86,9 +86,7 @@ def splats(folder: Path) -> None:
     for kind, suffix in SUFFIXES.items():
         write_splats(folder / f"splats{suffix}", some, kind)
     torch.save({"step": 7, "splats": some}, folder / "splats.pt")
-    parameters = {theirs: some[name] for name, theirs in SPLATFACTO.items()}
-    parameters |= {"features_dc": some["sh0"][:, 0], "opacities": some["opacities"][:, None]}
-    pipeline = {f"_model.gauss_params.{name}": value for name, value in parameters.items()}
+    pipeline = {f"_model.gauss_params.{name}": value for name, value in to_splatfacto(some).items()}
     state = {"step": 7, "pipeline": pipeline, "optimizers": {}, "schedulers": {}, "scalers": {}}
     torch.save(state, folder / "splats.ckpt")
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from harmonizer_ns.errors import InputError
 
@@ -23,6 +24,8 @@ SH_C0 = 0.28209479177387814
 """The constant spherical harmonic, ``1 / (2 sqrt(pi))``."""
 MIN_POINTS = 4
 """Each Gaussian is sized by its three nearest neighbours."""
+_THICKNESS = 0.1
+"""Gaussians that lie on a surface are so thick, in units of their width."""
 
 Splats = Mapping[str, Tensor]
 
@@ -31,6 +34,12 @@ def from_splatfacto(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gaussians from parameters with splatfacto's names and shapes (``opacities`` n 1, ``features_dc`` n 3)."""
     splats = {name: parameters[theirs] for name, theirs in SPLATFACTO.items()}
     return splats | {"sh0": splats["sh0"][:, None], "opacities": splats["opacities"].flatten()}
+
+
+def to_splatfacto(splats: Splats) -> dict[str, Tensor]:
+    """Parameters with splatfacto's names and shapes from Gaussians."""
+    shaped = {**splats, "sh0": splats["sh0"][:, 0], "opacities": splats["opacities"][:, None]}
+    return {theirs: shaped[name] for name, theirs in SPLATFACTO.items()}
 
 
 def check_splats(splats: Splats, source: Any) -> None:
@@ -60,8 +69,11 @@ def seed_splats(
     opacity: float = 0.1,
     scale: float = 1.0,
     quats: Float[Tensor, "p 4"] | None = None,
+    normals: Float[Tensor, "p 3"] | None = None,
 ) -> dict[str, Tensor]:
-    """Make one round Gaussian per seed point, as wide as the distance to its three nearest neighbours.
+    """Make one Gaussian per seed point, as wide as the distance to its three nearest neighbours.
+
+    It is round, or lies flat on its surface where the surface's normal is known.
 
     Args:
         points: at least `MIN_POINTS`.
@@ -70,16 +82,34 @@ def seed_splats(
         opacity: to begin with.
         scale: factor on the width.
         quats: rotations, which tell once the Gaussians are no longer round; None turns none.
+        normals: of unit length, zero where unknown; None knows none.
     """
     count = len(points)
+    scales = (neighbour_distance(points) * scale).log()[:, None].repeat(1, 3)
+    quats = points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1) if quats is None else quats
+    if normals is not None:
+        flat = normals.norm(dim=-1) > 0
+        scales[flat, 2] += math.log(_THICKNESS)
+        quats = torch.where(flat[:, None], turned_to(normals), quats)
     return {
         "means": points.clone(),
-        "scales": (neighbour_distance(points) * scale).log()[:, None].repeat(1, 3),
-        "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1) if quats is None else quats,
+        "scales": scales,
+        "quats": quats,
         "opacities": torch.logit(points.new_full((count,), opacity)),
         "sh0": base_harmonics(colors),
         "shN": points.new_zeros(count, (degree + 1) ** 2 - 1, 3),
     }
+
+
+def turned_to(normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    """Find the shortest rotations that bring the third axis to unit vectors.
+
+    ``q = (1 + z . n, z x n)`` up to its length; half a turn about the first axis where ``n`` is ``-z``.
+    """
+    x, y, z = normals.unbind(-1)
+    quats = torch.stack([1 + z, -y, x, torch.zeros_like(x)], dim=-1)
+    opposite = (quats.norm(dim=-1, keepdim=True) < 1e-6) & (z[:, None] < 0)
+    return normalize(torch.where(opposite, quats.new_tensor([0.0, 1.0, 0.0, 0.0]), quats), dim=-1)
 
 
 def neighbour_distance(points: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:

@@ -32,8 +32,21 @@ class Seeds:
     colors: Float[Tensor, "p 3"]
     normals: Float[Tensor, "p 3"]
 
+    @classmethod
+    def of(cls, capture: Capture) -> Seeds:
+        """Take the capture's own points, whose normals are not known."""
+        points = capture.points.float().cpu()
+        return cls(points, capture.colors.float().cpu(), torch.zeros_like(points))
+
     def __len__(self) -> int:
         return len(self.points)
+
+    def __add__(self, other: Seeds) -> Seeds:
+        return Seeds(
+            torch.cat([self.points, other.points]),
+            torch.cat([self.colors, other.colors]),
+            torch.cat([self.normals, other.normals]),
+        )
 
 
 def dense_seeds(
@@ -44,13 +57,7 @@ def dense_seeds(
 ) -> Seeds:
     """Find the capture's own points, which stay as they are, and behind them those that its photos' depth gives."""
     chosen = list(among if among is not None else capture.train or range(len(capture)))
-    found = fuse(capture.part(chosen), estimate_depth(capture, settings, chosen, device), settings)
-    own = capture.points.float().cpu()
-    return Seeds(
-        torch.cat([own, found.points]),
-        torch.cat([capture.colors.float().cpu(), found.colors]),
-        torch.cat([torch.zeros_like(own), found.normals]),
-    )
+    return Seeds.of(capture) + fuse(capture.part(chosen), estimate_depth(capture, settings, chosen, device), settings)
 
 
 def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = StereoSettings()) -> Seeds:

@@ -82,7 +82,8 @@ def photo_geometry(
 
 
 def _digest(photos: Capture, settings: StereoSettings) -> str:
-    parts: list[Tensor | str] = [repr((_FORMAT, settings, photos.names, tuple(photos.points.shape)))]
+    order = sorted(range(len(photos)), key=lambda i: photos.names[i])
+    parts: list[Tensor | str] = [repr((_FORMAT, settings, order, tuple(photos.points.shape)))]
     for i, camera in enumerate(photos.cameras):
         mask, seen = photos.mask(i), photos.seen
         shown = torch.zeros(0) if seen is None else seen[i]

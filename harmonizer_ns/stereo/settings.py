@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from harmonizer_ns.errors import check_limits
 
@@ -48,3 +50,17 @@ class StereoSettings:
             confidence=(0, 1),
             seeds=(0, math.inf),
         )
+
+
+@dataclass
+class GeometrySettings:
+    """What is made of the photos' geometry; every trainer offers it under the same names and with the same defaults."""
+
+    seeds: Literal["auto", "capture", "dense"] = "auto"
+    """Where splats begin: "auto" takes the capture's points and those that its photos give by comparing them,
+    "capture" the former alone, "dense" the latter alone."""
+    stereo: StereoSettings = StereoSettings()
+    """How photos are compared."""
+    geometry_dir: Path | None = None
+    """What the photos give is kept in the folder geometry of this one, for other runs on the same photos; None: in that
+    of the results."""

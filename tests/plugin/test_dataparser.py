@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from plyfile import PlyData, PlyElement
-from toy import write_capture
+from toy import move_capture, write_capture
 
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.captures.frame import ORIGIN_FILE, write_origin
 from harmonizer_ns.plugin.dataparser import PlyNerfstudio
 
-UTM = np.array([458123.0, 5432345.0, 120.0])
+UTM = (458123.0, 5432345.0, 120.0)
 
 
 def parsed(folder, split="train"):
@@ -33,19 +31,7 @@ def changed(folder, change):
 
 @pytest.fixture
 def far(tmp_path):
-    folder = write_capture(tmp_path / "utm")
-    points = PlyData.read(folder / "points.ply", mmap=False)["vertex"].data
-    moved = points.astype([(name, "f8" if name in "xyz" else "u1") for name in points.dtype.names])
-    for axis, offset in zip("xyz", UTM, strict=True):
-        moved[axis] += offset
-    PlyData([PlyElement.describe(moved, "vertex")]).write(folder / "points.ply")
-
-    def move(meta):
-        for frame in meta["frames"]:
-            for row, offset in zip(frame["transform_matrix"], UTM.tolist(), strict=False):
-                row[3] += offset
-
-    return changed(folder, move)
+    return move_capture(write_capture(tmp_path / "utm"), UTM)
 
 
 def test_a_far_capture_becomes_the_same_scene(tmp_path, far):

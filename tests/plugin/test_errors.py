@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from runs import run, start, tiny_config
 from toy import write_points
 
@@ -16,6 +17,12 @@ def edit(capture, **changes):
     meta = json.loads(file.read_text())
     meta.update(changes)
     file.write_text(json.dumps(meta))
+
+
+def fog(capture):
+    """Leave nothing to see."""
+    for i, file in enumerate(sorted((capture / "images").iterdir())):
+        Image.new("RGB", (64, 48), (128 + i,) * 3).save(file)
 
 
 def message(config) -> str:
@@ -63,9 +70,18 @@ def test_bad_pose_names_its_photo(own_capture, tmp_path, value, complaint):
     assert complaint in text
 
 
-def test_no_seed_points(own_capture, tmp_path):
+@pytest.mark.parametrize("seeds", ["auto", "capture"])
+def test_no_seed_points(own_capture, tmp_path, seeds):
     write_points(own_capture / "points.ply", torch.zeros(0, 3), torch.zeros(0, 3))
-    assert "0 seed points found" in message(tiny_config(own_capture, tmp_path))
+    fog(own_capture)
+    assert "0 seed points found" in message(tiny_config(own_capture, tmp_path, pipeline__seeds=seeds))
+
+
+def test_dense_seeds_of_photos_that_match_nothing(own_capture, tmp_path):
+    fog(own_capture)
+    text = message(tiny_config(own_capture, tmp_path, pipeline__seeds="dense"))
+    assert "match too little" in text
+    assert "\n" not in text
 
 
 def test_missing_point_cloud(own_capture, tmp_path):
