@@ -24,10 +24,10 @@ harmonizer ablate --protocol nerfbusters --data NERFBUSTERS --output ablation   
 class AblateConfig(JudgingConfig):
     """Try the method with its parts on and off.
 
-    Every scene is trained plain, with a single round of repairs, progressively, and with each part of the method off,
-    all with the same steps and seeds; what is rendered is also judged after enhancement. OUTPUT/report.html tells the
-    means, their spread over seeds, and in how many seeds each is better than plain. Trainings that are finished stay:
-    run the same command again to go on.
+    Every scene is trained plain, from dense seed points, with a single round of repairs, progressively, and with each
+    part of the method off, all with the same steps and seeds; what is rendered is also judged after enhancement.
+    OUTPUT/report.html tells the means, their spread over seeds, and in how many seeds each is better than plain.
+    Trainings that are finished stay: run the same command again to go on.
     """
 
 

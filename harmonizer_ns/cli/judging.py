@@ -118,7 +118,7 @@ def check_options(jobs: Sequence[Job]) -> None:
         said = io.StringIO()
         try:
             with redirect_stderr(said):
-                read_flags(arguments_of(job, Path("scene"), Path("results")))
+                read_flags(arguments_of(job, Path()))
         except SystemExit as error:
             words = " ".join(said.getvalue().replace("│", " ").split())
             raise InputError(f"gsplat_trainer does not take {' '.join(options)}: {words}") from error

@@ -19,6 +19,9 @@ from harmonizer_ns.report import Report, View, heading
 
 POST_RENDER, PROGRESSIVE = "post-render", "progressive"
 WHOLE = f"{PROGRESSIVE} + {POST_RENDER}"
+DENSE = "dense seeds"
+GEOMETRY = ("--seeds", "auto")
+"""Flags of the method's own beginning; without, splats begin at the capture's points."""
 PARTS: dict[str, tuple[str, ...]] = {
     "no gate": (
         *("--gate.unseen_weight", "1", "--gate.photo_tolerance", "1e6"),
@@ -27,9 +30,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no references": ("--num_references", "0"),
     "no fade": ("--no-fade",),
     "no small steps": ("--step_fraction", "1e6"),
+    "no geometry": ("--seeds", "capture"),
 }
 """What turns one part of the method off: the gate (all pixels count), photos (for the enhancer and the gate), the
-fading of trust, and the way to the targets (cameras are there at once)."""
+fading of trust, the way to the targets (cameras are there at once), and what photos give by being compared."""
 SHOWN_VIEWS = 3
 """So many views of a scene, the worst, are shown with their pictures."""
 
@@ -58,14 +62,15 @@ def rows_of(run: Run, own: Mapping[str, Sequence[str]]) -> list[Row]:
     shipped = [
         Row(PLAIN, NO_REPAIRS),
         Row(POST_RENDER, NO_REPAIRS, "enhanced"),
-        Row("one-time", ("--fix_steps", str(max(1, run.steps // 2)))),
-        Row(PROGRESSIVE, ()),
-        Row(WHOLE, (), "enhanced"),
-        *(Row(name, options) for name, options in PARTS.items()),
+        Row(DENSE, (*NO_REPAIRS, *GEOMETRY)),
+        Row("one-time", (*GEOMETRY, "--fix_steps", str(max(1, run.steps // 2)))),
+        Row(PROGRESSIVE, GEOMETRY),
+        Row(WHOLE, GEOMETRY, "enhanced"),
+        *(Row(name, (*GEOMETRY, *options)) for name, options in PARTS.items()),
     ]
     if taken := sorted({row.name for row in shipped} & set(own)):
         raise InputError(f"there is a row {taken[0]!r} already; give your options another name")
-    rendered = [Row(name, tuple(flags)) for name, flags in own.items()]
+    rendered = [Row(name, (*GEOMETRY, *flags)) for name, flags in own.items()]
     enhanced = [Row(f"{row.name} + {POST_RENDER}", row.options, "enhanced") for row in rendered]
     return [*shipped, *(row for pair in zip(rendered, enhanced, strict=True) for row in pair)]
 

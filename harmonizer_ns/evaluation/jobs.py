@@ -123,12 +123,16 @@ def make_job(
     return Job(scene.name, scene.digest, run.steps, seed, (*flags, *options), *weights, device, **special)
 
 
-def arguments_of(job: Job, scene: Path, results: Path) -> list[str]:
-    """Write the command line of gsplat_trainer for a job."""
+def arguments_of(job: Job, output: Path) -> list[str]:
+    """Write the command line of gsplat_trainer for a job.
+
+    Splats begin at the capture's points unless the job says otherwise; what photos give is shared by all jobs.
+    """
     return [
         "default",
-        *("--data_dir", str(scene), "--data_format", "nerfstudio", "--data_factor", "1"),
-        *("--result_dir", str(results), "--device", job.device, "--enhancer", job.enhancer),
+        *("--data_dir", str(folder_of(output, job.scene)), "--data_format", "nerfstudio", "--data_factor", "1"),
+        *("--result_dir", str(_running(output, job)), "--device", job.device, "--enhancer", job.enhancer),
+        *("--seeds", "capture", "--geometry_dir", str(output)),
         *("--max_steps", str(job.steps), "--seed", str(job.seed)),
         *("--eval_steps", str(job.steps), "--save_steps", str(job.steps), "--no-save_ply"),
         *("--lpips_net", "none", "--render_traj_path", "none"),
@@ -188,14 +192,14 @@ def _died(job: Job, exit_code: int | None) -> Outcome:
 
 def run_job(job: Job, output: Path, train: Train, networks: Networks) -> Outcome:
     """Train and judge; what is printed goes to ``logs``. Nothing is raised."""
-    results, log = output / "running" / job.key, output / "logs" / f"{job.key}.log"
+    results, log = _running(output, job), output / "logs" / f"{job.key}.log"
     start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(results, ignore_errors=True)
     try:
         with log.open("w", encoding="utf-8") as stream, redirect_stdout(stream), redirect_stderr(stream):
             try:
-                views = _judged(job, output, results, train, networks)
+                views = _judged(job, output, train, networks)
             except BaseException:
                 traceback.print_exc()
                 raise
@@ -211,12 +215,16 @@ def run_job(job: Job, output: Path, train: Train, networks: Networks) -> Outcome
     return Outcome(job.key, seconds)
 
 
-def _judged(job: Job, output: Path, results: Path, train: Train, networks: Networks) -> list[dict[str, Any]]:
+def _running(output: Path, job: Job) -> Path:
+    return output / "running" / job.key
+
+
+def _judged(job: Job, output: Path, train: Train, networks: Networks) -> list[dict[str, Any]]:
     """Train, then measure every judged view."""
     scene = folder_of(output, job.scene)
     enhancer = None if job.flaw is None else TruthEnhancer(load_capture(scene), FLAWS[job.flaw])
     rows, pictures = [], _pictures(output, job)
-    for view in train(arguments_of(job, scene, results), enhancer, job.photos == "all"):
+    for view in train(arguments_of(job, output), enhancer, job.photos == "all"):
         rows.append(_measured(view, networks))
         if job.with_pictures:
             _save(pictures, view)

@@ -68,15 +68,16 @@ def test_rows_share_their_trainings(captures, tmp_path):
     assert keys["plain"] == keys["post-render"]
     assert keys["progressive"] == keys["progressive + post-render"]
     assert keys["bold"] == keys["bold + post-render"]
-    assert len(set(keys.values())) == 3 + len(PARTS) + 1
+    assert len(set(keys.values())) == 4 + len(PARTS) + 1
     plain = next(trial.job for trial in trials if trial.row == "plain")
     assert plain.options[-2:] == NO_REPAIRS
     assert "--sh_degree" in plain.options
+    assert str(tmp_path) not in json.dumps(plain.settings())
 
 
 def test_a_single_round_is_one_round():
     (row,) = (row for row in rows_of(Run(1000), {}) if row.name == "one-time")
-    assert row.options == ("--fix_steps", "500")
+    assert row.options[-2:] == ("--fix_steps", "500")
 
 
 def test_the_names_of_rows_are_unique(tmp_path):
@@ -93,17 +94,23 @@ def test_each_part_off_is_one_setting_of_the_trainer_changed(captures, tmp_path)
 
     trials = plan(PROTOCOL, prepare(PROTOCOL, captures[:1], tmp_path), {}, "cpu")
     judging.check_options([trial.job for trial in trials])
-    configs = {t.row: parse(arguments_of(t.job, tmp_path, tmp_path)) for t in trials if t.seed == 0}
+    configs = {t.row: parse(arguments_of(t.job, tmp_path)) for t in trials if t.seed == 0}
     whole = configs["progressive"]
     changed = {
-        row: {name for name, value in vars(configs[row]).items() if value != getattr(whole, name)} for row in PARTS
+        row: {name for name, value in vars(configs[row]).items() if value != getattr(whole, name)} - {"result_dir"}
+        for row in PARTS
     }
     assert changed == {
         "no gate": {"gate"},
         "no references": {"num_references"},
         "no fade": {"fade"},
         "no small steps": {"step_fraction"},
+        "no geometry": {"seeds"},
     }
+    seeds = {row: (config.seeds, config.geometry_dir) for row, config in configs.items()}
+    assert seeds["plain"] == seeds["no geometry"] == ("capture", tmp_path)
+    assert seeds["dense seeds"] == seeds["progressive"] == ("auto", tmp_path)
+    assert configs["dense seeds"].round_steps(0, 11) == ()
     assert configs["plain"].round_steps(0, 11) == ()
     assert list(configs["progressive"].round_steps(0, 11)) == [4, 8]
     assert list(configs["one-time"].round_steps(0, 11)) == [6]
@@ -123,7 +130,7 @@ def test_what_is_finished_is_not_done_again(captures, tmp_path, at_once):
     scenes = prepare(PROTOCOL, captures[:1], tmp_path)
     assert work(plan(PROTOCOL, scenes, {}, "cpu"), tmp_path) == []
     first = trained(tmp_path)
-    assert len(first) == len(set(first)) == 2 * (3 + len(PARTS))
+    assert len(first) == len(set(first)) == 2 * (4 + len(PARTS))
     assert work(plan(PROTOCOL, scenes, {"mine": ["--photo_share", "0.5"]}, "cpu"), tmp_path) == []
     assert len(trained(tmp_path)) == len(first) + 2
     assert not (tmp_path / "running").exists() or not list((tmp_path / "running").iterdir())
@@ -275,14 +282,15 @@ def test_a_whole_ablation(captures, tmp_path, capsys, at_once):
     assert told["settings"]["protocol"]["runs"][0]["seeds"] == [3]
     assert len(told["settings"]["protocol"]["enhancer"]["sha256"]) == 64
     rows = {row[0]: row for row in told["tables"][0]["rows"]}
-    assert len(rows) == 5 + len(PARTS)
+    assert len(rows) == 6 + len(PARTS)
     assert all(row[1] is not None for row in rows.values())
     assert {"plain", "harmonized", "enhanced", "truth"} == set(told["views"][0]["pictures"])
     assert (tmp_path / "out" / "report.html").is_file()
     output = capsys.readouterr().out
-    assert "[7/7]" in output
+    assert "[9/9]" in output
+    assert [file.suffix for file in (tmp_path / "out" / "geometry").iterdir()] == [".safetensors"]
     ablate.main(ablate.parse(command))
-    assert "7 jobs, 0 to do" in capsys.readouterr().out
+    assert "9 jobs, 0 to do" in capsys.readouterr().out
     with pytest.raises(InputError, match="another --output: runs"):
         ablate.main(ablate.parse([*command[:-6], "--seeds", "4", "--device", "cpu"]))
 

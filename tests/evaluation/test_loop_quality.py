@@ -14,7 +14,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.jobs import arguments_of
 from harmonizer_ns.evaluation.loop import PHOTOS, efficiency, plan_loop
 from harmonizer_ns.evaluation.oracles import FLAWS
-from harmonizer_ns.evaluation.prepared import folder_of, prepare
+from harmonizer_ns.evaluation.prepared import prepare
 from harmonizer_ns.files import write_json
 
 __all__ = ["at_once"]
@@ -39,9 +39,12 @@ def test_the_upper_bound_trains_on_what_is_judged(capture, tmp_path):
     trials = plan_loop(PROTOCOL, prepare(PROTOCOL, [capture], tmp_path), {"bold": ["--photo_share", "0.5"]}, "cpu")
     jobs = {trial.row: trial.job for trial in trials if trial.seed == 0 and trial.image == "rgb"}
     assert len({job.key for job in jobs.values()}) == 2 + 2 * len(FLAWS)
-    scene = folder_of(tmp_path, "east")
     assert [row for row, job in jobs.items() if job.photos == "all"] == [PHOTOS]
-    assert read_flags(arguments_of(jobs["perfect, bold"], scene, tmp_path)).photo_share == 0.5
+    assert read_flags(arguments_of(jobs["perfect, bold"], tmp_path)).photo_share == 0.5
+    assert {read_flags(arguments_of(job, tmp_path)).seeds for job in jobs.values()} == {"capture"}
+    own = plan_loop(PROTOCOL, prepare(PROTOCOL, [capture], tmp_path), {"dense": ["--seeds", "dense"]}, "cpu")
+    dense = next(trial.job for trial in own if trial.row == "perfect, dense")
+    assert read_flags(arguments_of(dense, tmp_path)).seeds == "dense"
 
 
 def test_the_truth_is_asked_where_it_is_known(capture, tmp_path):
