@@ -23,6 +23,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
 from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.stereo.teacher import DepthTeacher, disparity
 from harmonizer_ns.types import Cameras, PseudoView, cat_cameras
 from harmonizer_ns.warp import in_frustum, project
 
@@ -62,6 +63,7 @@ class Objective:
         options: how splats are drawn.
         extras: corrections of the photos' poses and colours.
         device: of the splats.
+        teacher: knows the photos' depth; None teaches none.
     """
 
     config: Config
@@ -69,24 +71,29 @@ class Objective:
     options: RasterOptions
     extras: dict[str, Extra]
     device: torch.device
+    teacher: DepthTeacher | None = None
 
-    def photos(self, splats: Any, degree: int, positions: list[int]) -> tuple[Rasterized, Losses]:
+    def photos(self, splats: Any, degree: int, positions: list[int], step: int) -> tuple[Rasterized, Losses]:
         """What was drawn, and its losses on photos given by their positions among the training photos."""
         indices = [self.scene.train[i] for i in positions]
         photos = torch.tensor(positions, device=self.device)
         cameras = cat_cameras([self.scene.cameras[i] for i in indices]).to(self.device)
         if "pose" in self.extras:
             cameras = self.extras["pose"].module(cameras, photos)
-        drawn = rasterize(splats, cameras, degree, self.options, with_depth=self.config.depth_loss)
+        drawn = rasterize(splats, cameras, degree, self.options, with_depth=self._learns_depth)
         rgb = self._over_background(drawn)
         if "app" in self.extras:
             rgb = self.extras["app"].module(rgb, photos)
         target = torch.stack([to_float(self.scene.photo(i).to(self.device)) for i in indices])
         losses = {"photo": image_loss(rgb, target, self._masks(indices), self.config.ssim_lambda)}
         if drawn.depth is not None:
-            terms = [self._depth(drawn.depth[k : k + 1], i) for k, i in enumerate(indices)]
-            losses["depth"] = self.config.depth_lambda * self.scene.extent * torch.stack(terms).mean()
+            terms = [self._depth(depth, position, step) for depth, position in zip(drawn.depth, positions, strict=True)]
+            losses["depth"] = torch.stack(terms).mean()
         return drawn, losses
+
+    @property
+    def _learns_depth(self) -> bool:
+        return self.config.depth_loss or self.teacher is not None
 
     def pseudo_view(self, splats: Any, degree: int, view: PseudoView) -> tuple[Rasterized, Losses]:
         """What was drawn, and its image loss on a pseudo-view, each pixel counting by its weight.
@@ -123,7 +130,17 @@ class Objective:
         filled = [torch.ones(size) if mask is None else mask.float() for mask, size in zip(masks, sizes, strict=True)]
         return torch.stack(filled).to(self.device)
 
-    def _depth(self, depth: Tensor, index: int) -> Tensor:
+    def _depth(self, depth: Float[Tensor, "1 h w"], position: int, step: int) -> Float[Tensor, ""]:
+        """Compare a photo's render with the photo's own depth and with COLMAP's points, as far as that is asked for."""
+        terms = []
+        if self.teacher is not None:
+            terms.append(self.teacher.on_image(depth, position, step))
+        if self.config.depth_loss:
+            terms.append(self.config.depth_lambda * self.scene.extent * self._at_points(depth[None], position))
+        return torch.stack(terms).sum()
+
+    def _at_points(self, depth: Float[Tensor, "1 1 h w"], position: int) -> Float[Tensor, ""]:
+        index = self.scene.train[position]
         if self.scene.seen is None:
             raise InputError("depth_loss needs a COLMAP capture, which knows what points each photo shows")
         points = self.scene.points[self.scene.seen[index]].to(self.device)
@@ -154,8 +171,7 @@ def depth_loss(depth: Float[Tensor, "1 1 h w"], camera: Cameras, points: Float[T
     size = pixels.new_tensor([camera.width, camera.height])
     grid = (2 * pixels[inside] / size - 1)[None, None]
     drawn = F.grid_sample(depth, grid, align_corners=False)[0, 0, 0]
-    disparity = torch.where(drawn > 0, 1 / drawn.clamp(min=1e-6), torch.zeros_like(drawn))
-    return F.l1_loss(disparity, 1 / z[inside])
+    return F.l1_loss(disparity(drawn), 1 / z[inside])
 
 
 # --- corrections of photos --------------------------------------------------------------------------------------------

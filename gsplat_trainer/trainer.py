@@ -212,7 +212,7 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         drawn: list[Rasterized] = []
         if self.scene.train:
-            photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos())
+            photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos(), step)
             drawn.append(photo)
             self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
         view = self.repairs.draw(step)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The algorithm is one: nerfstudio's pipeline and gsplat_trainer agree on what they repair and on what they learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from runs import run, start, tiny_config
@@ -14,6 +16,11 @@ from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.plugin.pseudo import pseudo_view_loss
 from harmonizer_ns.poses import quaternion_to_rotation
+from harmonizer_ns.stereo.depth import DepthMap
+from harmonizer_ns.stereo.teacher import DepthTeacher
+
+NAMES = {"sh0": "features_dc", "shN": "features_rest"}
+"""Splatfacto's names of parameters, where they differ."""
 
 
 def nerfstudio_config(capture, folder, **changes):
@@ -25,18 +32,30 @@ def nerfstudio_config(capture, folder, **changes):
     return config
 
 
+def start_both(capture, tmp_path):
+    """A run of either kind with the same splats after ten steps."""
+    host = start(nerfstudio_config(capture, tmp_path / "n"))
+    settings = tiny(capture, tmp_path / "g", sh_degree=2)
+    trainer = Trainer(settings, load_data(settings), CPU)
+    for name, value in trainer.splats.items():
+        gauss = host.pipeline.model.gauss_params[NAMES.get(name, name)]
+        value.data = gauss.detach().reshape(value.shape).clone()
+    host.pipeline.model.step = trainer.step = 10
+    return host, trainer
+
+
+def check_gradients(host, trainer):
+    for name, value in trainer.splats.items():
+        theirs = host.pipeline.model.gauss_params[NAMES.get(name, name)].grad
+        torch.testing.assert_close(theirs.reshape(value.shape), value.grad, atol=1e-8, rtol=1e-3)
+
+
 def test_both_hosts_agree_on_a_round_and_on_a_training_step(capture, tmp_path, monkeypatch):
     theirs, ours = Mixer(), Mixer()
     mixers = iter([theirs, ours])
     monkeypatch.setattr(repairs, "load_enhancer", lambda name: next(mixers))
-    host = start(nerfstudio_config(capture, tmp_path / "n"))
-    pipeline, gauss = host.pipeline, host.pipeline.model.gauss_params
-    settings = tiny(capture, tmp_path / "g", sh_degree=2)
-    trainer = Trainer(settings, load_data(settings), CPU)
-    names = {name: name for name in trainer.splats} | {"sh0": "features_dc", "shN": "features_rest"}
-    for name, value in trainer.splats.items():
-        value.data = gauss[names[name]].detach().reshape(value.shape).clone()
-    pipeline.model.step = trainer.step = 10
+    host, trainer = start_both(capture, tmp_path)
+    pipeline = host.pipeline
 
     pipeline.repairs.run(10)
     trainer.repairs.run(10)
@@ -65,8 +84,32 @@ def test_both_hosts_agree_on_a_round_and_on_a_training_step(capture, tmp_path, m
     torch.testing.assert_close(loss, losses["pseudo"])
     loss.backward()
     losses["pseudo"].backward()
-    for name, value in trainer.splats.items():
-        torch.testing.assert_close(gauss[names[name]].grad.reshape(value.shape), value.grad, atol=1e-8, rtol=1e-3)
+    check_gradients(host, trainer)
+
+
+def test_both_hosts_learn_the_same_from_the_depth_of_a_photo(capture, tmp_path):
+    host, trainer = start_both(capture, tmp_path)
+    pipeline = host.pipeline
+    maps = []
+    for camera in trainer.scene.train_cameras:
+        depth = trainer.render(camera).depth[0, 0]
+        maps.append(DepthMap(depth * (0.8 + 0.4 * torch.rand_like(depth)), torch.rand_like(depth), camera))
+    teacher = pipeline.model.teacher = DepthTeacher(maps, 0.1, 30)
+    pipeline.model.config.output_depth_during_training = True
+    pipeline.train()
+    host.callbacks[0].run_callback(10)  # gives the model its step and optimizers
+    view, batch = pipeline.datamanager.next_train(10)
+    outputs = pipeline.model(view)
+    loss = pipeline.model.get_loss_dict(outputs, batch)["depth_loss"]
+    objective = replace(trainer.objective, teacher=teacher)
+    _, losses = objective.photos(trainer.splats, trainer.degree, [batch["image_idx"]], 10)
+    assert loss > 0
+    torch.testing.assert_close(loss, losses["depth"])
+    loss.backward()
+    losses["depth"].backward()
+    check_gradients(host, trainer)
+    assert trainer.splats["means"].grad.any()
+    assert "depth_loss" not in pipeline.model.eval().get_loss_dict(outputs, batch)
 
 
 def test_the_enhancer_none_trains_the_plain_method_in_both_hosts(capture, tmp_path):

@@ -26,6 +26,7 @@ from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 from harmonizer_ns.stereo.fusion import Seeds
+from harmonizer_ns.stereo.teacher import DepthTeacher
 
 ENHANCED = "rgb_enhanced"
 EnhanceView = Callable[[NerfstudioCameras, dict[str, Any]], Tensor]
@@ -69,6 +70,8 @@ class EnhancedModel(Model):
     """Set by the pipeline; None gives plain outputs."""
     watch: Callable[[dict[str, Any], dict[str, float], dict[str, Tensor]], None] | None = None
     """Set by the pipeline while it measures: told ``(batch, metrics, images)`` of every image."""
+    teacher: DepthTeacher | None = None
+    """Set by the pipeline: knows the photos' depth; None teaches none."""
     step_skipped: bool = False
     """Set by the trainer when it did not take a step; its gradients may be NaN."""
 
@@ -141,6 +144,16 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
         colors = points[1].float() / 255
         base = RGB2SH(colors) if self.config.sh_degree > 0 else torch.logit(colors, eps=1e-10)
         self.gauss_params["features_dc"] = torch.nn.Parameter(base)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Upstream's losses, and in training the distance to the photo's depth, for which depth must be drawn."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.teacher is not None and self.training:
+            depth = torch.where(outputs["accumulation"] > 0, outputs["depth"], 0.0).permute(2, 0, 1)
+            losses["depth_loss"] = self.teacher.on_image(depth, batch["image_idx"], self.step)
+        return losses
 
     def step_post_backward(self, step: int) -> None:
         """Control density as upstream does; gradients of a step that was skipped count for nothing."""
@@ -224,3 +237,14 @@ class HarmonizeNerfactoModel(EnhancedModel, NerfactoModel):
     """Nerfacto is nerfstudio's own, with the second image."""
 
     config: HarmonizeNerfactoModelConfig
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Upstream's losses, and in training the distance of photos' rays to the photos' depth."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.teacher is not None and self.training and "indices" in batch:  # repaired views have none
+            rays = outputs["ray_samples_list"][-1].frustums.directions[:, 0]
+            distance, photos = outputs["expected_depth"][:, 0], batch["indices"][:, 0]
+            losses["depth_loss"] = self.teacher.on_rays(distance, rays, photos, self.step)
+        return losses

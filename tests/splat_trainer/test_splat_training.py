@@ -152,7 +152,7 @@ def test_masked_pixels_teach_nothing(tmp_path):
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.new("L", (64, 48), 0 if file.name == "photo 1.png" else 255).save(tmp_path / "masks" / file.name)
     trainer = trainer_of(data, tmp_path, mask_dir=tmp_path / "masks", enhancer="none", test_every=0)
-    _, losses = trainer.objective.photos(trainer.splats, 0, [1])
+    _, losses = trainer.objective.photos(trainer.splats, 0, [1], 0)
     assert losses["photo"].item() == pytest.approx(0, abs=1e-6)
 
 
