@@ -245,3 +245,4 @@ def check(config: Config) -> None:
     positive = dict.fromkeys(("max_steps", "data_factor", "batch_size", "sh_degree_interval"), (1, math.inf))
     check_limits(config, sh_degree=(0, 3), ssim_lambda=(0, 1), **positive)
     config.check()
+    config.check_geometry()

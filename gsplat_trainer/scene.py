@@ -75,7 +75,7 @@ def load_data(config: Config) -> Capture:
         train_list=config.train_list,
         test_list=config.test_list,
         test_every=config.test_every,
-        with_tracks=config.depth_loss or config.seeds != "capture",
+        with_tracks=config.depth_loss or config.seeds != "capture" or config.depth_weight > 0,
     )
     return capture.in_frame("gsplat") if config.normalize_world_space else capture
 
@@ -103,10 +103,21 @@ def _no_photo(index: int) -> tuple[Tensor, None]:
 
 
 def find_geometry(
-    config: Config, scene: Capture, device: torch.device, world: World, say: Callable[[str], None]
+    config: Config, scene: Capture, device: torch.device, world: World, say: Callable[[str], None], *, for_seeds: bool
 ) -> Geometry | None:
-    """Look at the photos where the settings ask for what these give. All ranks must call it; the first one looks."""
-    if config.seeds == "capture" or config.init_type == "random":
+    """Look at the photos where the settings ask for what these give. All ranks must call it; the first one looks.
+
+    Args:
+        config: settings of the run.
+        scene: what to learn.
+        device: where to look.
+        world: which process this is.
+        say: told how far it is.
+        for_seeds: whether the run makes its own splats, so that it may want seed points.
+    """
+    from_photos = for_seeds and config.seeds != "capture" and config.init_type != "random"
+    taught = config.depth_weight > 0 and bool(scene.train) and not config.ckpt
+    if not from_photos and not taught:
         return None
     folder = config.geometry_dir or config.result_dir
     return world.share(photo_geometry(scene, folder, config.stereo, device, say) if world.is_first else None)

@@ -46,6 +46,7 @@ from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
 from harmonizer_ns.splats.model import NAMES, Splats, check_splats, degree_of, parameters
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
+from harmonizer_ns.stereo.teacher import teacher_of
 from harmonizer_ns.types import Cameras, Frames
 
 
@@ -80,15 +81,19 @@ class Trainer:
         self.step, self.first_step = -1, 0
         self.full_degree_from_start = splats is not None
         self.outputs = Outputs(config, enabled=world.is_first)
-        first = self._first_splats() if splats is None else splats
+        say = self.outputs.say
+        geometry = find_geometry(config, scene, device, world, say, for_seeds=splats is None)
+        found = None if geometry is None else geometry.seeds
+        first = first_splats(config, scene, found, say) if splats is None else splats
         self._set_splats({name: value[world.rank :: world.size] for name, value in first.items()})
         self.strategy: Any = config.strategy
         self.strategy_state = self._initial_strategy_state()
         self.extras = make_extras(config, len(scene.train), device)
         self._options = _raster_options(config, distributed=world.size > 1)
-        self.objective = Objective(config, scene, self._options, self.extras, device)
+        teacher = teacher_of(geometry, config.depth_weight, config.max_steps)
+        self.objective = Objective(config, scene, self._options, self.extras, device, teacher)
         self._gathered: Splats | None = None
-        self.repairs = make_repairs(config, scene, self, world, self.outputs.say)
+        self.repairs = make_repairs(config, scene, self, world, say)
         self.skipped = SkippedSteps()
         self.interruption = Interruption()
         self._taken = self._saved = -1  # steps
@@ -103,11 +108,6 @@ class Trainer:
         sizes = {(camera.width, camera.height) for camera in self.scene.train_cameras}
         if self.config.batch_size > 1 and len(sizes) > 1:
             raise InputError(f"batch_size {self.config.batch_size} needs photos of one size, found {sorted(sizes)}")
-
-    def _first_splats(self) -> Splats:
-        geometry = find_geometry(self.config, self.scene, self.device, self.world, self.outputs.say)
-        found = None if geometry is None else geometry.seeds
-        return first_splats(self.config, self.scene, found, self.outputs.say)
 
     def _set_splats(self, values: Splats) -> None:
         self.splats: Any = parameters(values, self.device)

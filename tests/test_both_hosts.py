@@ -16,6 +16,7 @@ from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.plugin.pseudo import pseudo_view_loss
 from harmonizer_ns.poses import quaternion_to_rotation
+from harmonizer_ns.stereo import geometry
 from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.teacher import DepthTeacher
 
@@ -110,6 +111,30 @@ def test_both_hosts_learn_the_same_from_the_depth_of_a_photo(capture, tmp_path):
     check_gradients(host, trainer)
     assert trainer.splats["means"].grad.any()
     assert "depth_loss" not in pipeline.model.eval().get_loss_dict(outputs, batch)
+
+
+@pytest.mark.parametrize("nerf", [False, True])
+def test_depth_is_taught_in_nerfstudio_where_it_is_asked_for(capture, tmp_path, nerf):
+    changes = {"nerf": nerf, "pipeline__enhancer": "none", "max_num_iterations": 4}
+    pipeline = run(tiny_config(capture, tmp_path / "n", **changes, pipeline__depth_weight=0.5)).pipeline
+    plain = run(tiny_config(capture, tmp_path / "n0", **changes)).pipeline
+    assert plain.model.teacher is None
+    losses, without = (each.train().get_train_loss_dict(4)[1] for each in (pipeline, plain))
+    assert losses["depth_loss"] > 0
+    assert losses.keys() - without.keys() == {"depth_loss"}
+
+
+def test_depth_is_taught_in_gsplat_trainer_where_it_is_asked_for(capture, tmp_path, monkeypatch):
+    taught = go(tiny(capture, tmp_path / "g", enhancer="none", depth_weight=0.5))
+    assert all(value > 0 for _, value in taught.curves.plot("loss")["depth"])
+    monkeypatch.setattr(geometry, "estimate_depth", lambda *_: pytest.fail("looked at the photos"))
+    plain = go(tiny(capture, tmp_path / "g0", enhancer="none"))
+    errors = []
+    for trainer in (taught, plain):
+        renders = [trainer.render(camera).depth[0] for camera in trainer.scene.train_cameras]
+        teacher = replace(taught.objective.teacher, weight=1.0)
+        errors.append(sum(teacher.on_image(depth, photo, 0).item() for photo, depth in enumerate(renders)))
+    assert errors[0] < errors[1]
 
 
 def test_the_enhancer_none_trains_the_plain_method_in_both_hosts(capture, tmp_path):

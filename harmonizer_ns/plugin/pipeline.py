@@ -23,6 +23,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.captures.transforms import check_transforms
 from harmonizer_ns.distill.curves import Curves
 from harmonizer_ns.distill.held_out import SUFFIXES, HeldOutPhotos
@@ -44,8 +45,9 @@ from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
 from harmonizer_ns.splats.seeding import choose_seeds
-from harmonizer_ns.stereo.geometry import photo_geometry
+from harmonizer_ns.stereo.geometry import Geometry, photo_geometry
 from harmonizer_ns.stereo.settings import GeometrySettings
+from harmonizer_ns.stereo.teacher import teacher_of
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.guard import guard_viser
 
@@ -86,6 +88,7 @@ class HarmonizePipeline(VanillaPipeline):
         guard_viser()  # nerfstudio starts its viewer once it has a pipeline
         if test_mode == "val":  # a run that is only looked at opens without its enhancer
             config.check()
+            config.check_geometry()
         if torch.device(device).type == "cpu" and issubclass(config.model._target, SplatfactoModel):
             give_cores_to_the_rasterizer()
         self._prepare_data(config, check=test_mode == "val")
@@ -100,6 +103,7 @@ class HarmonizePipeline(VanillaPipeline):
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
         self._is_video = test_mode != "val"
+        self._geometry: Geometry | None = None
         if isinstance(self.model, EnhancedModel) and config.enhancer != "none":
             self.model.enhance_view = self._enhance_view
             self.viewer_control = HarmonizerViewerControl(self)
@@ -138,10 +142,26 @@ class HarmonizePipeline(VanillaPipeline):
         if config.seeds == "capture" or not isinstance(model, SplatfactoModel) or model.config.random_init:
             return
         capture = as_capture("this capture", self.photos)
-        found = photo_geometry(capture, config.geometry_dir or folder, config.stereo, self.device, say)
-        seeds = choose_seeds(capture, found.seeds, config.seeds, say)
+        seeds = choose_seeds(capture, self._look(capture, folder).seeds, config.seeds, say)
         check_count(len(seeds))
         begin_at(model, seeds)
+
+    def _teach_depth(self, folder: Path, last_step: int) -> None:
+        """Let the photos' depth teach the model's, where the settings say so."""
+        config, model = self.config, self.model
+        if config.depth_weight == 0 or not isinstance(model, EnhancedModel):
+            return
+        geometry = self._look(as_capture("this capture", self.photos), folder)
+        model.teacher = teacher_of(geometry, config.depth_weight, last_step + 1)
+        if isinstance(model, SplatfactoModel):
+            model.config.output_depth_during_training |= model.teacher is not None
+
+    def _look(self, capture: Capture, folder: Path) -> Geometry:
+        """What the photos give; they are looked at once."""
+        if self._geometry is None:
+            where = self.config.geometry_dir or folder
+            self._geometry = photo_geometry(capture, where, self.config.stereo, self.device, say)
+        return self._geometry
 
     # --- the second image of every render -----------------------------------------------------------------------------
 
@@ -180,9 +200,9 @@ class HarmonizePipeline(VanillaPipeline):
         assert trainer is not None
         self._trainer, self._trainer_thread = trainer, threading.get_ident()
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        self.repairs.plan(
-            self.first_step, self.first_step + trainer.config.max_num_iterations - 1, self.photos.held_out
-        )
+        last_step = self.first_step + trainer.config.max_num_iterations - 1
+        self.repairs.plan(self.first_step, last_step, self.photos.held_out)
+        self._teach_depth(trainer.base_dir, last_step)
         self.curves = Curves(trainer.config.max_num_iterations)
         if self._loaded is not None:
             self.repairs.load_state_dict(self._loaded["distiller"])

@@ -61,6 +61,17 @@ class GeometrySettings:
     "capture" the former alone, "dense" the latter alone."""
     stereo: StereoSettings = StereoSettings()
     """How photos are compared."""
+    depth_weight: float = 0.0
+    """Weight of the loss that pulls the model's depth at each photo to the photo's own, where that is known: of
+    differences in units of the scene's median disparity. It falls to a tenth during the run; 0 turns it off."""
     geometry_dir: Path | None = None
     """What the photos give is kept in the folder geometry of this one, for other runs on the same photos; None: in that
     of the results."""
+
+    def check_geometry(self) -> None:
+        """Refuse settings that cannot work.
+
+        Raises:
+            InputError: naming the setting and its value.
+        """
+        check_limits(self, depth_weight=(0, math.inf))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonizer_ns.stereo.depth import DepthMap
+from harmonizer_ns.stereo.geometry import Geometry
 
 _LAST = 0.1
 """Share of the weight that is left at the end of a run: by then the photos tell more than their depth does."""
@@ -101,6 +102,13 @@ class DepthTeacher:
 
     def _strength(self, step: int) -> float:
         return self.weight * _LAST ** min(step / self.steps, 1.0)
+
+
+def teacher_of(geometry: Geometry | None, weight: float, steps: int) -> DepthTeacher | None:
+    """Make a run's teacher; None where it is not wanted (weight 0), or the photos' depth is known nowhere."""
+    if geometry is None or weight == 0 or not any(m.depth.any() for m in geometry.maps):
+        return None
+    return DepthTeacher(geometry.maps, weight, steps)
 
 
 def disparity_loss(
