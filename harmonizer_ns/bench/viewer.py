@@ -112,6 +112,7 @@ def measure(bench: ViewerBench, folder: Path, device: torch.device) -> Rates:
         result_dir=folder,
         enhancer=bench.enhancer,
         steps_per_fix=0,
+        seeds="capture",
         max_steps=10**9,
         eval_steps=[],
         save_steps=[],

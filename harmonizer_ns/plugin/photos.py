@@ -138,7 +138,8 @@ def as_capture(
 
     def read(index: int) -> Photo:
         split, place = (photos, index) if index < count or others is None else (others, test[index - count])
-        return to_uint8(split.photo(place)).cpu(), split.mask(place)
+        mask = split.mask(place)
+        return to_uint8(split.photo(place)).cpu(), None if mask is None else mask.cpu()
 
     points = torch.zeros(0, 3) if photos.points is None else photos.points.float()
     rest = [] if others is None else [(others.files[i], others.cameras[i]) for i in test]

@@ -86,6 +86,8 @@ def parallel_chunks(task: Callable[[int, int], None], count: int, chunk: int) ->
     try:
         _drain(task, chunks, lock)
     finally:
+        with lock:
+            list(chunks)  # what is left after an error or Ctrl-C is not begun
         started = [future for future in futures if not future.cancel()]
         errors = [future.exception() for future in started]
     for error in errors:

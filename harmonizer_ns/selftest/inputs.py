@@ -27,6 +27,7 @@ from harmonizer_ns.media import written_video
 from harmonizer_ns.pairs import Pair, write_pairs
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
 from harmonizer_ns.splats.model import seed_splats, to_splatfacto
+from harmonizer_ns.stereo.geometry import photo_geometry
 from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, polar
 from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
 from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, write_camera_path, write_capture
@@ -35,6 +36,7 @@ from harmonizer_ns.training.checkpoints import RunState, save_run
 LENS = Lens(32, 24, 30.0)
 POSES = look_at(polar(np.zeros(3), np.linspace(-30, 30, 4), 4.0, 0.5), np.zeros(3))
 GSPLAT_STATE = "full_000007_rank0.safetensors"
+GEOMETRY = "geometry.safetensors"
 _NORMAL = {"layers_per_block": 1, "norm_num_groups": 4}
 _UNET: dict[str, Any] = _NORMAL | {"sample_size": 8, "block_out_channels": [16, 32], "cross_attention_dim": 16}
 _UNET |= {"attention_head_dim": [2, 4], "use_linear_projection": True}
@@ -62,6 +64,13 @@ def capture(folder: Path) -> None:
     frame = {"transform": POSES[0, :3].tolist(), "scale": 0.5}
     write_json(folder / "run" / "dataparser_transforms.json", frame, indent=None)
     write_json(folder / "run" / ORIGIN_FILE, {"origin": [500000.0, 5400000.0, 100.0]})
+
+
+def geometry(folder: Path) -> None:
+    """Write a capture, and what its photos give."""
+    capture(folder)
+    photo_geometry(load_capture(folder), folder, say=lambda _: None)
+    next((folder / "geometry").iterdir()).replace(folder / GEOMETRY)
 
 
 def colmap(folder: Path) -> None:
@@ -151,7 +160,7 @@ def gsplat_run(folder: Path) -> None:
 @cache
 def gsplat_trainer(folder: Path) -> Trainer:
     """Set up a run of gsplat_trainer on the capture in a folder."""
-    config = DefaultConfig(result_dir=folder / "result", sh_degree=1, enhancer="none", max_steps=8)
+    config = DefaultConfig(result_dir=folder / "result", sh_degree=1, enhancer="none", seeds="capture", max_steps=8)
     return Trainer(config, load_capture(folder / "capture"), torch.device("cpu"), World())
 
 

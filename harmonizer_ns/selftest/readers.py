@@ -22,6 +22,7 @@ from harmonizer_ns.pairs import read_pairs
 from harmonizer_ns.selftest import inputs
 from harmonizer_ns.selftest.damage import BYTES, FULL_CHECKPOINT, GZIP, JSON, SAFETENSORS, TORCH, YAML, Form
 from harmonizer_ns.splats.files import read_splats
+from harmonizer_ns.stereo.geometry import read_geometry
 from harmonizer_ns.synthesis.recipes.recipe import read_recipe
 from harmonizer_ns.training.checkpoints import load_run
 from harmonizer_ns.types import as_frames
@@ -113,6 +114,11 @@ def _resumed(folder: Path) -> Any:
     return {"step": trainer.step, "splats": {name: value.detach() for name, value in trainer.splats.items()}}
 
 
+def _geometry(folder: Path) -> Any:
+    found = read_geometry(folder / inputs.GEOMETRY, load_capture(folder).cameras)
+    return [(one.depth, one.confidence, one.witnesses) for one in found.maps], found.seeds.points
+
+
 READERS: dict[str, Reader] = {
     "transforms.json": _of_capture("transforms.json", BYTES, JSON),
     "points .ply": _of_capture("sparse_pc.ply"),
@@ -139,6 +145,7 @@ READERS: dict[str, Reader] = {
     "gsplat_trainer checkpoint": Reader(inputs.gsplat_run, inputs.GSPLAT_STATE, _resumed, (BYTES, FULL_CHECKPOINT)),
     "training state.json": Reader(inputs.training_run, "state.json", load_run, (BYTES, JSON)),
     "training weights": Reader(inputs.training_run, "weights.safetensors", load_run),
+    "geometry of photos": Reader(inputs.geometry, inputs.GEOMETRY, _geometry, (BYTES, SAFETENSORS)),
     "recipe": _in_place(inputs.recipe, "recipe.yaml", read_recipe, BYTES, YAML),
     "frame of footage": Reader(inputs.footage, "frames/0.png", lambda folder: _film(folder / "frames")),
     "video": _in_place(inputs.footage, "film.mp4", _film),

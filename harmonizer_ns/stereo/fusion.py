@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.images import resize, to_float
+from harmonizer_ns.images import resize, to_float, to_uint8
 from harmonizer_ns.stereo.consistency import ask
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.settings import StereoSettings
@@ -72,17 +72,17 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
         settings: what to believe, and how many points to keep.
     """
     inverses = [torch.where(m.depth > 0, 1 / m.depth.clamp(min=1e-12), 0.0) for m in maps]
-    photos = [resize(to_float(capture.photo(i))[None], *m.depth.shape).cpu() for i, m in enumerate(maps)]
+    photos = [to_uint8(resize(to_float(capture.photo(i))[None], *m.depth.shape)).cpu() for i, m in enumerate(maps)]
     taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
     parts = [(torch.zeros(0, 3),) * 3]
     for i in sorted(range(len(maps)), key=lambda k: capture.names[k]):
         new = (maps[i].confidence >= settings.confidence) & ~taken[i]
-        color, count = photos[i][0].clone(), torch.ones_like(inverses[i])
+        color, count = to_float(photos[i][0]), torch.ones_like(inverses[i])
         for j in maps[i].witnesses:
             witness = ask(torch.where(new, inverses[i], 0.0), maps[i].camera, inverses[j], maps[j].camera, settings)
             columns, rows = witness.pixels[witness.agrees].long().unbind(-1)
             taken[j][rows.clamp(max=taken[j].shape[0] - 1), columns.clamp(max=taken[j].shape[1] - 1)] = True
-            color += sample(photos[j], witness.pixels[None])[0] * witness.agrees
+            color += sample(to_float(photos[j]), witness.pixels[None])[0] * witness.agrees
             count += witness.agrees
         points = backproject(maps[i].depth[None, None], maps[i].camera)[0]
         parts.append((points[new], (color / count).permute(1, 2, 0)[new], maps[i].normals()[new]))

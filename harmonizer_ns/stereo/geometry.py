@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from harmonizer_ns.progress import Counts, duration, listening
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.fusion import Seeds, fuse
 from harmonizer_ns.stereo.settings import StereoSettings
+from harmonizer_ns.types import Cameras
 
 FOLDER = "geometry"
 """Where results are kept."""
@@ -63,7 +64,7 @@ def photo_geometry(
     path = folder / FOLDER / f"{_digest(photos, settings)}.safetensors"
     try:
         if path.is_file():
-            return _read(path, photos)
+            return read_geometry(path, photos.cameras)
     except (InputError, OSError) as error:
         say(f"{error}; looking at the photos again")
     say(f"Looking for depth in {len(photos)} photos")
@@ -110,11 +111,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(list(bytes.fromhex(content_digest(named))), dtype=torch.uint8)
 
 
-def _read(path: Path, photos: Capture) -> Geometry:
-    """Read a file.
+def read_geometry(path: Path, cameras: Sequence[Cameras]) -> Geometry:
+    """Read what was kept for photos that these cameras took.
 
     Raises:
-        InputError: when it is damaged.
+        InputError: when the file is missing or damaged.
     """
     tensors = read_weights(path)
     with damage_of(path):
@@ -122,7 +123,7 @@ def _read(path: Path, photos: Capture) -> Geometry:
         if not torch.equal(kept, _checksum(tensors)):
             raise InputError("some of its bytes have changed")
         maps = []
-        for i, camera in enumerate(photos.cameras):
+        for i, camera in enumerate(cameras):
             known = tensors[f"known.{i}"]
             depth, confidence = (torch.zeros(known.shape) for _ in range(2))
             depth[known], confidence[known] = tensors[f"depth.{i}"], tensors[f"confidence.{i}"]

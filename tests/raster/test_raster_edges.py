@@ -3,6 +3,7 @@
 
 import math
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -236,6 +237,23 @@ def test_an_exception_in_a_chunk_reaches_the_caller(threads):
     threads(2)
     parallel_chunks(lambda begin, end: done.append((begin, end)), 10, 3)
     assert {(0, 3), (3, 6), (6, 9), (9, 10)} <= set(done)
+
+
+def test_ctrl_c_begins_no_further_chunk(threads):
+    from harmonizer_ns.raster.threads import parallel_chunks
+
+    threads(2)
+    caller, done = threading.get_ident(), []
+
+    def task(begin, end):
+        if threading.get_ident() == caller:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        done.append(begin)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_chunks(task, 1000, 1)
+    assert len(done) < 500
 
 
 def test_thread_count_is_validated():

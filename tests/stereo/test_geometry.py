@@ -92,7 +92,7 @@ def _moved(capture):
 )
 def test_whatever_it_depends_on_is_looked_at_again(split, tmp_path, monkeypatch, change):
     looks = []
-    monkeypatch.setattr(geometry, "_read", lambda path, photos: pytest.fail("of something else"))
+    monkeypatch.setattr(geometry, "read_geometry", lambda path, cameras: pytest.fail("of something else"))
     monkeypatch.setattr(geometry, "estimate_depth", lambda capture, *rest: looks.append(capture) or [])
     for capture in (split, change(split)):
         photo_geometry(capture, tmp_path)
