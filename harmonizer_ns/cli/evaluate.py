@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harmonizer_ns.cli import loop
+from harmonizer_ns.cli import loop, stereo
 from harmonizer_ns.cli.judged import find_sources, opened
 from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import choose_device
@@ -24,20 +24,29 @@ harmonizer evaluate renders photos                         # the same, of two fo
 harmonizer evaluate captures/* --output report --weights my-weights
 harmonizer evaluate DATA --temporal --views 8 --width 160  # flicker
 harmonizer evaluate --loop DATA --output loop              # the training loop by itself; --loop --help says more
+harmonizer evaluate --stereo DATA --output depth           # depth and seeds that photos give; --stereo --help
 """
 
 
-def parse(arguments: Sequence[str]) -> EvaluationConfig | loop.LoopConfig:
-    """Read the command line; with ``--loop`` it is another command's."""
-    if "--loop" in arguments:
-        return loop.parse([word for word in arguments if word != "--loop"])
+OTHERS = {"--loop": loop, "--stereo": stereo}
+"""Flags that make it another command."""
+
+
+def parse(arguments: Sequence[str]) -> EvaluationConfig | loop.LoopConfig | stereo.StereoConfig:
+    """Read the command line; with ``--loop`` or ``--stereo`` it is another command's."""
+    for flag, command in OTHERS.items():
+        if flag in arguments:
+            return command.parse([word for word in arguments if word != flag])
     return read_options(EvaluationConfig, "evaluate", EXAMPLES, arguments)
 
 
-def main(config: EvaluationConfig | loop.LoopConfig) -> None:
+def main(config: EvaluationConfig | loop.LoopConfig | stereo.StereoConfig) -> None:
     """Find out what is to be judged, then measure scene after scene."""
     if isinstance(config, loop.LoopConfig):
         loop.main(config)
+        return
+    if isinstance(config, stereo.StereoConfig):
+        stereo.main(config)
         return
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)

@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 _ROUGH_WIDTH = 128
 """Photos of a capture without points are matched this small first, for points."""
-_SURE = 0.5
+_SURE = 0.55
+_KNOWN = 0.3
+"""Depth that is known worse is no witness."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ def _swept(
         nothing = torch.zeros(views[index][-1].grey.shape, device=device)
         return nothing, nothing
     own, *others = ([view.to(device) for view in views[i]] for i in (index, *found.others[: settings.sources]))
-    inverse, score = sweep(own, others, found, settings.planes)
+    inverse, score = sweep(own, others, found, settings.planes, settings.correlation)
     score = torch.where(beside_jumps(inverse), score / 2, score)
-    known = score >= settings.correlation
+    known = score >= _KNOWN
     if own[-1].mask is not None:
         known &= own[-1].mask
     return torch.where(known, inverse, 0.0), score

@@ -28,7 +28,7 @@ SCALE = 1024
 """Cost of a pixel that does not match at all."""
 NOISE = 2e-5
 """Variance of grey that is taken for noise: (1.1 / 255)^2."""
-SMALL, LARGE = 120.0, 1200.0
+SMALL, LARGE = 160.0, 3000.0
 """Prices of a step by one plane and of a jump, on every path."""
 CONTRAST = 20.0
 """A jump costs half where the grey changes by 1/20."""

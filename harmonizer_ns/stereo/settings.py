@@ -17,7 +17,7 @@ class StereoSettings:
 
     width: int = 480
     """Photos are matched at most this many pixels wide."""
-    sources: int = 6
+    sources: int = 8
     """Photos that each photo is matched with."""
     witnesses: int = 8
     """Photos whose depth is compared with each photo's."""
@@ -28,7 +28,7 @@ class StereoSettings:
     reprojection: float = 1.0
     """Pixels between a pixel and itself, there and back through a witness's depth, at which both still agree."""
     correlation: float = 0.2
-    """Least correlation with the sources of a pixel whose depth is believed."""
+    """Least correlation with the sources of a pixel that tells the depth of its surroundings."""
     planes: int = 160
     """Most planes of a sweep: a pixel apart, or further where that would be more."""
     confidence: float = 0.2

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,7 +19,11 @@ from harmonizer_ns.warp import backproject, in_frustum, project
 
 MIN_POINTS = 20
 """A photo that shows fewer points is not matched."""
-_MOST_POINTS = 4096
+_OF_ALL, _MOST_POINTS, _FEW_POINTS = 16384, 1024, 128
+"""Points that are looked for in a photo where nothing is known of it, that it is compared by, and that are enough to
+choose candidates."""
+_CANDIDATES = 48
+"""Photos that are compared closely, so that the cost for a photo hardly grows with their number."""
 _ANGLES = (2.0, 30.0)
 _BEST_ANGLE, _BELOW, _ABOVE = 10.0, 4.0, 10.0
 
@@ -53,29 +58,63 @@ def find_companions(
     if not cameras:
         return []
     unit = cat_cameras([camera.resized(1, 1) for camera in cameras])
-    shown = in_frustum(unit, points)
-    tracked = shown if seen is None else _tracked(seen, shown)
-    found = (_companions(i, unit, points, tracked, count) for i in range(len(cameras)))
-    return [one or _companions(i, unit, points, shown, count) for i, one in enumerate(found)]
+
+    def in_view(photos: Sequence[int], chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
+        return in_frustum(unit[list(photos)], points[chosen])
+
+    tracks = None if seen is None else _Tracks(seen, len(points))
+
+    def tracked(photos: Sequence[int], chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
+        return in_view(photos, chosen) & tracks.shown(chosen)[list(photos)]
+
+    everything = thin(torch.arange(len(points)), _OF_ALL)
+    own = (everything if seen is None else seen[i].unique() for i in range(len(cameras)))
+    shows = in_view if seen is None else tracked
+    found = (_companions(i, unit, points, mine, shows, count) for i, mine in enumerate(own))
+    return [one or _companions(i, unit, points, everything, in_view, count) for i, one in enumerate(found)]
 
 
-def _tracked(seen: list[Tensor], shown: Bool[Tensor, "n p"]) -> Bool[Tensor, "n p"]:
-    tracked = torch.zeros_like(shown)
-    for row, indices in zip(tracked, seen, strict=True):
-        row[indices] = True
-    return tracked & shown
+Shows = Callable[[Sequence[int], Int[Tensor, " k"]], Bool[Tensor, "n k"]]
+"""Tells which of some photos show which of some points."""
+
+
+class _Tracks:
+    """Finds the photos that are known to show a point, without a table of all photos and points."""
+
+    def __init__(self, seen: list[Tensor], count: int) -> None:
+        point, order = torch.cat(seen).long().sort(stable=True)
+        self._photo = torch.arange(len(seen)).repeat_interleave(torch.tensor([len(part) for part in seen]))[order]
+        self._photos, self._count = len(seen), torch.bincount(point, minlength=count)
+        self._first = self._count.cumsum(0) - self._count
+
+    def shown(self, chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
+        """Tell which photos show which of some points."""
+        count = self._count[chosen]
+        column = torch.arange(len(chosen)).repeat_interleave(count)
+        within = torch.arange(len(column)) - (count.cumsum(0) - count).repeat_interleave(count)
+        shown = torch.zeros(self._photos, len(chosen), dtype=torch.bool)
+        shown[self._photo[self._first[chosen].repeat_interleave(count) + within], column] = True
+        return shown
 
 
 def _companions(
-    index: int, unit: Cameras, points: Float[Tensor, "p 3"], shown: Bool[Tensor, "n p"], count: int
+    index: int, unit: Cameras, points: Float[Tensor, "p 3"], own: Int[Tensor, " k"], shows: Shows, count: int
 ) -> Companions | None:
-    mine = thin(shown[index].nonzero(), _MOST_POINTS)[:, 0]
+    """Choose companions of a photo that may show its ``own`` points; of many, those that a few points favour."""
+    mine = thin(own[shows([index], own)[0]], _MOST_POINTS)
     if len(mine) < MIN_POINTS:
         return None
-    scores = angle_scores(index, unit, points[mine]) * shown[:, mine]
-    scores[index] = 0
-    others = tuple(j for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
-    z = project(points[mine][None], unit[index])[1][0]
+    photos = list(range(len(unit)))
+    if len(photos) > _CANDIDATES:
+        few = thin(mine, _FEW_POINTS)
+        favour = (angle_scores(index, unit, points[few]) * shows(photos, few)).sum(1)
+        best = favour.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()
+        photos = sorted({index, *best})
+    here = photos.index(index)
+    scores = angle_scores(here, unit[photos], points[mine]) * shows(photos, mine)
+    scores[here] = 0
+    others = tuple(photos[j] for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
+    z = project(points[mine][None], unit[[index]])[1][0]
     near, far = z.quantile(z.new_tensor([0.01, 0.99])).tolist()
     return Companions(others, 0.8 * near, 1.5 * far) if others and near > 0 else None
 

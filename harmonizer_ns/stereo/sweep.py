@@ -8,25 +8,28 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from harmonizer_ns.stereo.planes import fit_planes
 from harmonizer_ns.stereo.sources import Companions
 from harmonizer_ns.stereo.views import View, parallax
 
-_SHEETS, _SHEET_STEP = 9, 0.5
-"""Sheets are half a pixel apart in the source that moves most."""
+_SHEETS = 9
+_SHEET_STEPS = (0.5, 0.25)
+"""Pixels between sheets in the source that moves most: at every size, and once more at the last."""
 _MOST_INVERSE = 4.0
 """No sheet comes nearer than a quarter of the least depth that is looked for."""
 
 
 def sweep(
-    views: list[View], others: list[list[View]], companions: Companions, planes: int
+    views: list[View], others: list[list[View]], companions: Companions, planes: int, correlation: float
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Find the inverse depth of a photo, and the correlation with its best sources there.
+    """Find the inverse depth of a photo, and how well it is known there, see `fit_planes`.
 
     Args:
         views: of the photo, from coarse to fine.
         others: of its sources, as many sizes each.
         companions: between which depths to look.
         planes: how many at most.
+        correlation: least one of pixels that planes are fitted to.
     """
     far, near = 1 / companions.far, 1 / companions.near
     pixel = parallax(views[0].camera, [other[0].camera for other in others], (far + near) / 2)
@@ -34,15 +37,23 @@ def sweep(
     base = torch.full_like(views[0].grey, far, dtype=torch.float32)
     search = _search_on(base.device)
     inverse, score = search(views[0], [other[0] for other in others], base, (near - far) / (count - 1), 0, count)
-    for level, view in enumerate(views):
-        size = view.camera.height, view.camera.width
-        base = F.interpolate(_smoothed(inverse)[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        level_others = [other[level] for other in others]
+    inverse, known = _planes(views[0], inverse, score, correlation)
+    for level, spacing in [*((level, _SHEET_STEPS[0]) for level in range(len(views))), (-1, _SHEET_STEPS[1])]:
+        view, level_others = views[level], [other[level] for other in others]
+        base = F.interpolate(inverse[None, None], view.grey.shape, mode="bilinear", align_corners=False)[0, 0]
         pixel = parallax(view.camera, [other.camera for other in level_others], base.median().item())
-        step = _SHEET_STEP / max(pixel, 1e-6)
+        step = spacing / max(pixel, 1e-6)
         inverse, score = search(view, level_others, base, step, -(_SHEETS // 2), _SHEETS)
-        inverse = inverse.clamp(max=_MOST_INVERSE * near)
-    return inverse, score
+        inverse, known = _planes(view, inverse.clamp(max=_MOST_INVERSE * near), score, correlation)
+    return inverse, known
+
+
+def _planes(
+    view: View, inverse: Float[Tensor, "h w"], score: Float[Tensor, "h w"], correlation: float
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Fit planes to pixels that match well and are not masked."""
+    weight = torch.where(score >= correlation, score.clamp(max=1), 0.0)
+    return fit_planes(inverse, weight if view.mask is None else weight * view.mask, view.grey.float())
 
 
 def _search_on(device: torch.device):
@@ -52,9 +63,3 @@ def _search_on(device: torch.device):
     else:
         from harmonizer_ns.stereo.search_torch import search
     return search
-
-
-def _smoothed(inverse: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-    """Take medians over 3x3 pixels."""
-    around = F.unfold(F.pad(inverse[None, None], (1, 1, 1, 1), mode="replicate"), 3)[0]
-    return around.median(dim=0).values.reshape(inverse.shape)

@@ -12,11 +12,11 @@ from torch import Tensor
 from toy import look_at
 
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.evaluation import stereo as judged
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.stereo.depth import DepthMap
-from harmonizer_ns.stereo.views import carry, inside
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject, pixel_grid, sample
+from harmonizer_ns.warp import backproject, pixel_grid
 
 Hit = Callable[[Tensor, Tensor], Tensor]
 """From ray origins and directions (``* 3``) to how many directions away the surface is; infinity where it is missed."""
@@ -106,27 +106,18 @@ def changed(capture: Capture, change: Callable[[int, Tensor], Tensor]) -> Captur
     return replace(capture, read=lambda i: (photos[i], None), _cache={})
 
 
-def precision(maps: Sequence[DepthMap], solids: Solids, tolerance: float = 0.01) -> float:
+def precision(maps: Sequence[DepthMap], solids: Solids) -> float:
     """The share of pixels called sure whose depth is right."""
-    right = [((m.depth / solids.depth(m.camera) - 1).abs() <= tolerance)[m.sure] for m in maps]
-    return torch.cat(right).float().mean().item()
+    return judged.precision(maps, truths(maps, solids))
 
 
 def coverage(maps: Sequence[DepthMap], solids: Solids) -> float:
     """The share of sure pixels among those that at least two photos show."""
-    sure = sum(int(m.sure.sum()) for m in maps)
-    return sure / sum(int(seen_twice(i, maps, solids).sum()) for i in range(len(maps)))
+    return judged.covered(maps, truths(maps, solids))
 
 
-def seen_twice(index: int, maps: Sequence[DepthMap], solids: Solids) -> Tensor:
-    """Which pixels of a photo show what another photo shows too."""
-    camera, seen = maps[index].camera, torch.zeros(maps[index].depth.shape, dtype=torch.bool)
-    inverse = (1 / solids.depth(camera)).float()
-    for j, other in enumerate(maps):
-        pixels, expected = carry(pixel_grid(camera.width, camera.height), inverse, camera, other.camera)
-        found = sample((1 / solids.depth(other.camera)).float()[None, None], pixels[None])[0, 0]
-        seen |= (j != index) & inside(pixels, other.camera) & ((found / expected - 1).abs() < 0.02)
-    return seen
+def truths(maps: Sequence[DepthMap], solids: Solids) -> list[Tensor]:
+    return [solids.depth(m.camera).float() for m in maps]
 
 
 def around(count: int, width: int = 96, height: int = 72, span: float = 0.5, distance: float = 3.0) -> list[Cameras]:

@@ -6,7 +6,8 @@ import torch
 from solids import around
 from toy import look_at
 
-from harmonizer_ns.stereo.sources import angle_scores, find_companions, lattice
+from harmonizer_ns.stereo import sources
+from harmonizer_ns.stereo.sources import _Tracks, angle_scores, find_companions, lattice
 from harmonizer_ns.types import Cameras, cat_cameras
 from harmonizer_ns.warp import project
 
@@ -68,3 +69,19 @@ def test_without_points_there_is_a_lattice_before_the_cameras():
     cameras = around(5)
     found = find_companions(cameras, lattice(cameras), None, 4)
     assert all(one is not None and one.near < 2.0 < 4.0 < one.far for one in found)
+
+
+def test_tracks_say_which_photos_show_a_point():
+    seen = [torch.tensor([4, 0]), torch.tensor([], dtype=torch.long), torch.tensor([1, 4, 5])]
+    expected = torch.zeros(3, 7, dtype=torch.bool)
+    for photo, points in enumerate(seen):
+        expected[photo, points] = True
+    chosen = torch.tensor([5, 4, 6, 0])
+    assert torch.equal(_Tracks(seen, 7).shown(chosen), expected[:, chosen])
+
+
+def test_among_many_photos_those_that_fit_are_found(monkeypatch):
+    cameras, points = on_an_arc(torch.linspace(0, 60, 30).tolist()), cloud()
+    few = find_companions(cameras, points, None, 4)
+    monkeypatch.setattr(sources, "_CANDIDATES", 12)
+    assert find_companions(cameras, points, None, 4) == few
