@@ -129,10 +129,11 @@ def picture_of_seeds(seeds: Seeds, camera: Cameras) -> Float[Tensor, "3 h w"]:
 
 
 def write_sheet(path: Path, result: StereoResult) -> None:
-    """Write a capture's contact sheet: a row for each photo."""
-    first, *rest = (list(view.pictures.values()) for view in result.views)
-    names = list(result.views[0].pictures)
-    save_image(path, contact_sheet([[labelled(dict(zip(names, first, strict=True)))], *rest]))
+    """Write a capture's contact sheet: a row for each photo, a column for each kind of picture."""
+    first = result.views[0].pictures
+    blank = torch.ones_like(first["photo"])
+    rows = [[view.pictures.get(name, blank) for name in first] for view in result.views]
+    save_image(path, contact_sheet([[labelled(dict(zip(first, rows[0], strict=True)))], *rows[1:]]))
 
 
 # --- truth ------------------------------------------------------------------------------------------------------------

@@ -78,8 +78,8 @@ def settle(
     """Average a photo's inverse depth with that of the witnesses that agree; it is 0 where too few do.
 
     Returns:
-        inverse depth, and confidence ``s (v + 1) / (n + o + 2)``: ``s`` is the score, ``v`` the sum of the votes of
-        ``n`` witnesses that agree, ``o`` the number of those that object.
+        inverse depth, and confidence ``s (v + 1) / (n + o + k)``: ``s`` is the score, ``v`` the sum of the votes of
+        ``n`` witnesses that agree, ``o`` the number of those that object, ``k`` how many must agree.
     """
     own = inverses[index]
     total, (agreeing, votes, objections) = own.clone(), torch.zeros(3, *own.shape, device=own.device)
@@ -89,8 +89,9 @@ def settle(
         agreeing += witness.agrees
         votes += witness.vote
         objections += witness.objects
-    believed = (own > 0) & (agreeing >= max(1, min(settings.agreeing, len(others))))
-    confidence = scores[index] * (votes + 1) / (agreeing + objections + 2)
+    enough = max(1, min(settings.agreeing, len(others)))
+    believed = (own > 0) & (agreeing >= enough)
+    confidence = (scores[index] * (votes + 1) / (agreeing + objections + enough)).clamp(max=1)
     return torch.where(believed, total / (1 + agreeing), 0.0), torch.where(believed, confidence, 0.0)
 
 
