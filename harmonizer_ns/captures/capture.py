@@ -108,6 +108,12 @@ class Capture:
         return [self.cameras[i] for i in self.test]
 
     @property
+    def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
+        """Where photos were taken from: those to learn from, and those that are held out; a group may be missing."""
+        groups = {"photos": self.train_cameras, "held-out": self.test_cameras}
+        return {name: torch.cat([camera.centers for camera in found]) for name, found in groups.items() if found}
+
+    @property
     def extent(self) -> float:
         """gsplat's scene scale."""
         return camera_extent(torch.cat([camera.centers for camera in self.cameras]))

@@ -6,12 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from harmonizer_ns.cli.judging import JudgingConfig, check_options, raise_problems, set_up, work
+from harmonizer_ns.cli.judging import JudgingConfig, judge
 from harmonizer_ns.cli.parsing import read_options
-from harmonizer_ns.devices import choose_device
 from harmonizer_ns.evaluation import ablation
-from harmonizer_ns.files import locked
-from harmonizer_ns.report import write_report
 
 EXAMPLES = """
 harmonizer ablate captures/* --output ablation --workers 2
@@ -32,17 +29,4 @@ class AblateConfig(JudgingConfig):
 
 
 parse = partial(read_options, AblateConfig, "ablate", EXAMPLES)
-
-
-def main(config: AblateConfig) -> None:
-    """Do what is not done yet, then tell all of it; problems are told at the end, with exit status 1."""
-    protocol, own = config.read_protocol(), ablation.read_options(config.options)
-    output = config.output.resolve()
-    with locked(output):
-        scenes = set_up(config, protocol, output)
-        trials = ablation.plan(protocol, scenes, own, choose_device(config.device))
-        jobs = [trial.job for trial in trials]
-        check_options(jobs)
-        problems = work(config, jobs, output)
-        print(write_report(output, ablation.report(protocol, scenes, trials, output, problems)))
-    raise_problems(problems)
+main = partial(judge, plan=ablation.plan, report=ablation.report)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +19,19 @@ from gsplat_trainer.__main__ import parse as read_flags
 from gsplat_trainer.config import check, scaled
 from gsplat_trainer.scene import prepare as read_scene
 from gsplat_trainer.trainer import Trainer
-from harmonizer_ns.devices import Device
+from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.evaluation.ablation import read_options
+from harmonizer_ns.evaluation.comparison import Trial
 from harmonizer_ns.evaluation.jobs import Job, JudgedView, arguments_of, run_jobs
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.prepared import PreparedScene, prepare
 from harmonizer_ns.evaluation.protocols import EnhancerVersion, Protocol, claim, read_protocol
-from harmonizer_ns.files import remove_leftovers
+from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.images import to_float
+from harmonizer_ns.report import Report, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +83,32 @@ class JudgingConfig:
         return replace(protocol, runs=runs, scenes=names, enhancer=enhancer).complete()
 
 
-def set_up(config: JudgingConfig, protocol: Protocol, output: Path) -> list[PreparedScene]:
-    """Claim the folder for the protocol, and prepare the scenes in it."""
-    remove_leftovers(output, *filter(Path.is_dir, output.iterdir()))
-    claim(output, protocol)
-    scenes = prepare(protocol, [config.data / name for name in protocol.scenes], output)
-    for scene in scenes:
-        print(scene)
-    return scenes
+def judge(
+    config: JudgingConfig,
+    plan: Callable[[Protocol, Sequence[PreparedScene], Mapping[str, Sequence[str]], str], list[Trial]],
+    report: Callable[[Protocol, Sequence[PreparedScene], Sequence[Trial], Path, Sequence[str]], Report],
+) -> None:
+    """Do what is not done yet, then tell all of it; problems are told at the end, with exit status 1.
+
+    Args:
+        config: says what is tried on what.
+        plan: lists all trials.
+        report: tells what came of them, and what could not be done.
+    """
+    protocol, own = config.read_protocol(), read_options(config.options)
+    output, problems = config.output.resolve(), []
+    with locked(output):
+        remove_leftovers(output, *filter(Path.is_dir, output.iterdir()))
+        claim(output, protocol)
+        scenes = prepare(protocol, [config.data / name for name in protocol.scenes], output, problems)
+        print(*scenes, *(f"left out: {problem}" for problem in problems), sep="\n")
+        trials = plan(protocol, scenes, own, choose_device(config.device))
+        jobs = [trial.job for trial in trials]
+        check_options(jobs)
+        problems += work(config, jobs, output)
+        print(write_report(output, report(protocol, scenes, trials, output, problems)))
+    if problems:
+        raise InputError("\n  ".join(["not done, everything else is:", *problems]))
 
 
 def work(config: JudgingConfig, jobs: Sequence[Job], output: Path) -> list[str]:
@@ -99,12 +120,6 @@ def work(config: JudgingConfig, jobs: Sequence[Job], output: Path) -> list[str]:
     except KeyboardInterrupt:
         sys.exit("interrupted; what is finished stays: run the same command again to go on")
     return [f"{outcome.key}: {outcome.problem}" for outcome in outcomes if outcome.problem]
-
-
-def raise_problems(problems: Sequence[str]) -> None:
-    """End the command with what went wrong, if anything did."""
-    if problems:
-        raise InputError("\n  ".join([f"{len(problems)} trainings failed, everything else is done:", *problems]))
 
 
 def check_options(jobs: Sequence[Job]) -> None:

@@ -6,13 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from harmonizer_ns.cli.judging import JudgingConfig, check_options, raise_problems, set_up, work
+from harmonizer_ns.cli.judging import JudgingConfig, judge
 from harmonizer_ns.cli.parsing import read_options
-from harmonizer_ns.devices import choose_device
-from harmonizer_ns.evaluation.ablation import read_options as read_more
 from harmonizer_ns.evaluation.loop import plan_loop, report_loop
-from harmonizer_ns.files import locked
-from harmonizer_ns.report import write_report
 
 EXAMPLES = """
 harmonizer evaluate --loop DATA --output loop --steps 1000 --seeds 0
@@ -32,17 +28,4 @@ class LoopConfig(JudgingConfig):
 
 
 parse = partial(read_options, LoopConfig, "evaluate --loop", EXAMPLES)
-
-
-def main(config: LoopConfig) -> None:
-    """Do what is not done yet, then tell all of it; problems are told at the end, with exit status 1."""
-    protocol, own = config.read_protocol(), read_more(config.options)
-    output = config.output.resolve()
-    with locked(output):
-        scenes = set_up(config, protocol, output)
-        trials = plan_loop(protocol, scenes, own, choose_device(config.device))
-        jobs = [trial.job for trial in trials]
-        check_options(jobs)
-        problems = work(config, jobs, output)
-        print(write_report(output, report_loop(protocol, scenes, trials, output, problems)))
-    raise_problems(problems)
+main = partial(judge, plan=plan_loop, report=report_loop)

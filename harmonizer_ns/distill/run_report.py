@@ -124,7 +124,8 @@ def run_report(
         plots=tuple(_plots({name: run.curves, **({before: plain.curves} if plain else {})})),
         views=tuple(_view(photo, by_change=plain is not None) for photo in photos),
         galleries={"The last round of repairs": last} if last else {},
-        cameras=_cameras(origin, repairs),
+        ranked_by="PSNR gained from the first image to the last" if plain else "PSNR",
+        cameras=(_cameras(origin, repairs),),
         settings=provenance(origin, repairs.settings.enhancer),
         data={"averages": averages, "repairs": repairs.summary(), "curves": run.curves.points},
     )

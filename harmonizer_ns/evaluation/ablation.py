@@ -116,7 +116,7 @@ def report(
         shown += tables(found, run, rows, names)
     title = f"Ablation by the protocol {protocol.name}: {', '.join(names)}"
     sentences = [_sentence(found, run, names) for run in protocol.runs]
-    return comparison(title, sentences, shown, found, protocol, scenes, problems, _views(trials, output))
+    return comparison(title, sentences, shown, found, protocol, scenes, output, problems, _views(trials, output))
 
 
 def _sentence(found: Found, run: Run, scenes: Sequence[str]) -> str:

@@ -14,11 +14,12 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from harmonizer_ns import __version__
+from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.evaluation.jobs import Image, Job, read_result
-from harmonizer_ns.evaluation.prepared import PreparedScene
+from harmonizer_ns.evaluation.prepared import PreparedScene, folder_of
 from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.evaluation.quality import MEASURES, Better, Measure, goodness, means
-from harmonizer_ns.report import Cell, Report, Table, View, heading
+from harmonizer_ns.report import CameraMap, Cell, Report, Table, View, heading
 
 PLAIN = "plain"
 """The row that all others are compared with."""
@@ -142,16 +143,19 @@ def comparison(
     found: Found,
     protocol: Protocol,
     scenes: Sequence[PreparedScene],
+    output: Path,
     problems: Sequence[str],
     views: Sequence[View] = (),
 ) -> Report:
-    """Report what trainings by a protocol gave, which of them failed, and what they were given."""
-    failed = [f"{len(problems)} trainings failed: {'; '.join(problems)}."] if problems else []
+    """Report what trainings by a protocol gave, what could not be done, and what they were given."""
+    failed = [f"Not done: {'; '.join(problems)}."] if problems else []
     return Report(
         title,
         (*sentences, *failed, *map(str, scenes)),
         tuple(shown),
         views=tuple(views),
+        ranked_by="PSNR gained from plain to harmonized",
+        cameras=tuple(CameraMap(load_capture(folder_of(output, s.name)).positions, s.name) for s in scenes),
         settings={"protocol": protocol.settings(), "version": __version__},
         data={"values": flat(found)},
     )

@@ -18,7 +18,7 @@ from harmonizer_ns.evaluation.sets import PictureSets
 from harmonizer_ns.evaluation.video import Clips
 from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView, Scene
 from harmonizer_ns.images import beside, save_image
-from harmonizer_ns.report import CameraMap, Report
+from harmonizer_ns.report import Report
 
 
 def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | None]], networks: Networks) -> None:
@@ -106,7 +106,8 @@ def _report(
         summary=(page.headline(mean), *([report.sentence(verdict)] if verdict else []), report.told(results)),
         tables=tuple(table for table in tables if table is not None),
         views=page.views_of(config.output, results),
-        cameras=CameraMap(results[0].positions) if len(results) == 1 and results[0].positions else None,
+        ranked_by=page.ranked_by(results),
+        cameras=page.maps(results),
         settings=page.settings_of(config.settings(), recipes),
         data=report.content(list(results), config.settings(), mean),
     )

@@ -88,7 +88,7 @@ def report_loop(
         tables += [_table(found, run, rows, name) for name in names]
     title = f"What the loop makes of repairs of a stated quality: {', '.join(names)}"
     sentences = [_sentence(found, run, names) for run in protocol.runs]
-    return comparison(title, sentences, tables, found, protocol, scenes, problems)
+    return comparison(title, sentences, tables, found, protocol, scenes, output, problems)
 
 
 def _table(found: Found, run: Run, rows: Sequence[str], scene: str) -> Table:

@@ -13,7 +13,7 @@ from harmonizer_ns.evaluation.quality import MEASURES, Measure, goodness
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, measured
 from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH
 from harmonizer_ns.files import read_json, write_json
-from harmonizer_ns.report import Report, Table, View, heading, write_report
+from harmonizer_ns.report import CameraMap, Report, Table, View, heading, write_report
 
 
 def headed(measure: Measure, of: str = "") -> str:
@@ -83,6 +83,16 @@ def views_of(output: Path, results: Sequence[SceneResult]) -> tuple[View, ...]:
         if (folder := scene_folder(output, result.scene))
         for view in result.each
     )
+
+
+def ranked_by(results: Sequence[SceneResult]) -> str:
+    """Say which figure the ranks of their views are."""
+    return "PSNR gained by enhancing" if any(ENHANCED in result.scores for result in results) else "PSNR"
+
+
+def maps(results: Sequence[SceneResult]) -> tuple[CameraMap, ...]:
+    """Draw the cameras of every scene that tells where they stood."""
+    return tuple(CameraMap(result.positions, result.scene) for result in results if result.positions)
 
 
 def scene_folder(output: Path | None, scene: str) -> Path | None:

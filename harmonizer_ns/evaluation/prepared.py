@@ -20,7 +20,7 @@ from harmonizer_ns.captures.capture import Capture, Photo, load_capture
 from harmonizer_ns.captures.writing import write_transforms
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.protocols import Protocol
-from harmonizer_ns.evaluation.splits import Split
+from harmonizer_ns.evaluation.splits import Split, TooFewPhotosError
 from harmonizer_ns.files import content_digest, read_json, write_json, written_whole
 from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.strict_dataclasses import build
@@ -57,21 +57,36 @@ class PreparedScene:
         )
 
 
-def prepare(protocol: Protocol, scenes: Sequence[Path], output: Path) -> list[PreparedScene]:
+def prepare(
+    protocol: Protocol, scenes: Sequence[Path], output: Path, left_out: list[str] | None = None
+) -> list[PreparedScene]:
     """Prepare scenes in ``output/scenes``, each by every split; what is there already and the same stays.
 
+    Args:
+        protocol: says how.
+        scenes: folders of captures.
+        output: receives them.
+        left_out: receives which scene is too small for which split, and why; None: such a scene is an error.
+
     Raises:
-        InputError: naming the capture, or two captures of one name.
+        InputError: naming the capture, or two captures of one name; and when nothing is left.
     """
     names = [scene.resolve().name for scene in scenes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"several scenes are named {twice[0]!r}; rename a folder, or judge them apart")
-    several = len(protocol.splits) > 1
-    return [
-        _prepared(f"{name}-{kind}" if several else name, scene, split, protocol, output)
-        for name, scene in zip(names, scenes, strict=True)
-        for kind, split in protocol.splits.items()
-    ]
+    several, prepared, small = len(protocol.splits) > 1, [], []
+    for name, scene in zip(names, scenes, strict=True):
+        capture = _load(scene, protocol)
+        for kind, split in protocol.splits.items():
+            try:
+                prepared.append(_prepared(f"{name}-{kind}" if several else name, capture, split, protocol, output))
+            except TooFewPhotosError as error:  # noqa: PERF203 (the next split may do)
+                small.append(f"{name}: the split {kind!r} {error}")
+    if small and (left_out is None or not prepared):
+        raise InputError("\n  ".join(small))
+    if left_out is not None:
+        left_out += small
+    return prepared
 
 
 def folder_of(output: Path, scene: str) -> Path:
@@ -79,8 +94,8 @@ def folder_of(output: Path, scene: str) -> Path:
     return output / "scenes" / scene
 
 
-def _prepared(name: str, scene: Path, split: Split, protocol: Protocol, output: Path) -> PreparedScene:
-    capture, seeds = _split(_load(scene, protocol), split, protocol.judged)
+def _prepared(name: str, whole: Capture, split: Split, protocol: Protocol, output: Path) -> PreparedScene:
+    capture, seeds = _split(whole, split, protocol.judged)
     photos = sorted((*capture.train, *capture.test))
     read = _Resized(capture, protocol.resize)
     digest = _digest(capture, photos, read)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from jaxtyping import Float
 from torch import Tensor
@@ -127,9 +126,7 @@ class FittedScene:
     @property
     def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
         """Where photos were taken from, those that were fitted and those that were not."""
-        capture = self.fit.capture
-        groups = {"photos": capture.train_cameras, "held-out": capture.test_cameras}
-        return {name: torch.cat([camera.centers for camera in found]) for name, found in groups.items() if found}
+        return self.fit.capture.positions
 
     def views(self, enhancer: Enhancer | None) -> Iterator[PicturedView]:
         """Render and enhance the held-out views, as `compare` does.

@@ -21,6 +21,10 @@ from harmonizer_ns.errors import InputError, check_limits
 Rule = Literal["every", "spread", "side", "clusters", "names"]
 
 
+class TooFewPhotosError(InputError):
+    """A capture is too small to be split like this; other captures may do."""
+
+
 class Sides(NamedTuple):
     """Holds the indices of the photos that train and of those that are judged, both ascending."""
 
@@ -48,6 +52,8 @@ class Split:
     def __post_init__(self) -> None:
         least = 2 if self.rule in ("every", "spread") else 0
         check_limits(self, judged_every=(0, math.inf), train=(least, math.inf))
+        if self.judged_every == 1:
+            raise InputError("judged_every should be 0 or at least 2: with 1 all photos are judged, and none trains")
         if (self.rule == "names") != bool(self.pattern):
             raise InputError(f"the rule 'names' needs a pattern, others have none; got {self.rule}, {self.pattern!r}")
         try:
@@ -59,15 +65,24 @@ class Split:
         """Split a capture.
 
         Raises:
-            InputError: when no photo is left to train on, or none to judge.
+            TooFewPhotosError: saying how many photos it needs, when fewer train than should, or none is judged.
         """
         sides = Sides(capture.train, capture.test) if self.keeps(capture) else RULES[self.rule](self, capture)
-        if not sides.train or not sides.judged:
-            raise InputError(
-                f"{capture.name}: by the rule {self.rule!r} {len(sides.train)} of its {len(capture)} photos train and "
-                f"{len(sides.judged)} are judged; both need at least one"
+        if not sides.judged or len(sides.train) < (self.train if self.rule == "spread" else 1):
+            wanted = f"with and without {self.pattern!r} in their names" if self.pattern else f"at least {self.least}"
+            raise TooFewPhotosError(
+                f"needs photos, {wanted}; of its {len(capture)} {len(sides.train)} would train and "
+                f"{len(sides.judged)} be judged"
             )
         return sides
+
+    @property
+    def least(self) -> int:
+        """So many photos are enough, where names do not decide: for "spread" ``train`` and those that are judged."""
+        if self.rule != "spread":
+            return 2
+        every = self.judged_every
+        return math.ceil(self.train * every / (every - 1)) if every else self.train + 1
 
     def keeps(self, capture: Capture) -> bool:
         """Tell whether a capture keeps the split that it came with."""

@@ -34,7 +34,7 @@ from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView
 from harmonizer_ns.files import write_json
 from harmonizer_ns.flow import depth_flow
 from harmonizer_ns.poses import interpolate_pose
-from harmonizer_ns.report import CameraMap, Report, write_report
+from harmonizer_ns.report import Report, write_report
 from harmonizer_ns.report import Table as ReportTable
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Cameras, Frames
@@ -266,7 +266,8 @@ def _report(
         summary=(page.headline(mean), told(photos)),
         tables=tuple(found for found in tables if found is not None),
         views=page.views_of(config.output, photos),
-        cameras=CameraMap(photos[0].positions) if len(photos) == 1 else None,
+        ranked_by=page.ranked_by(photos),
+        cameras=page.maps(photos),
         settings=page.settings_of(config.settings(), networks.recipes),
         data={"scenes": [result.flat() for result in results]},
     )

@@ -96,6 +96,7 @@ class CameraMap:
     """Holds camera positions by group: photos, held-out, targets, path; "path" is drawn as a line."""
 
     groups: dict[str, Float[Tensor, "n 3"]]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Report:
         tables: the first stands at the top.
         plots: over training.
         views: in any order.
-        cameras: where the pictures were taken from.
+        ranked_by: the figure that their ranks are: "PSNR gained from plain to enhanced".
+        cameras: where the pictures were taken from, a map for each scene.
         settings: protocol, hashes, versions.
         data: raw figures; they go into the JSON alone.
         galleries: more views by title, each a section of its own that shows all of them in their order.
@@ -119,7 +121,8 @@ class Report:
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     views: tuple[View, ...] = ()
-    cameras: CameraMap | None = None
+    ranked_by: str = ""
+    cameras: tuple[CameraMap, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     galleries: dict[str, tuple[View, ...]] = field(default_factory=dict)

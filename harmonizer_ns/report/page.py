@@ -110,7 +110,7 @@ def page(report: Report, settings: Any) -> str:
         scores=all_scores(views),
         compared=compared,
         gains=_gains(compared, pictured) if compared else [],
-        map=seen_from_above(report.cameras) if report.cameras else None,
+        maps=[(cameras.title, drawn) for cameras in report.cameras if (drawn := seen_from_above(cameras))],
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
     )
 
