@@ -11,15 +11,13 @@ from gsplat_trainer.scene import load_data
 from harmonizer_ns.captures.capture import Format
 from harmonizer_ns.captures.photos import Alpha
 from harmonizer_ns.devices import on_device
+from harmonizer_ns.distill.settings import GSPLAT_TRAINER
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import by_number, read_yaml
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.held_out import SparseFit
 from harmonizer_ns.splats.rendering import RasterOptions, SplatRenderer
 from harmonizer_ns.strict_dataclasses import build
-
-SETTINGS = "cfg.yml"
-"""What a run leaves its settings in."""
 
 
 def open_run(folder: Path, device: str) -> tuple[SparseFit, Config]:
@@ -55,7 +53,7 @@ def read_settings(folder: Path) -> Config:
     Raises:
         InputError: when the file is missing or damaged.
     """
-    file = folder / SETTINGS
+    file = folder / GSPLAT_TRAINER
     values = read_yaml(file)
     if not isinstance(values, dict):
         raise InputError(f"{file} should hold the settings of a run, it holds a {type(values).__name__}")

@@ -14,24 +14,25 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from torch import Tensor
 
 from gsplat_trainer.checkpoint import newest_full
 from gsplat_trainer.config import Config
 from gsplat_trainer.trajectory import make_trajectory
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.curves import Curves
-from harmonizer_ns.distill.held_out import HeldOutPhotos
+from harmonizer_ns.distill.held_out import SUFFIXES, HeldOutPhotos, held_out_view
 from harmonizer_ns.distill.origin import Origin
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.rounds import RoundReport, ViewReport
 from harmonizer_ns.distill.run_report import Trained, run_report, write_run_report
+from harmonizer_ns.distill.settings import GSPLAT_TRAINER
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.files import write_json, written_whole
-from harmonizer_ns.images import beside, save_image, to_float
+from harmonizer_ns.images import beside, save_image
 from harmonizer_ns.media import written_video
-from harmonizer_ns.metrics import SSIM_WINDOW, mask_weight, psnr, ssim
+from harmonizer_ns.metrics import SSIM_WINDOW, psnr, ssim
 from harmonizer_ns.progress import StepBar
+from harmonizer_ns.views import JudgedView
 
 _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight": "Weight"}
 """Folders of a round's pictures, as in Difix3D+."""
@@ -86,7 +87,7 @@ class Outputs:
         if not self.enabled:
             return
         settings = json.loads(json.dumps(asdict(self.config), default=str))
-        with written_whole(self.folder / "cfg.yml", "give another --result_dir") as partial:
+        with written_whole(self.folder / GSPLAT_TRAINER, "give another --result_dir") as partial:
             partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     def stats(self, name: str, values: dict[str, float]) -> None:
@@ -140,14 +141,10 @@ class Outputs:
             start = time.perf_counter()
             frames = repairs.renderer.render(scene.cameras[index])
             seconds += time.perf_counter() - start
-            images = {"": frames.rgb}
-            enhanced = repairs.enhance(frames) if self.config.enhancer != "none" else None
-            if enhanced is not None:
-                images["_enhanced"] = enhanced
-            target = to_float(scene.photo(index).to(frames.rgb.device))[None]
-            rows.append(self._metrics(images, target, scene.mask(index)))
-            photos.add(scene.names[index], rows[-1], target[0], {suffix: image[0] for suffix, image in images.items()})
-            strip = beside([target[0], *(image[0] for image in images.values())])
+            view = held_out_view(scene, index, frames, repairs)
+            rows.append(self._metrics(view))
+            photos.add(view, rows[-1])
+            strip = beside([view.truth, *view.pictures.values()])
             save_image(self.folder / "renders" / f"{stage}_step{step}_{number:04d}.png", strip)
         names = [name for name in (rows[0] if rows else {}) if all(name in row for row in rows)]
         values = {name: sum(row[name] for row in rows) / len(rows) for name in names}
@@ -161,11 +158,13 @@ class Outputs:
         self.say(f"Step {step}, {len(rows)} held-out photos: " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
         return values
 
-    def _metrics(self, images: dict[str, Tensor], target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        weight = mask_weight(mask)
-        weight = None if weight is None else weight[None].to(target.device)
+    def _metrics(self, view: JudgedView) -> dict[str, float]:
+        target, weight = view.truth[None], None if view.mask is None else view.mask[None]
         row = {}
-        for suffix, image in images.items():
+        for suffix, role in SUFFIXES.items():
+            if role not in view.pictures:
+                continue
+            image = view.pictures[role][None]
             row[f"psnr{suffix}"] = psnr(image, target, weight).item()
             if min(target.shape[-2:]) >= SSIM_WINDOW:
                 row[f"ssim{suffix}"] = ssim(image, target, weight).item()
@@ -176,7 +175,10 @@ class Outputs:
     def write_report(self, scene: Capture, repairs: Repairs, curves: Curves, seconds: float) -> None:
         """Write the report of a finished run; splats that it began with are what it is compared with."""
         settings = json.loads(json.dumps(asdict(self.config), default=str))
-        origin = Origin(self.config.data_dir, scene.train_cameras, scene.test_cameras, scene.points, settings)
+        found = [part for i in (*scene.train, *scene.test) for part in (scene.photo(i), scene.mask(i))]
+        content = [part for part in found if part is not None]
+        cameras = scene.train_cameras, scene.test_cameras
+        origin = Origin(self.config.data_dir, *cameras, scene.points, content, settings)
         run = Trained(*self.measured.get("val", ({}, HeldOutPhotos())), curves, seconds)
         before = Trained(*self.measured["before"], Curves(1)) if "before" in self.measured else None
         what = "as it is" if self.config.ckpt else f"{self.config.max_steps} steps"

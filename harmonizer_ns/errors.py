@@ -42,8 +42,13 @@ def damage_of(source: Any) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
-        told = str(error).strip().partition("\n")[0]
-        raise InputError(f"{source} is damaged, or not of this version: {type(error).__name__}: {told}") from error
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{source} is damaged, or not of this version: {told}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that follow."""
+    return str(error).strip().partition("\n")[0]
 
 
 def suggestion(name: str, known: Collection[str], what: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from harmonizer_ns.errors import InputError, suggestion
+from harmonizer_ns.errors import InputError, first_line, suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -397,8 +397,3 @@ def find_folder(folder_or_id: str | Path, patterns: Sequence[str], revision: str
             f"{repository} is no folder here and cannot be fetched from the Hugging Face Hub ({first_line(error)}); "
             "where there is no network, download it elsewhere (hf download) and give the folder"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the lines that follow."""
-    return str(error).strip().partition("\n")[0]

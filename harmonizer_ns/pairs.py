@@ -163,7 +163,8 @@ class _Reader:
         path = (self.folder / value).resolve()
         if not (self.allow_outside or path.is_relative_to(self.folder)):
             raise InputError(
-                f"{key!r} is {value!r}, outside the pairs file's folder; allow that with --data.allow-outside"
+                f"{key!r} is {value!r}, outside the pairs file's folder; allow that with --allow-outside (evaluate) or "
+                "--data.allow-outside (train)"
             )
         return path
 

@@ -32,7 +32,7 @@ ORDER = """
     stereo
     splats
     enhancers
-    footage
+    footage views
     distill training synthesis evaluation viewing
     plugin gsplat_trainer
     bench selftest

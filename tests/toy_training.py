@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.jobs import JudgedView
+from harmonizer_ns.views import JudgedView
 
 
 def value(arguments, name):
@@ -29,4 +29,5 @@ def train(arguments, enhancer, on_judged):
         truth = torch.rand(3, 24, 32, generator=generator)
         error = 0.1 if value(arguments, "--steps_per_fix") == "0" else 0.05
         rgb = (truth + error * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
-        yield JudgedView(f"images/{number}.png", rgb, (rgb + truth) / 2, truth, None)
+        pictures = {"plain": rgb, "enhanced": (rgb + truth) / 2}
+        yield JudgedView(str(number), f"images/{number}.png", pictures, truth)

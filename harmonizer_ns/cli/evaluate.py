@@ -14,7 +14,7 @@ from harmonizer_ns.devices import choose_device
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation import enhancer as held_out
 from harmonizer_ns.evaluation import temporal
-from harmonizer_ns.evaluation.protocol import EvaluationConfig
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 
 EXAMPLES = """
 harmonizer evaluate DATA                                   # the built-in enhancer on photos of your own

@@ -12,17 +12,15 @@ from typing import NamedTuple
 
 from harmonizer_ns.captures.capture import load_capture, pose_files
 from harmonizer_ns.cli.parsing import dtype_option
+from harmonizer_ns.distill.settings import GSPLAT_TRAINER, NS_TRAIN
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.pictures import PairScene, as_video, holds_pictures, pair_scenes, two_folders
-from harmonizer_ns.evaluation.protocol import VIEWS, EvaluationConfig, FittedScene
-
-NS_TRAIN, GSPLAT_TRAINER = "config.yml", "cfg.yml"
-"""What runs of the two trainers leave their settings in."""
-
+from harmonizer_ns.evaluation.rendered import FittedScene
+from harmonizer_ns.evaluation.settings import VIEWS, EvaluationConfig
 
 Scene = FittedScene | PairScene
 

@@ -20,18 +20,19 @@ from gsplat_trainer.config import check, scaled
 from gsplat_trainer.scene import prepare as read_scene
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.devices import Device, choose_device
+from harmonizer_ns.distill.held_out import held_out_view
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.ablation import read_options
 from harmonizer_ns.evaluation.comparison import Trial
-from harmonizer_ns.evaluation.jobs import Job, JudgedView, arguments_of, run_jobs
+from harmonizer_ns.evaluation.jobs import Job, arguments_of, run_jobs
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.prepared import PreparedScene, prepare
 from harmonizer_ns.evaluation.protocols import EnhancerVersion, Protocol, claim, read_protocol
 from harmonizer_ns.files import locked, remove_leftovers
-from harmonizer_ns.images import to_float
 from harmonizer_ns.report import Report, write_report
+from harmonizer_ns.views import JudgedView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,4 @@ def train(arguments: Sequence[str], enhancer: Enhancer | None, on_judged: bool) 
     for index in scene.test:
         with torch.no_grad():
             frames = trainer.render(scene.cameras[index])
-        enhanced = None if config.enhancer == "none" else trainer.repairs.enhance(frames)
-        rgb, repaired = frames.rgb[0].cpu(), None if enhanced is None else enhanced[0].cpu()
-        yield JudgedView(scene.names[index], rgb, repaired, to_float(scene.photo(index)), scene.mask(index))
+        yield held_out_view(scene, index, frames, trainer.repairs)

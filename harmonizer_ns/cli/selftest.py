@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def main(config: SelfTestConfig) -> None:
         raise InputError("the self-test needs hypothesis: pip install 'harmonizer-ns[selftest]'") from error
     import torch
 
+    warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's calls of torch would stand between the table's rows
     from harmonizer_ns.selftest.fuzz import check_readers
     from harmonizer_ns.selftest.kills import check_writers
     from harmonizer_ns.selftest.readers import READERS

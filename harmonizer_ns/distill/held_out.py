@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
+from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.images import shrunk, to_uint8
+from harmonizer_ns.types import Frames
+from harmonizer_ns.views import ENHANCED, PLAIN, JudgedView, view_of
 
 METRICS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
     "psnr": ("PSNR", "higher"),
@@ -19,9 +23,8 @@ METRICS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
     "lpips": ("LPIPS", "lower"),
 }
 """What trainers measure: how it is called, and which values are better."""
-SUFFIXES = {"": "rendered", "_enhanced": "enhanced"}
+SUFFIXES = {"": PLAIN, "_enhanced": ENHANCED}
 """How the names of metrics end, and which image they are of."""
-TRUTH = "truth"
 _WORST, _BEST = 24, 8
 """Photos of which pictures are kept."""
 _SIDE = 1024
@@ -42,10 +45,21 @@ def by_image(metrics: Mapping[str, float]) -> Scores:
 
 @dataclass
 class HeldOutPhoto:
-    """One photo: its scores, and the images that were measured beside it."""
+    """Holds a held-out photo and its images: scores and pictures by image, from the first to the last."""
 
+    name: str
     scores: Scores
     pictures: dict[str, UInt8[Tensor, "3 h w"]]
+
+    @property
+    def quality(self) -> list[float]:
+        """PSNR of the images."""
+        return [scores["psnr"] for scores in self.scores.values() if "psnr" in scores]
+
+    @property
+    def change(self) -> float:
+        """PSNR gained from the first image to the last; NaN where there are no two."""
+        return self.quality[-1] - self.quality[0] if len(self.quality) > 1 else math.nan
 
 
 @dataclass
@@ -54,24 +68,21 @@ class HeldOutPhotos:
 
     photos: dict[str, HeldOutPhoto] = field(default_factory=dict)
 
-    def add(
-        self, name: str, metrics: Mapping[str, float], truth: Tensor, images: Mapping[str, Float[Tensor, "3 h w"]]
-    ) -> None:
-        """Take what was measured on a photo.
-
-        Args:
-            name: of the photo.
-            metrics: by their names (`by_image`).
-            truth: the photo, ``3 h w``.
-            images: by the end of their metrics' names.
-        """
-        pictures = {**{SUFFIXES[suffix]: image for suffix, image in images.items()}, TRUTH: truth}
-        small = {image: to_uint8(shrunk(picture.detach(), _SIDE)).cpu() for image, picture in pictures.items()}
-        self.photos[name] = HeldOutPhoto(by_image(metrics), small)
+    def add(self, view: JudgedView, metrics: Mapping[str, float]) -> None:
+        """Take what was measured on a photo; metrics come by their names (`by_image`)."""
+        small = {role: to_uint8(shrunk(image.detach(), _SIDE)).cpu() for role, image in view.all_pictures.items()}
+        self.photos[view.shows] = HeldOutPhoto(view.shows, by_image(metrics), small)
         shown = sorted((photo for photo in self.photos.values() if photo.pictures), key=_quality)
         if len(shown) > _WORST + _BEST:
             shown[_WORST].pictures = {}
 
 
 def _quality(photo: HeldOutPhoto) -> float:
-    return photo.scores.get(SUFFIXES[""], {}).get("psnr", math.inf)
+    return photo.scores.get(PLAIN, {}).get("psnr", math.inf)
+
+
+def held_out_view(capture: Capture, index: int, render: Frames, repairs: Repairs) -> JudgedView:
+    """Put a held-out photo beside its render, enhanced by itself unless nothing enhances or that fails."""
+    enhanced = None if repairs.settings.enhancer == "none" else repairs.enhance(render)
+    images = {PLAIN: render.rgb[0], **({} if enhanced is None else {ENHANCED: enhanced[0]})}
+    return view_of(capture, index, images)

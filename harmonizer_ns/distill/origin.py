@@ -30,6 +30,7 @@ class Origin:
         photos: cameras that it learned from.
         held_out: cameras that it was measured with.
         points: seed points.
+        content: of all photos: their pixels and masks, or digests of their files.
         settings: of the run.
     """
 
@@ -37,11 +38,12 @@ class Origin:
     photos: Sequence[Cameras]
     held_out: Sequence[Cameras]
     points: Float[Tensor, "p 3"] | None
+    content: Sequence[Tensor | str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 def provenance(origin: Origin, enhancer: str) -> dict[str, Any]:
-    """What another run must share to be comparable; the digest of the capture leaves the photos' pixels out."""
+    """What another run must share to be comparable."""
     return {
         "enhancer": {
             "name": enhancer,
@@ -51,7 +53,7 @@ def provenance(origin: Origin, enhancer: str) -> dict[str, Any]:
             "folder": origin.folder,
             "photos": len(origin.photos),
             "held out": len(origin.held_out),
-            "sha256 of cameras and points": _capture_digest(origin),
+            "sha256 of photos, cameras and points": _capture_digest(origin),
         },
         "versions": versions(),
         "run": origin.settings,
@@ -62,7 +64,7 @@ def _capture_digest(origin: Origin) -> str:
     parts: list[Tensor | str] = [repr((len(origin.photos), len(origin.held_out)))]
     for camera in (*origin.photos, *origin.held_out):
         parts += [repr((camera.width, camera.height)), camera.camera_to_world, camera.intrinsics]
-    return content_digest(parts if origin.points is None else [*parts, origin.points])
+    return content_digest([*parts, *([] if origin.points is None else [origin.points]), *origin.content])
 
 
 def versions() -> dict[str, str]:

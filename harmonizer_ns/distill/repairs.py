@@ -30,7 +30,7 @@ from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
-from harmonizer_ns.files import first_line
+from harmonizer_ns.errors import first_line
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.references import Photographed, ReferenceSelector

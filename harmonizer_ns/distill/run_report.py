@@ -10,25 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from harmonizer_ns.distill.curves import Curves, Points
-from harmonizer_ns.distill.held_out import METRICS, SUFFIXES, TRUTH, HeldOutPhotos, Scores, by_image
+from harmonizer_ns.distill.held_out import METRICS, HeldOutPhoto, HeldOutPhotos, Scores, by_image
 from harmonizer_ns.distill.origin import Origin, provenance
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.rounds import RoundReport
 from harmonizer_ns.distill.store import PseudoViewStore
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import first_line
+from harmonizer_ns.errors import InputError, first_line
 from harmonizer_ns.images import shrunk, to_float
 from harmonizer_ns.progress import duration
 from harmonizer_ns.report import CameraMap, Plot, Report, Table, View, heading, write_report
 from harmonizer_ns.spread import evenly_spread
+from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH
 
-RENDERED, ENHANCED = SUFFIXES.values()
 _TARGETS, _SIDE = 8, 512
 """Targets of the last round that are shown, and the longer side of their pictures in pixels."""
+NOTHING_MEASURED = "No photo was held out, so nothing was measured."
 _PLOTS = {
     "loss": ("Loss", "mean of the steps between two points"),
     "splats": ("Gaussians", "number"),
@@ -69,32 +67,13 @@ def write_run_report(folder: Path, make: Callable[[], Report], say: Callable[[st
 def mark_quality(curves: Curves, step: int, metrics: Mapping[str, float]) -> None:
     """Keep the PSNR of both images at a step."""
     psnr = {name: scores["psnr"] for name, scores in by_image(metrics).items() if "psnr" in scores}
-    curves.mark(step, {"psnr/" + ("" if name == RENDERED else name): value for name, value in psnr.items()})
+    curves.mark(step, {"psnr/" + ("" if name == PLAIN else name): value for name, value in psnr.items()})
 
 
 def mark_round(curves: Curves, report: RoundReport) -> None:
     """Keep what a round did."""
     used = len(report.used) / max(1, len(report.views))
     curves.mark(report.step, {WEIGHT: report.mean_weight, WAY: report.position, USED: used})
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Holds a held-out photo and its images: scores and pictures by image, from the first to the last."""
-
-    name: str
-    scores: Scores
-    pictures: dict[str, UInt8[Tensor, "3 h w"]]
-
-    @property
-    def quality(self) -> list[float]:
-        """PSNR of the images."""
-        return [scores["psnr"] for scores in self.scores.values() if "psnr" in scores]
-
-    @property
-    def change(self) -> float:
-        """PSNR gained from the first image to the last; NaN where there are no two."""
-        return self.quality[-1] - self.quality[0] if len(self.quality) > 1 else math.nan
 
 
 def run_report(
@@ -110,10 +89,10 @@ def run_report(
         plain: what it is compared with.
         before: what that is called.
     """
-    name = "harmonized" if plain or repairs.summary()["rounds"] else RENDERED
-    images = {name: (run, RENDERED), ENHANCED: (run, ENHANCED)}
+    name = "harmonized" if plain or repairs.summary()["rounds"] else "rendered"
+    images = {name: (run, PLAIN), ENHANCED: (run, ENHANCED)}
     if plain is not None:
-        images = {before: (plain, RENDERED), **images}
+        images = {before: (plain, PLAIN), **images}
     averages = {image: scores for image, (of, kind) in images.items() if (scores := by_image(of.metrics).get(kind))}
     photos = [_compared(photo, images) for photo in run.photos.photos]
     last = _last_round(repairs.store)
@@ -125,13 +104,13 @@ def run_report(
         views=tuple(_view(photo, by_change=plain is not None) for photo in photos),
         galleries={"The last round of repairs": last} if last else {},
         ranked_by="PSNR gained from the first image to the last" if plain else "PSNR",
-        cameras=(_cameras(origin, repairs),),
+        cameras=_cameras(origin, repairs),
         settings=provenance(origin, repairs.settings.enhancer),
         data={"averages": averages, "repairs": repairs.summary(), "curves": run.curves.points},
     )
 
 
-def _compared(name: str, images: dict[str, tuple[Trained, str]]) -> Compared:
+def _compared(name: str, images: dict[str, tuple[Trained, str]]) -> HeldOutPhoto:
     """A photo's images, of which a run that failed on it, or kept no pictures, has fewer."""
     scores, pictures, truth = {}, {}, {}
     for image, (run, kind) in images.items():
@@ -140,14 +119,14 @@ def _compared(name: str, images: dict[str, tuple[Trained, str]]) -> Compared:
         scores |= {image: found.scores[kind]} if kind in found.scores else {}
         pictures |= {image: found.pictures[kind]} if kind in found.pictures else {}
         truth |= {TRUTH: found.pictures[TRUTH]} if found.pictures else {}
-    return Compared(name, scores, {**pictures, **truth})
+    return HeldOutPhoto(name, scores, {**pictures, **truth})
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
 def _sentences(
-    averages: Scores, photos: list[Compared], run: Trained, repairs: Repairs, plain: Trained | None
+    averages: Scores, photos: list[HeldOutPhoto], run: Trained, repairs: Repairs, plain: Trained | None
 ) -> list[str]:
     told, summary = [_headline(averages, len(photos)), *_changes(photos)], repairs.summary()
     failed = sum(ENHANCED not in photo.scores for photo in photos)
@@ -166,13 +145,13 @@ def _sentences(
 def _headline(averages: Scores, photos: int) -> str:
     values = {image: scores["psnr"] for image, scores in averages.items() if "psnr" in scores}
     if not values:
-        return "No photo was held out, so nothing was measured."
+        return NOTHING_MEASURED
     (first, start), *others = values.items()
     told = [f"{value:.2f} dB {image} ({value - start:+.2f})" for image, value in others]
     return f"PSNR on {photos} held-out photo{'s' * (photos != 1)}: {', '.join([f'{start:.2f} dB {first}', *told])}."
 
 
-def _changes(photos: list[Compared]) -> list[str]:
+def _changes(photos: list[HeldOutPhoto]) -> list[str]:
     """How single photos changed from the first image to the last, where they have all images."""
     images = max((list(photo.scores) for photo in photos), key=len, default=[])
     changed = [photo for photo in photos if list(photo.scores) == images and math.isfinite(photo.change)]
@@ -220,7 +199,7 @@ def _plots(runs: dict[str, Curves]) -> list[Plot]:
     return plots
 
 
-def _view(photo: Compared, by_change: bool) -> View:
+def _view(photo: HeldOutPhoto, by_change: bool) -> View:
     """A photo for the page, ranked by how it changed, or by how good it is."""
     scores = {
         heading(*METRICS[metric], image): values[metric]

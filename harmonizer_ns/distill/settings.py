@@ -16,6 +16,8 @@ from harmonizer_ns.enhancers.specs import options_of
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.references import NUM_REFERENCES
 
+NS_TRAIN, GSPLAT_TRAINER = "config.yml", "cfg.yml"
+"""What runs of the two trainers leave their settings in."""
 _EARLIER_NAMES = {"real_odds": "photo_share"}
 
 

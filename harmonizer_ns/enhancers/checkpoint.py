@@ -20,8 +20,8 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
-from harmonizer_ns.errors import InputError, damage_of
-from harmonizer_ns.files import first_line, read_json, read_torch, read_weights, write_json, written_whole
+from harmonizer_ns.errors import InputError, damage_of, first_line
+from harmonizer_ns.files import read_json, read_torch, read_weights, write_json, written_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -155,7 +155,7 @@ def comparison(
         tuple(shown),
         views=tuple(views),
         ranked_by="PSNR gained from plain to harmonized",
-        cameras=tuple(CameraMap(load_capture(folder_of(output, s.name)).positions, s.name) for s in scenes),
+        maps={s.name: CameraMap(load_capture(folder_of(output, s.name)).positions) for s in scenes},
         settings={"protocol": protocol.settings(), "version": __version__},
         data={"values": flat(found)},
     )

@@ -3,22 +3,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
+from jaxtyping import Float
 from rich.console import Console
+from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import page, report
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import EvaluationConfig
+from harmonizer_ns.evaluation.quality import scores_of
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result
 from harmonizer_ns.evaluation.sets import PictureSets
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.evaluation.video import Clips
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView, Scene
 from harmonizer_ns.images import beside, save_image
 from harmonizer_ns.report import Report
+from harmonizer_ns.views import ENHANCED, PLAIN, JudgedView
+
+
+class Scene(Protocol):
+    """Gives views to judge."""
+
+    @property
+    def name(self) -> str:
+        """Of the scene."""
+        ...
+
+    @property
+    def how(self) -> str:
+        """How its pictures were made, in a few words."""
+        ...
+
+    @property
+    def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
+        """Camera positions by group, as `harmonizer_ns.report.CameraMap` draws them; empty where they are not known."""
+        ...
+
+    def views(self, enhancer: Enhancer | None) -> Iterator[JudgedView]:
+        """Give the views, enhanced as well where there is an enhancer."""
+        ...
 
 
 def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | None]], networks: Networks) -> None:
@@ -60,8 +87,8 @@ def measure_scene(
     """
     views, clips = [], Clips(networks)
     for view in scene.views(enhancer):
-        views.append(ViewResult(view.name, view.shows, view.scores(networks), view.seconds))
-        for role, picture in {**view.pictures, TRUTH: view.truth}.items():
+        views.append(ViewResult(view.name, view.shows, scores_of(view, networks), view.seconds))
+        for role, picture in view.all_pictures.items():
             sets.add(role, picture)
         clips.add(view)
         if folder is not None:
@@ -69,11 +96,10 @@ def measure_scene(
     return replace(scene_result(scene.name, views, clips.scores()), positions=scene.positions, how=scene.how)
 
 
-def write_images(folder: Path, view: PicturedView) -> None:
+def write_images(folder: Path, view: JudgedView) -> None:
     """Write ``<view>.png``, all pictures side by side (render, enhanced, photo), and each in a folder of its role."""
-    pictures = {**view.pictures, TRUTH: view.truth}
-    save_image(folder / f"{view.name}.png", beside(list(pictures.values())))
-    for role, picture in pictures.items():
+    save_image(folder / f"{view.name}.png", beside(list(view.all_pictures.values())))
+    for role, picture in view.all_pictures.items():
         save_image(page.picture_file(folder, role, view.name), picture)
 
 
@@ -107,7 +133,7 @@ def _report(
         tables=tuple(table for table in tables if table is not None),
         views=page.views_of(config.output, results),
         ranked_by=page.ranked_by(results),
-        cameras=page.maps(results),
+        maps=page.maps(results),
         settings=page.settings_of(config.settings(), recipes),
         data=report.content(list(results), config.settings(), mean),
     )

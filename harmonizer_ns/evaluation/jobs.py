@@ -18,44 +18,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from harmonizer_ns import __version__
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, first_line
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.oracles import FLAWS, TruthEnhancer
 from harmonizer_ns.evaluation.prepared import PreparedScene, folder_of
 from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.evaluation.quality import measure
-from harmonizer_ns.files import first_line, read_json, write_json
+from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.images import save_image
-from harmonizer_ns.metrics import mask_weight
 from harmonizer_ns.progress import duration
+from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH, JudgedView
 from harmonizer_ns.workers import run_all, run_apart
 
 Image = Literal["rgb", "enhanced"]
 """What the model renders, and what the enhancer makes of that."""
+_ROLES: dict[str, str] = {"rgb": PLAIN, "enhanced": ENHANCED, "truth": TRUTH}
+"""Under which names results are kept, and whose these are."""
 NO_REPAIRS = ("--steps_per_fix", "0")
 """Flags of a training without repairs; what is judged is enhanced all the same."""
 
 
-@dataclass(frozen=True)
-class JudgedView:
-    """Is a held-out photo beside its render, on the CPU; ``enhanced`` is None where the enhancer failed."""
-
-    name: str
-    rgb: Float[Tensor, "3 h w"]
-    enhanced: Float[Tensor, "3 h w"] | None
-    truth: Float[Tensor, "3 h w"]
-    mask: Bool[Tensor, "1 h w"] | None
-
-
 Train = Callable[[Sequence[str], Enhancer | None, bool], Iterable[JudgedView]]
 """Runs gsplat_trainer with these arguments, and this enhancer instead of the one that they name; whether the judged
-photos train as well. Gives the views."""
+photos train as well. Gives the held-out views."""
 
 
 @dataclass(frozen=True)
@@ -232,10 +220,10 @@ def _judged(job: Job, output: Path, train: Train, networks: Networks) -> list[di
 
 
 def _measured(view: JudgedView, networks: Networks) -> dict[str, Any]:
-    mask = mask_weight(view.mask)
-    row: dict[str, Any] = {"name": view.name, "rgb": measure(view.rgb, view.truth, networks, mask=mask)}
-    if view.enhanced is not None:
-        row["enhanced"] = measure(view.enhanced, view.truth, networks, plain=view.rgb, mask=mask)
+    plain, enhanced = view.pictures[PLAIN], view.pictures.get(ENHANCED)
+    row: dict[str, Any] = {"name": view.shows, "rgb": measure(plain, view.truth, networks, mask=view.mask)}
+    if enhanced is not None:
+        row["enhanced"] = measure(enhanced, view.truth, networks, plain, view.mask)
     return row
 
 
@@ -244,13 +232,12 @@ def _pictures(output: Path, job: Job) -> Path:
 
 
 def _save(folder: Path, view: JudgedView) -> None:
-    for kind in ("rgb", "enhanced", "truth"):
-        picture = getattr(view, kind)
-        if picture is not None:
-            save_image(folder / f"{Path(view.name).stem}_{kind}.png", picture)
+    for kind, role in _ROLES.items():
+        if role in view.all_pictures:
+            save_image(folder / f"{Path(view.shows).stem}_{kind}.png", view.all_pictures[role])
 
 
 def pictures_of(job: Job, output: Path, view: str) -> dict[str, Path]:
     """Find the pictures that a job kept of a view: rgb, enhanced, truth."""
-    files = {kind: _pictures(output, job) / f"{Path(view).stem}_{kind}.png" for kind in ("rgb", "enhanced", "truth")}
+    files = {kind: _pictures(output, job) / f"{Path(view).stem}_{kind}.png" for kind in _ROLES}
     return {kind: path for kind, path in files.items() if path.is_file()}

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, first_line
 from harmonizer_ns.features import Distance, LpipsNet, lpips_distance
-from harmonizer_ns.files import file_digest, first_line, read_weights
+from harmonizer_ns.files import file_digest, read_weights
 
 LPIPS_FILES: dict[LpipsNet, str] = {"squeeze": "squeezenet1_1*.pth", "vgg": "vgg16-*.pth", "alex": "alexnet-*.pth"}
 """How torchvision names the backbones' weights."""

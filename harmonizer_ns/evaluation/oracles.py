@@ -21,8 +21,8 @@ from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.images import resize
 from harmonizer_ns.poses import rotation_angle
 from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.views import Picture
 
-Picture = Float[Tensor, "3 h w"]
 Flaw = Callable[[Picture, torch.Generator], Picture]
 """Makes of a photo what a repair would look like; draws from the generator, which is another one for each view."""
 

@@ -11,9 +11,9 @@ from typing import Any
 from harmonizer_ns import __version__
 from harmonizer_ns.evaluation.quality import MEASURES, Measure, goodness
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, measured
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH
 from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.report import CameraMap, Report, Table, View, heading, write_report
+from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH
 
 
 def headed(measure: Measure, of: str = "") -> str:
@@ -90,9 +90,9 @@ def ranked_by(results: Sequence[SceneResult]) -> str:
     return "PSNR gained by enhancing" if any(ENHANCED in result.scores for result in results) else "PSNR"
 
 
-def maps(results: Sequence[SceneResult]) -> tuple[CameraMap, ...]:
+def maps(results: Sequence[SceneResult]) -> dict[str, CameraMap]:
     """Draw the cameras of every scene that tells where they stood."""
-    return tuple(CameraMap(result.positions, result.scene) for result in results if result.positions)
+    return {result.scene: CameraMap(result.positions) for result in results if result.positions}
 
 
 def scene_folder(output: Path | None, scene: str) -> Path | None:

@@ -14,13 +14,14 @@ from torch import Tensor
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError, damage_of
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, PicturedView, Place, timed
+from harmonizer_ns.evaluation.rendered import timed
 from harmonizer_ns.images import image_size, load_image
 from harmonizer_ns.loaded_pairs import LoadedPair, load_pair
 from harmonizer_ns.media import IMAGE_SUFFIXES, image_files, natural_key
 from harmonizer_ns.pairs import Pair, raise_all, read_pairs
 from harmonizer_ns.references import cover_images
 from harmonizer_ns.types import Frames, as_frames
+from harmonizer_ns.views import ENHANCED, PLAIN, JudgedView, Place
 
 RENDERS, TRUTHS = "render", "gt"
 """How Fixer calls the two folders of pairs."""
@@ -48,7 +49,7 @@ class PairScene:
         known = [pair.cameras.centers[:1] for pair in self.pairs if pair.cameras is not None]
         return {"held-out": torch.cat(known)} if known else {}
 
-    def views(self, enhancer: Enhancer | None) -> Iterator[PicturedView]:
+    def views(self, enhancer: Enhancer | None) -> Iterator[JudgedView]:
         """Load pair after pair, and enhance the first picture of each."""
         stream, before = None, None
         for number, pair in enumerate(self.pairs):
@@ -63,19 +64,19 @@ class PairScene:
             yield view
 
     def _enhanced(
-        self, view: PicturedView, pair: Pair, loaded: LoadedPair, stream: EnhancerStream, count: int
-    ) -> PicturedView:
+        self, view: JudgedView, pair: Pair, loaded: LoadedPair, stream: EnhancerStream, count: int
+    ) -> JudgedView:
         render, references = loaded.render.to(self.device), loaded.references or _photos(pair, loaded.render, count)
         references = None if references is None else references.to(self.device)
         rgb, seconds = timed(lambda: stream.enhance(render, references), render)
         return replace(view, pictures={**view.pictures, ENHANCED: rgb.to(view.truth)}, seconds=seconds)
 
 
-def _view(name: str, pair: Pair, loaded: LoadedPair) -> PicturedView:
+def _view(name: str, pair: Pair, loaded: LoadedPair) -> JudgedView:
     place = None if pair.clip is None or pair.frame is None else Place(pair.clip, pair.frame)
     geometry = loaded.render if pair.has_geometry else None
     pictures = {PLAIN: loaded.render.rgb[0]}
-    return PicturedView(name, pair.name, pictures, loaded.target[0], place=place, geometry=geometry)
+    return JudgedView(name, pair.name, pictures, loaded.target[0], place=place, geometry=geometry)
 
 
 def _photos(pair: Pair, render: Frames, count: int) -> Frames | None:

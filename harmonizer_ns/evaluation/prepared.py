@@ -81,7 +81,7 @@ def prepare(
             try:
                 prepared.append(_prepared(f"{name}-{kind}" if several else name, capture, split, protocol, output))
             except TooFewPhotosError as error:  # noqa: PERF203 (the next split may do)
-                small.append(f"{name}: the split {kind!r} {error}")
+                small.append(f"the split {kind!r} of {error}")
     if small and (left_out is None or not prepared):
         raise InputError("\n  ".join(small))
     if left_out is not None:

@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from harmonizer_ns.evaluation.networks import Features, Networks
 from harmonizer_ns.features import LpipsNet
 from harmonizer_ns.metrics import SSIM_WINDOW, good_half_psnr, psnr, ssim
+from harmonizer_ns.views import PLAIN, JudgedView, Picture
 
-Picture = Float[Tensor, "3 h w"]
-"""Colours in [0, 1]."""
 LPIPS_LEAST = 31
 """Side in pixels of the smallest picture that all networks of LPIPS take."""
 Better = Literal["higher", "lower", "one"]
@@ -108,6 +107,17 @@ def measure(
         good = good_half_psnr(plain[None].to(image), image, target)
         found["good_half_change"] = good.after - good.before
     return {name: None if value is None else float(value) for name, value in found.items()}
+
+
+def scores_of(view: JudgedView, networks: Networks) -> dict[str, Scores]:
+    """Measure every picture of a view, by its role; the plain one tells which half was good."""
+    plain, scores = view.pictures.get(PLAIN), {}
+    for role, picture in view.pictures.items():
+        scores[role] = measure(picture, view.truth, networks, plain, view.mask)
+        if plain is not None:
+            good = good_half_psnr(plain[None], picture[None], view.truth[None])
+            scores[role]["good_half_psnr"] = good.after.item()
+    return scores
 
 
 def _is_large(image: Tensor, least: int, name: str, networks: Networks) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from harmonizer_ns.evaluation.quality import MEASURES, Measure, Scores, means
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH
+from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH
 
 GOOD_HALF_TOLERANCE = 0.1
 """By how many dB the pixels that were already good may get worse."""

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.quality import Picture, Scores
+from harmonizer_ns.evaluation.quality import Scores
 from harmonizer_ns.images import to_uint8
+from harmonizer_ns.views import Picture
 
 KID_SUBSET, KID_SUBSETS = 1000, 100
 """Pictures in a subset of KID and how many subsets are drawn; up to that many pictures make one subset, the set."""

@@ -69,10 +69,10 @@ class Split:
         """
         sides = Sides(capture.train, capture.test) if self.keeps(capture) else RULES[self.rule](self, capture)
         if not sides.judged or len(sides.train) < (self.train if self.rule == "spread" else 1):
-            wanted = f"with and without {self.pattern!r} in their names" if self.pattern else f"at least {self.least}"
+            wanted = f"with and without {self.pattern!r} in their names" if self.pattern else f"{self.least} or more"
             raise TooFewPhotosError(
-                f"needs photos, {wanted}; of its {len(capture)} {len(sides.train)} would train and "
-                f"{len(sides.judged)} be judged"
+                f"{capture.name}: the rule {self.rule!r} needs photos, {wanted}; of its {len(capture)} "
+                f"{len(sides.train)} would train and {len(sides.judged)} be judged"
             )
         return sides
 

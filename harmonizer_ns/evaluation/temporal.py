@@ -26,11 +26,11 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation import page
 from harmonizer_ns.evaluation.enhancer import print_missing, write_images
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import VIEWS, EvaluationConfig, FittedScene
-from harmonizer_ns.evaluation.quality import Scores
+from harmonizer_ns.evaluation.quality import Scores, scores_of
+from harmonizer_ns.evaluation.rendered import FittedScene
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result, told, wide_console
+from harmonizer_ns.evaluation.settings import VIEWS, EvaluationConfig
 from harmonizer_ns.evaluation.video import VideoMeasures
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, TRUTH, PicturedView
 from harmonizer_ns.files import write_json
 from harmonizer_ns.flow import depth_flow
 from harmonizer_ns.poses import interpolate_pose
@@ -38,6 +38,7 @@ from harmonizer_ns.report import Report, write_report
 from harmonizer_ns.report import Table as ReportTable
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH, JudgedView, view_of
 
 SINGLE = "no history"
 """The video of which each frame is enhanced by itself."""
@@ -132,7 +133,7 @@ def evaluate_scene(
     views = _at_photos(flight, scene.fit.capture)
     for view in views if folder else ():
         write_images(folder, view)  # type: ignore[arg-type]
-    measured = [ViewResult(view.name, view.shows, view.scores(networks)) for view in views]
+    measured = [ViewResult(view.name, view.shows, scores_of(view, networks)) for view in views]
     stops: dict[str, Video] = {
         name: [video[i] for i in flight.stops] for name, video in flight.videos.items() if name != SINGLE
     }
@@ -165,13 +166,11 @@ def fly(fit: SparseFit, enhancer: Enhancer, passed: tuple[int, ...], between: in
     return Flight(renders, videos, list(range(0, len(renders), between + 1)), passed)
 
 
-def _at_photos(flight: Flight, capture: Capture) -> list[PicturedView]:
-    views = []
-    for index, stop in zip(flight.photos, flight.stops, strict=True):
-        pictures = {name: flight.videos[name][stop][0] for name in (PLAIN, ENHANCED)}
-        shows, truth = Path(capture.names[index]).name, capture.frames(index).rgb[0].to(pictures[PLAIN])
-        views.append(PicturedView(f"{index:04d}", shows, pictures, truth))
-    return views
+def _at_photos(flight: Flight, capture: Capture) -> list[JudgedView]:
+    return [
+        view_of(capture, index, {name: flight.videos[name][stop][0] for name in (PLAIN, ENHANCED)})
+        for index, stop in zip(flight.photos, flight.stops, strict=True)
+    ]
 
 
 def video_scores(geometry: Sequence[Frames], videos: dict[str, Video], networks: Networks) -> dict[str, Scores]:
@@ -267,7 +266,7 @@ def _report(
         tables=tuple(found for found in tables if found is not None),
         views=page.views_of(config.output, photos),
         ranked_by=page.ranked_by(photos),
-        cameras=page.maps(photos),
+        maps=page.maps(photos),
         settings=page.settings_of(config.settings(), networks.recipes),
         data={"scenes": [result.flat() for result in results]},
     )

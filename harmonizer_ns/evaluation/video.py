@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.evaluation.networks import Features, Networks
-from harmonizer_ns.evaluation.quality import Picture, Scores, means
-from harmonizer_ns.evaluation.views import TRUTH, PicturedView
+from harmonizer_ns.evaluation.quality import Scores, means
 from harmonizer_ns.flow import Flow, warp_by_flow
+from harmonizer_ns.views import JudgedView, Picture
 
 STILL = 2 / 255
 """Two frames whose truth differs by less than this, on average over colours and pixels, stand still."""
@@ -109,21 +109,20 @@ class Clips:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._before: PicturedView | None = None
+        self._before: JudgedView | None = None
         self._clips: list[VideoMeasures] = []
 
-    def add(self, view: PicturedView) -> None:
+    def add(self, view: JudgedView) -> None:
         """Take the next view; one that follows none begins another clip, and single pictures are passed over."""
         before, self._before = self._before, view
         if view.place is None:
             return
-        pictures = {**view.pictures, TRUTH: view.truth}
         if before is None or not view.follows(before):
             self._clips.append(VideoMeasures(self._networks))
-            self._clips[-1].add(pictures, None, still=False)
+            self._clips[-1].add(view.all_pictures, None, still=False)
         else:
             still = float((view.truth - before.truth).abs().mean()) < STILL
-            self._clips[-1].add(pictures, view.flow_to(before), still)
+            self._clips[-1].add(view.all_pictures, view.flow_to(before), still)
             self._networks.recipes["warp_error"] = EXACT if view.geometry and before.geometry else ESTIMATED
 
     def scores(self) -> dict[str, Scores]:

@@ -20,8 +20,8 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from harmonizer_ns.errors import first_line
 from harmonizer_ns.features import lpips_or_nan
-from harmonizer_ns.files import first_line
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize

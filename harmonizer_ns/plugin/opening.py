@@ -15,12 +15,12 @@ from rich.prompt import Confirm
 
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import first_line
+from harmonizer_ns.errors import InputError, first_line
 from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.configs import read_config
 from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos, as_capture
 from harmonizer_ns.plugin.renderer import ModelRenderer
+from harmonizer_ns.plugin.state import anneal
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 from harmonizer_ns.splats.held_out import SparseFit
 from harmonizer_ns.viewing.server import ViewedScene
@@ -93,6 +93,7 @@ def _load(settings: TrainerConfig) -> Pipeline:
         pipeline = settings.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
     pipeline.eval()
     pipeline.load_pipeline(state["pipeline"], state["step"])
+    anneal(pipeline.model, state["step"])
     return pipeline
 
 

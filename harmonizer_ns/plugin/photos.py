@@ -103,9 +103,10 @@ class TrainingPhotos(DatasetPhotos):
 
     @property
     def held_out(self) -> list[Cameras]:
-        """Poses of the photos that are held out."""
-        dataset = self._datamanager.eval_dataset
-        return _one_by_one(dataset.cameras) if dataset else []
+        """Poses of the photos that are held out; nerfstudio may also evaluate those that it learns from."""
+        dataset, known = self._datamanager.eval_dataset, set(self.files)
+        found = zip(dataset.image_filenames, _one_by_one(dataset.cameras), strict=True) if dataset else ()
+        return [camera for file, camera in found if file not in known]
 
     @property
     def points(self) -> Float[Tensor, "p 3"] | None:

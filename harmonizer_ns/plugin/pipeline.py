@@ -50,6 +50,7 @@ from harmonizer_ns.stereo.settings import GeometrySettings
 from harmonizer_ns.stereo.teacher import teacher_of
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.guard import guard_viser
+from harmonizer_ns.views import PLAIN, JudgedView
 
 STATE_FORMAT = 1
 
@@ -272,12 +273,13 @@ class HarmonizePipeline(VanillaPipeline):
 
     def _keep(self, batch: dict[str, Any], metrics: dict[str, float], images: dict[str, Tensor]) -> None:
         """Keep one photo; upstream puts it to the left of what was measured."""
-        shown = {suffix: images[f"img{suffix}"] for suffix in SUFFIXES if f"img{suffix}" in images}
-        halves = {suffix: image.permute(2, 0, 1).chunk(2, dim=2) for suffix, image in shown.items()}
+        shown = {role: images[f"img{suffix}"] for suffix, role in SUFFIXES.items() if f"img{suffix}" in images}
+        halves = {role: image.permute(2, 0, 1).chunk(2, dim=2) for role, image in shown.items()}
         assert self.datamanager.eval_dataset is not None
         file = self.datamanager.eval_dataset.image_filenames[int(batch["image_idx"])]
         name = "/".join(file.parts[-2:])  # photos of a rig are told apart by their folders
-        self.held_out.add(name, metrics, halves[""][0], {suffix: image for suffix, (_, image) in halves.items()})
+        pictures = {role: image for role, (_, image) in halves.items()}
+        self.held_out.add(JudgedView(str(batch["image_idx"]), name, pictures, halves[PLAIN][0]), metrics)
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Measure one image as upstream does; what could not be measured is left out."""
@@ -321,6 +323,7 @@ class HarmonizePipeline(VanillaPipeline):
         # Upstream stores the metric networks (LPIPS) with the scene; they are left out.
         kept = {name: v for name, v in loaded_state.items() if name in ours or not name.startswith("_model.lpips.")}
         super().load_pipeline(kept, step)
+        saved.anneal(self.model, step)
 
 
 def _measured(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from rich.table import Table
 from harmonizer_ns.distill.held_out import METRICS, by_image
 from harmonizer_ns.distill.origin import Origin
 from harmonizer_ns.distill.rounds import RoundReport
-from harmonizer_ns.distill.run_report import ENHANCED, RENDERED, Trained, run_report, write_run_report
-from harmonizer_ns.files import write_json
+from harmonizer_ns.distill.run_report import NOTHING_MEASURED, Trained, run_report, write_run_report
+from harmonizer_ns.files import file_digest, write_json
 from harmonizer_ns.images import save_image
+from harmonizer_ns.report import Report
+from harmonizer_ns.views import ENHANCED, PLAIN
 
 _SIDE = 256
 """Longer side of each picture in tensorboard, in pixels."""
@@ -55,9 +57,19 @@ def write_reports(folder: Path, config: Any, pipeline: Any, trained: Trained, pl
     print_report(folder / "harmonize_report.json", dict(trained.metrics), baseline, repairs.summary())
     settings = json.loads(json.dumps(asdict(config), default=str))
     capture = data.config.data or data.config.dataparser.data
-    origin = Origin(capture, photos.cameras, photos.held_out, photos.points, settings)
     title = f"{config.method_name} on {config.experiment_name}, {config.max_num_iterations} steps"
-    write_run_report(folder, lambda: run_report(title, trained, repairs, origin, plain), say)
+
+    def make() -> Report:
+        content = [file_digest(file) for split in (data.train_dataset, data.eval_dataset) for file in _files(split)]
+        origin = Origin(capture, photos.cameras, photos.held_out, photos.points, content, settings)
+        return run_report(title, trained, repairs, origin, plain)
+
+    write_run_report(folder, make, say)
+
+
+def _files(split: Any) -> list[Path]:
+    """Photos of a dataset, which may be None, and their masks."""
+    return [] if not split else [*split.image_filenames, *(split._dataparser_outputs.mask_filenames or ())]
 
 
 def say(message: str) -> None:
@@ -77,12 +89,12 @@ def print_report(
         summary: how the pseudo-views were made.
     """
     scores = by_image(metrics)
-    rows = {"harmonize: rgb": scores.get(RENDERED), "harmonize: rgb_enhanced": scores.get(ENHANCED)}
+    rows = {"harmonize: rgb": scores.get(PLAIN), "harmonize: rgb_enhanced": scores.get(ENHANCED)}
     if baseline is not None:
-        rows["plain baseline: rgb"] = by_image(baseline).get(RENDERED)
+        rows["plain baseline: rgb"] = by_image(baseline).get(PLAIN)
     rows = {name: row for name, row in rows.items() if row}
     write_json(file, {"held_out": rows, "summary": summary}, indent=2)
-    CONSOLE.print(_table(rows))
+    CONSOLE.print(_table(rows) if rows else NOTHING_MEASURED)
     CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
     if summary.get("failed_rounds"):
         CONSOLE.print(f"The enhancer failed in {summary['failed_rounds']} rounds of repairs")

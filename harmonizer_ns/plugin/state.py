@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import SplatfactoModel
 
 from harmonizer_ns.devices import on_device
@@ -53,6 +55,18 @@ def model_state(model: Model) -> dict[str, Any]:
         return {"strategy": dict(model.strategy_state)}
     sampler = getattr(model, "proposal_sampler", None)
     return {} if sampler is None else {"sampler": {name: getattr(sampler, name) for name in SAMPLER_COUNTERS}}
+
+
+def anneal(model: Model, step: int) -> None:
+    """Anneal nerfacto's proposal weights as at a step of its training: checkpoints say the step alone."""
+    if isinstance(model, NerfactoModel):
+        run_callbacks(model, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+
+
+def run_callbacks(model: Model, step: int, location: TrainingCallbackLocation) -> None:
+    """Run what a model does beside a step of its training; only for models that ask for nothing of a trainer."""
+    for callback in model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None)):
+        callback.run_callback_at_location(step, location)
 
 
 def set_model_state(model: Model, state: dict[str, Any]) -> None:

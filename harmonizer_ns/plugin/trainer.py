@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.distill.run_report import Trained
+from harmonizer_ns.distill.settings import NS_TRAIN
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.files import by_number, locked, read_torch, remove_leftovers, written_whole
 from harmonizer_ns.finite import SkippedSteps, check_finite
@@ -56,7 +57,7 @@ class HarmonizeTrainerConfig(TrainerConfig):
             "enhancer": pipeline.enhancer,
             "targets": pipeline.camera_path if pipeline.targets == "path" else pipeline.targets,
             "results": folder,
-            "all settings": folder / "config.yml",
+            "all settings": folder / NS_TRAIN,
         }
         print_settings(settings)
 
@@ -125,7 +126,7 @@ class HarmonizeTrainer(Trainer):
                 self._init_viewer_state()
             if self._taken < self._last:
                 raise SystemExit(f"harmonize: interrupted after step {self._taken}; {self._last_checkpoint()}")
-            if self.config.final_report and self.pipeline.datamanager.eval_dataset:
+            if self.config.final_report:
                 self._report()
         if not self.config.viewer.quit_on_train_completion:
             self._train_complete_viewer()
@@ -275,8 +276,10 @@ class HarmonizeTrainer(Trainer):
             write_reports(self.base_dir, self.config, self.pipeline, trained, plain)
 
     def _measured(self) -> Trained:
-        metrics = self.pipeline.get_average_eval_image_metrics(step=self.step)
-        return Trained(metrics, self.pipeline.held_out, self.pipeline.curves, self.seconds)
+        """Measure the model on held-out photos, if there are any."""
+        pipeline = self.pipeline
+        metrics = pipeline.get_average_eval_image_metrics(step=self.step) if pipeline.photos.held_out else {}
+        return Trained(metrics, pipeline.held_out, pipeline.curves, self.seconds)
 
     def _train_baseline(self) -> Trained:
         """Train the plain method for the same steps with the same seed, and measure it."""

@@ -96,7 +96,6 @@ class CameraMap:
     """Holds camera positions by group: photos, held-out, targets, path; "path" is drawn as a line."""
 
     groups: dict[str, Float[Tensor, "n 3"]]
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,12 @@ class Report:
         tables: the first stands at the top.
         plots: over training.
         views: in any order.
-        ranked_by: the figure that their ranks are: "PSNR gained from plain to enhanced".
-        cameras: where the pictures were taken from, a map for each scene.
+        cameras: where the pictures were taken from.
         settings: protocol, hashes, versions.
         data: raw figures; they go into the JSON alone.
         galleries: more views by title, each a section of its own that shows all of them in their order.
+        maps: cameras of several scenes, by their names.
+        ranked_by: the figure that the views' ranks are: "PSNR gained from plain to enhanced".
     """
 
     title: str
@@ -121,8 +121,9 @@ class Report:
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     views: tuple[View, ...] = ()
-    ranked_by: str = ""
-    cameras: tuple[CameraMap, ...] = ()
+    cameras: CameraMap | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     galleries: dict[str, tuple[View, ...]] = field(default_factory=dict)
+    maps: dict[str, CameraMap] = field(default_factory=dict)
+    ranked_by: str = ""

@@ -90,6 +90,7 @@ def page(report: Report, settings: Any) -> str:
     views = worst_first(report.views)
     pictured = with_pictures(views)
     compared = changes(views)
+    maps = {**({"": report.cameras} if report.cameras else {}), **report.maps}
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -110,7 +111,7 @@ def page(report: Report, settings: Any) -> str:
         scores=all_scores(views),
         compared=compared,
         gains=_gains(compared, pictured) if compared else [],
-        maps=[(cameras.title, drawn) for cameras in report.cameras if (drawn := seen_from_above(cameras))],
+        maps={name: drawn for name, cameras in maps.items() if (drawn := seen_from_above(cameras))},
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
     )
 

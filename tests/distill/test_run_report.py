@@ -16,6 +16,7 @@ from harmonizer_ns.distill.run_report import Trained, mark_quality, mark_round, 
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.report import write_report
+from harmonizer_ns.views import JudgedView
 
 CAMERAS, POINTS = row_of_cameras(), plane_points()
 TARGET = look_at((1.0, 0.3, 0), (0, 0, 4))
@@ -39,9 +40,9 @@ def trained(rows: dict[str, tuple[float, float | None]], curves: Curves | None =
     photos = HeldOutPhotos()
     for name, (psnr, enhanced) in rows.items():
         metrics = {"psnr": psnr, "fps": 3.0, "psnr_enhanced": math.nan if enhanced is None else enhanced}
-        images = {"": torch.full((3, 6, 8), psnr / 40)}
-        images |= {} if enhanced is None else {"_enhanced": torch.ones(3, 6, 8)}
-        photos.add(name, metrics, torch.zeros(3, 6, 8), images)
+        images = {"plain": torch.full((3, 6, 8), psnr / 40)}
+        images |= {} if enhanced is None else {"enhanced": torch.ones(3, 6, 8)}
+        photos.add(JudgedView("0", name, images, torch.zeros(3, 6, 8)), metrics)
     columns = list(zip(*rows.values(), strict=True))
     metrics = {
         name: sum(column) / len(column)  # type: ignore[arg-type]
@@ -124,7 +125,7 @@ def test_a_report_that_fails_is_said_and_ends_nothing(repairs, tmp_path, monkeyp
 
 def test_provenance_tells_captures_and_weights_apart_and_needs_no_network(tmp_path):
     found = [provenance(Origin("x", cameras, [], POINTS), "builtin") for cameras in (CAMERAS, CAMERAS[1:])]
-    digests = [told["capture"]["sha256 of cameras and points"] for told in found]
+    digests = [told["capture"]["sha256 of photos, cameras and points"] for told in found]
     assert digests[0] != digests[1]
     assert found[0]["enhancer"]["sha256 of its weights"] == found[1]["enhancer"]["sha256 of its weights"] is not None
     for without in ("none", "nvidia/not-here", str(tmp_path / "gone")):
@@ -135,7 +136,8 @@ def test_pictures_are_kept_of_the_worst_and_the_best_and_are_not_large():
     photos = HeldOutPhotos()
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).tolist()
     for psnr in order:
-        photos.add(str(psnr), {"psnr": float(psnr)}, torch.zeros(3, 4, 2048), {"": torch.zeros(3, 4, 2048)})
+        image = torch.zeros(3, 4, 2048)
+        photos.add(JudgedView("0", str(psnr), {"plain": image}, image), {"psnr": float(psnr)})
     kept = {int(name) for name, photo in photos.photos.items() if photo.pictures}
     assert kept == {*range(24), *range(52, 60)}
     assert photos.photos["0"].pictures["truth"].shape == (3, 2, 1024)

@@ -15,9 +15,10 @@ from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.enhancer import measure_scene
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import EvaluationConfig, FittedScene, compare
+from harmonizer_ns.evaluation.rendered import FittedScene, compare
 from harmonizer_ns.evaluation.report import judge
 from harmonizer_ns.evaluation.sets import PictureSets
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.images import load_image
 from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.splats.held_out import SparseFit, split_capture

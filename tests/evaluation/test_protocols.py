@@ -70,6 +70,7 @@ def test_the_papers_protocols_are_shipped():
         ({"splits": {"a": {"rule": "every"}}}, "train should be at least 2"),
         ({"splits": {"a": {"rule": "names", "pattern": "("}}}, "no regular expression"),
         ({"splits": {"a": {"rule": "side", "pattern": "x"}}}, "others have none"),
+        ({"splits": {"a": {"rule": "spread", "train": 3, "judged_every": 1}}}, "all photos are judged"),
         ({"runs": [{"steps": 10}, {"steps": 10}]}, "different steps"),
         ({"runs": [{"steps": 10, "seeds": [1, 1]}]}, "different numbers"),
         ({"runs": [{"steps": 1.5}]}, "steps is 1.5"),
@@ -163,9 +164,25 @@ def test_clusters_are_found():
     assert Split("clusters").of(line_capture(mixed)).judged == (2, 3, 4, 5, 6)
 
 
-def test_an_empty_side_is_refused():
-    with pytest.raises(InputError, match="line: by the rule 'names' 23 of its 23 photos train and 0 are judged"):
-        Split("names", pattern="eval").of(line_capture(POSITIONS))
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        (Split("names", pattern="eval"), "line: .*with and without 'eval' in their names; of its 23 23 would train"),
+        (Split("spread", train=23), "'spread' needs photos, 24 or more; of its 23 23 would train and 0 be judged"),
+        (Split("spread", train=24, judged_every=8), "28 or more; of its 23 20 would train and 3 be judged"),
+    ],
+)
+def test_a_capture_that_is_too_small_is_refused(split, words):
+    with pytest.raises(InputError, match=words):
+        split.of(line_capture(POSITIONS))
+
+
+@pytest.mark.parametrize(("train", "judged_every"), [(24, 8), (12, 8), (5, 2), (9, 3), (9, 0)])
+def test_so_many_photos_as_are_asked_for_are_enough(train, judged_every):
+    split = Split("spread", train=train, judged_every=judged_every)
+    assert len(split.of(line_capture([(i, 0.0, 0.0) for i in range(split.least)])).train) == train
+    with pytest.raises(InputError, match=f"{split.least} or more"):
+        split.of(line_capture([(i, 0.0, 0.0) for i in range(split.least - 1)]))
 
 
 # --- prepared scenes --------------------------------------------------------------------------------------------------
@@ -232,6 +249,17 @@ def test_a_capture_keeps_its_own_split_where_that_is_asked_for(tmp_path):
     (scene,) = prepare(protocol(), [folder], tmp_path)
     assert (scene.train, scene.judged) == (3, 7)
     assert "held-out photos may have helped" in scene.seeds
+
+
+def test_a_scene_that_is_too_small_for_a_split_is_left_out_and_told(colmap, tmp_path):
+    mine = protocol(splits={"3": {"rule": "spread", "train": 3}, "all": {"rule": "spread", "train": 10}})
+    left_out = []
+    assert [scene.name for scene in prepare(mine, [colmap], tmp_path, left_out)] == ["toy-3"]
+    assert left_out == [
+        "the split 'all' of toy: the rule 'spread' needs photos, 11 or more; of its 10 10 would train and 0 be judged"
+    ]
+    with pytest.raises(InputError, match="the split 'all' of toy"):
+        prepare(protocol(splits={"all": {"rule": "spread", "train": 10}}), [colmap], tmp_path / "none", [])
 
 
 def test_what_is_prepared_stays_and_what_has_changed_is_prepared_anew(colmap, tmp_path):

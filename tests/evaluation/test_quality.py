@@ -11,8 +11,8 @@ from transformers import ViTConfig, ViTModel
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import EvaluationConfig
 from harmonizer_ns.evaluation.quality import MEASURES, measure
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.metrics import psnr
 
 

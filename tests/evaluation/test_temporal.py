@@ -10,7 +10,8 @@ from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli.main import main
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import EvaluationConfig, FittedScene
+from harmonizer_ns.evaluation.rendered import FittedScene
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.evaluation.temporal import evaluate_scene, video_scores
 from harmonizer_ns.splats.fit import SplatConfig
 from harmonizer_ns.types import Frames

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.video import Clips, VideoMeasures
-from harmonizer_ns.evaluation.views import PicturedView, Place
 from harmonizer_ns.flow import Flow, dis_flow
+from harmonizer_ns.views import JudgedView, Place
 
 
 def texture(width=96):
@@ -22,7 +22,7 @@ def sliding(count, step=3):
 
 def clip(videos, truths, name="a"):
     return [
-        PicturedView(str(i), "", {role: video[i] for role, video in videos.items()}, truth, place=Place(name, i))
+        JudgedView(str(i), "", {role: video[i] for role, video in videos.items()}, truth, place=Place(name, i))
         for i, truth in enumerate(truths)
     ]
 
@@ -71,9 +71,9 @@ def test_frames_are_compared_within_their_clip_only():
     views = [*clip({"plain": [truth] * 2}, [truth] * 2, "a"), *clip({"plain": [1 - truth] * 2}, [truth] * 2, "b")]
     found, _ = scores(*views)
     assert found["plain"]["flicker"] == 0
-    gap = [views[0], PicturedView("5", "", {"plain": 1 - truth}, truth, place=Place("a", 5))]
+    gap = [views[0], JudgedView("5", "", {"plain": 1 - truth}, truth, place=Place("a", 5))]
     assert scores(*gap)[0]["plain"]["flicker"] is None
-    single = PicturedView("0", "", {"plain": truth}, truth)
+    single = JudgedView("0", "", {"plain": truth}, truth)
     assert scores(single, single)[0] == {}
 
 

@@ -14,7 +14,7 @@ from toy import assert_identical, write_capture
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.enhancer import measure_scene
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.protocol import FittedScene
+from harmonizer_ns.evaluation.rendered import FittedScene
 from harmonizer_ns.evaluation.sets import PictureSets
 from harmonizer_ns.plugin import trainer as trainer_module
 from harmonizer_ns.plugin.opening import open_held_out, open_run
@@ -69,8 +69,7 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
     judged = measure_scene(FittedScene("toy", fit), mixer, Networks(), PictureSets(Networks()))
     assert (judged.views, enhancer, len(fit.capture.train)) == (2, "builtin", 8)
     for role, row in (("plain", "harmonize: rgb"), ("enhanced", "harmonize: rgb_enhanced")):
-        close = 0.2 if nerf else 0.005  # nerfacto's annealing of its first steps is not in nerfstudio's checkpoints
-        assert judged.score("psnr", role) == pytest.approx(rows[row]["psnr"], abs=close)
+        assert judged.score("psnr", role) == pytest.approx(rows[row]["psnr"], abs=0.005)
     if not nerf:
         baseline = trainer.base_dir / "baseline"
         assert open_run(baseline / "config.yml").start.width == 64

@@ -34,8 +34,8 @@ from harmonizer_ns.enhancers.difix.network import SCHEDULE, SKIP_INIT, DifixNetw
 from harmonizer_ns.enhancers.lora import merged, rank_of
 from harmonizer_ns.enhancers.one_step import own_arguments
 from harmonizer_ns.enhancers.table import HUB_INDEX, SPECS, spec_of
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import find_folder, first_line, read_json
+from harmonizer_ns.errors import InputError, first_line
+from harmonizer_ns.files import find_folder, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.errors import InputError
-from harmonizer_ns.files import find_folder, first_line
+from harmonizer_ns.errors import InputError, first_line
+from harmonizer_ns.files import find_folder
 from harmonizer_ns.images import Padding, local_mean
 from harmonizer_ns.synthesis.streams.shading import to_linear
 

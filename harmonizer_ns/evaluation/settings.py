@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out protocol: enhance renders of views that were not fitted, and compare both with the photos."""
+"""Settings of an evaluation: what is measured, with which enhancer, and where results go."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from jaxtyping import Float
-from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.devices import Device, Precision
-from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.views import ENHANCED, PLAIN, PicturedView, timed
-from harmonizer_ns.metrics import mask_weight
 from harmonizer_ns.splats.fit import SplatConfig, SplatReconstructor
-from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, select_references, split_capture
-from harmonizer_ns.spread import evenly_spread
+from harmonizer_ns.splats.held_out import SparseFit, fit_sparse, split_capture
 
 VIEWS = 16
 """Held-out photos compared for each capture."""
@@ -105,50 +98,3 @@ class EvaluationConfig:
     def settings(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
         return json.loads(json.dumps(asdict(self), default=str))
-
-
-@dataclass(frozen=True)
-class FittedScene:
-    """Gives the held-out photos of a reconstruction.
-
-    Args:
-        name: of the scene.
-        fit: a reconstruction, and the photos that it has seen and not seen.
-        most: how many views are judged, evenly spread; None: all.
-        how: the pictures were made.
-    """
-
-    name: str
-    fit: SparseFit
-    most: int | None = None
-    how: str = ""
-
-    @property
-    def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
-        """Where photos were taken from, those that were fitted and those that were not."""
-        return self.fit.capture.positions
-
-    def views(self, enhancer: Enhancer | None) -> Iterator[PicturedView]:
-        """Render and enhance the held-out views, as `compare` does.
-
-        Raises:
-            InputError: when no photo is held out.
-        """
-        test = self.fit.capture.test
-        if not test:
-            raise InputError(f"{self.name} has no held-out photos, there is nothing to compare with")
-        return compare(self.fit, enhancer, evenly_spread(test, self.most or len(test)))
-
-
-def compare(fit: SparseFit, enhancer: Enhancer | None, views: Sequence[int]) -> Iterator[PicturedView]:
-    """Render each view, and enhance it with the nearest fitted photos as references."""
-    for index in views:
-        photo, mask = fit.capture.frames(index), fit.capture.mask(index)
-        render = fit.renderer.render(photo.cameras)
-        pictures, seconds = {PLAIN: render.rgb[0]}, None
-        if enhancer is not None:
-            references = select_references(fit, render.cameras, enhancer.max_references, exclude=index)
-            context = Context(references=(references,))
-            pictures[ENHANCED], seconds = timed(lambda: enhancer.enhance(render, context), render)  # noqa: B023
-        shows, target = Path(fit.capture.names[index]).name, photo.rgb[0].to(render.rgb)
-        yield PicturedView(f"{index:04d}", shows, pictures, target, mask_weight(mask), seconds)
