@@ -120,7 +120,7 @@ def lpips_distance(net: LpipsNet, backbone: Path | None = None, heads: Path | No
 
 
 def lpips_or_nan(net: LpipsNet, say: Callable[[str], None]) -> Distance:
-    """Make LPIPS a metric that may be missing: it is loaded at first use, and NaN without its weights, said once.
+    """Make LPIPS a metric that may be missing: loaded at first use from torch's cache, else NaN, which is said once.
 
     Args:
         net: its backbone.
@@ -129,8 +129,12 @@ def lpips_or_nan(net: LpipsNet, say: Callable[[str], None]) -> Distance:
 
     @cache
     def loaded() -> Distance:
+        url = _address(_MODELS[net])
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         try:
-            return lpips_distance(net)
+            if not file.is_file():
+                raise InputError(f"{url} is not in {file.parent}")
+            return lpips_distance(net, file)
         except InputError as error:
             say(f"LPIPS is left out: {error}")
             return lambda image, target: image.new_full((len(image),), math.nan)
@@ -140,9 +144,13 @@ def lpips_or_nan(net: LpipsNet, say: Callable[[str], None]) -> Distance:
 
 def pretrained(model: str, path: Path | None) -> dict[str, Tensor]:
     """Read a state dict of torchvision's from a file, or download the best one of a model; see `download`."""
+    return read_weights(path) if path else download(_address(model))
+
+
+def _address(model: str) -> str:
     from torchvision.models import get_model_weights
 
-    return read_weights(path) if path else download(get_model_weights(model)["DEFAULT"].url)
+    return get_model_weights(model)["DEFAULT"].url
 
 
 def download(url: str) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import urllib.error
 
 import pytest
@@ -154,11 +155,21 @@ def test_without_network_the_error_says_what_to_get(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(InputError, match=r"get vgg16-\w+\.pth on a machine with network and give its path"):
         load_features("vgg")
+
+
+def test_the_metric_lpips_is_never_downloaded(monkeypatch, tmp_path, squeezenet_file):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     said = []
     missing, image = lpips_or_nan("squeeze", said.append), torch.rand(2, 3, 48, 64)
     assert all(missing(image, image).isnan().all() for _ in range(2))
+    (told,) = said
+    name = re.search(rf"https://\S+/(squeezenet1_1-\w+\.pth) is not in {tmp_path}/checkpoints", told)[1]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).write_bytes(squeezenet_file.read_bytes())
+    found = lpips_or_nan("squeeze", said.append)
+    assert found(image, image).tolist() == [0, 0]
     assert len(said) == 1
-    assert "get squeezenet1_1-" in said[0]
 
 
 def test_downloads_are_verified_and_run_no_code(monkeypatch, squeezenet_file):

@@ -101,11 +101,12 @@ def _table(found: Found, run: Run, measure: Measure, rows: Sequence[str], scenes
         ("", *scenes, mean, "gain over plain", "better / worse"),
         tuple((row, *_cells(found, run, measure, row, scenes)) for row in rows),
         f"{measure.title}{f' ({measure.unit})' if measure.unit else ''} of the judged photos, {seeds}; "
-        "in brackets the seeds that are better (+) and worse (-) than plain.",
+        "in brackets the seeds that are better (+) and worse (-) than plain. Averages are over scenes with figures.",
     )
 
 
 def _cells(found: Found, run: Run, measure: Measure, row: str, scenes: Sequence[str]) -> list[Cell]:
+    tried = len({place for steps, place, _, name in found if (steps, name) == (run.steps, measure.name)})
     cells: list[Cell] = []
     means, differences, pairs = [], [], []
     for scene in scenes:
@@ -114,8 +115,8 @@ def _cells(found: Found, run: Run, measure: Measure, row: str, scenes: Sequence[
         means += [fmean(values.values())] if values else []
         pairs += gains(values, plain, measure.better)
         differences += [fmean(pairs[-len(values) :])] if values and values.keys() <= plain.keys() else []
-    whole = len(means) == len(scenes)
-    gain = fmean(differences) if row != PLAIN and len(differences) == len(scenes) else None
+    whole = len(means) == tried
+    gain = fmean(differences) if row != PLAIN and len(differences) == tried else None
     signs = None if row == PLAIN else f"{sum(one > 0 for one in pairs)} / {sum(one < 0 for one in pairs)}"
     return [*cells, fmean(means) if whole else None, gain, signs]
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harmonizer_ns.captures.capture import Capture, Photo, load_capture
+from harmonizer_ns.captures.capture import Capture, Photo, load_capture, pose_files
 from harmonizer_ns.captures.writing import write_transforms
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.protocols import Protocol
@@ -111,7 +111,12 @@ def _prepared(name: str, whole: Capture, split: Split, protocol: Protocol, outpu
 
 
 def _load(scene: Path, protocol: Protocol) -> Capture:
-    """Read a capture; its cameras have the protocol's size, its photos have it only where they come so."""
+    """Read a capture; its cameras have the protocol's size, its photos have it only where they come so.
+
+    DL3DV's benchmark keeps captures in a folder ``nerfstudio`` of their scenes.
+    """
+    name, inner = scene.resolve().name, scene / "nerfstudio"
+    scene = inner if inner.is_dir() and not pose_files(scene) else scene
     smaller = protocol.factor if (scene / f"images_{protocol.factor}").is_dir() else 1
     capture = load_capture(scene, factor=smaller, with_tracks=True)
     share = smaller / protocol.factor
@@ -119,7 +124,7 @@ def _load(scene: Path, protocol: Protocol) -> Capture:
     for camera in capture.cameras:
         width = protocol.width or max(1, round(camera.width * share))
         cameras.append(camera.resized_to_width(width))
-    return replace(capture, cameras=cameras)
+    return replace(capture, name=name, cameras=cameras)
 
 
 def _split(capture: Capture, split: Split, most: int | None) -> tuple[Capture, str]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from harmonizer_ns.errors import first_line
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
+from harmonizer_ns.plugin.report import say
 from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 from harmonizer_ns.stereo.fusion import Seeds
@@ -39,7 +40,7 @@ def lpips_on_demand() -> Iterator[None]:
     from torchmetrics.image import lpip
 
     original = lpip.LearnedPerceptualImagePatchSimilarity
-    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: lpips_or_nan("alex", lambda message: CONSOLE.log(message))
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: lpips_or_nan("alex", say)
     try:
         yield
     finally:

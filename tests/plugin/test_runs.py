@@ -183,3 +183,18 @@ def test_photos_are_read_at_the_asked_width(tmp_path, mixer, width):
     trainer = start(tiny_config(data, tmp_path / "out", pipeline__max_image_width=20))
     assert {camera.width for camera in trainer.pipeline.photos.cameras} == {20}
     assert trainer.pipeline.photos.photo(0).shape[2] == 20
+
+
+def test_a_run_that_holds_nothing_out_reports_all_the_same(own_capture, tmp_path, mixer, capfd):
+    file = own_capture / "transforms.json"
+    meta = {name: value for name, value in json.loads(file.read_text()).items() if not name.endswith("_filenames")}
+    file.write_text(json.dumps(meta))
+    config = tiny_config(own_capture, tmp_path, max_num_iterations=6, pipeline__fix_steps=[3])
+    config.pipeline.datamanager.dataparser.eval_mode = "all"  # nerfstudio then evaluates what it has learned from
+    folder = run(config).base_dir
+    assert json.loads((folder / "harmonize_report.json").read_text())["held_out"] == {}
+    told = json.loads((folder / "report.json").read_text())
+    assert told["summary"][0] == "No photo was held out, so nothing was measured."
+    assert "Loss" in [plot["title"] for plot in told["plots"]]
+    assert told["cameras"]["groups"].keys() == {"photos", "targets"}
+    assert "No photo was held out" in capfd.readouterr().out
