@@ -333,12 +333,13 @@ def _read_photo(file: Path, lens: Pinhole, mask_file: Path | None, alpha: Alpha,
     """Read a photo and its mask, undistort them and bring them to the camera's size."""
     original, mask = _photo_and_mask(file, mask_file, alpha)
     size = camera.width, camera.height
-    pixels = _resized(lens.apply(original), size, Image.Resampling.BICUBIC)
-    keep = torch.from_numpy(_resized(lens.apply(mask), size, Image.Resampling.BOX) > 127)[None]
+    pixels = resized_pixels(lens.apply(original), size, Image.Resampling.BICUBIC)
+    keep = torch.from_numpy(resized_pixels(lens.apply(mask), size, Image.Resampling.BOX) > 127)[None]
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None if keep.all() else keep
 
 
-def _resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def resized_pixels(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    """Bring pixels ``h w 3`` or ``h w`` in bytes to a width and height by one of Pillow's filters."""
     if image.shape[1::-1] == size:
         return image
     return np.array(Image.fromarray(image).resize(size, how))

@@ -18,11 +18,9 @@ from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.networks import Networks
-from harmonizer_ns.evaluation.pictures import PairScene, as_video, holds_pictures, pair_scenes, two_folders
+from harmonizer_ns.evaluation.pictures import PairScene, Scene, as_video, holds_pictures, pair_scenes, two_folders
 from harmonizer_ns.evaluation.rendered import FittedScene
 from harmonizer_ns.evaluation.settings import VIEWS, EvaluationConfig
-
-Scene = FittedScene | PairScene
 
 
 class Source(NamedTuple):

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, collect, comparison, gains, tables
-from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, Job, make_job, pictures_of, read_result
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, collect, comparison, gains, planned, tables
+from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, Job, pictures_of, read_result
 from harmonizer_ns.evaluation.prepared import PreparedScene
 from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.files import read_json
@@ -93,15 +93,11 @@ def plan(
 ) -> list[Trial]:
     """List all trials; those of a scene and seed come together, first seeds first."""
     trials = []
-    for run in protocol.runs:
-        for seed in run.seeds:
-            for scene in scenes:
-                for row in rows_of(run, own):
-                    shown = seed == run.seeds[0] and row.name in (PLAIN, PROGRESSIVE)
-                    label = f"{scene.name}, {run.steps} steps, seed {seed}, {row.name}"
-                    about = {"label": label, "with_pictures": shown}
-                    job = make_job(scene, protocol, run, seed, row.options, device, **about)
-                    trials.append(Trial(scene.name, run, row.name, row.image, seed, job))
+    for run, seed, scene in protocol.tried(scenes):
+        for row in rows_of(run, own):
+            shown = seed == run.seeds[0] and row.name in (PLAIN, PROGRESSIVE)
+            images = {row.name: row.image}
+            trials += planned(images, protocol, run, seed, scene, row.options, device, with_pictures=shown)
     return trials
 
 

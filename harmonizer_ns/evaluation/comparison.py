@@ -7,7 +7,7 @@ its spread, and with the number of seeds that are better or worse than the plain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from harmonizer_ns import __version__
 from harmonizer_ns.captures.capture import load_capture
-from harmonizer_ns.evaluation.jobs import Image, Job, read_result
+from harmonizer_ns.evaluation.jobs import Image, Job, make_job, read_result
 from harmonizer_ns.evaluation.prepared import PreparedScene, folder_of
 from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.evaluation.quality import MEASURES, Better, Measure, goodness, means
@@ -39,6 +39,22 @@ class Trial:
     image: Image
     seed: int
     job: Job
+
+
+def planned(
+    images: Mapping[str, Image],
+    protocol: Protocol,
+    run: Run,
+    seed: int,
+    scene: PreparedScene,
+    options: Sequence[str],
+    device: str,
+    **special: Any,
+) -> list[Trial]:
+    """Plan one training for some rows, each with the image that it judges; see `make_job`."""
+    label = f"{scene.name}, {run.steps} steps, seed {seed}, {next(iter(images))}"
+    job = make_job(scene, protocol, run, seed, options, device, label=label, **special)
+    return [Trial(scene.name, run, row, image, seed, job) for row, image in images.items()]
 
 
 class Judgement(NamedTuple):

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.evaluation import page, report
 from harmonizer_ns.evaluation.networks import Networks
+from harmonizer_ns.evaluation.pictures import Scene
 from harmonizer_ns.evaluation.quality import scores_of
 from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result
 from harmonizer_ns.evaluation.sets import PictureSets
@@ -23,29 +21,6 @@ from harmonizer_ns.evaluation.video import Clips
 from harmonizer_ns.images import beside, save_image
 from harmonizer_ns.report import Report
 from harmonizer_ns.views import ENHANCED, PLAIN, JudgedView
-
-
-class Scene(Protocol):
-    """Gives views to judge."""
-
-    @property
-    def name(self) -> str:
-        """Of the scene."""
-        ...
-
-    @property
-    def how(self) -> str:
-        """How its pictures were made, in a few words."""
-        ...
-
-    @property
-    def positions(self) -> dict[str, Float[Tensor, "n 3"]]:
-        """Camera positions by group, as `harmonizer_ns.report.CameraMap` draws them; empty where they are not known."""
-        ...
-
-    def views(self, enhancer: Enhancer | None) -> Iterator[JudgedView]:
-        """Give the views, enhanced as well where there is an enhancer."""
-        ...
 
 
 def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | None]], networks: Networks) -> None:

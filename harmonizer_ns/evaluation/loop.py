@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, comparison
-from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, make_job
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, comparison, planned
+from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image
 from harmonizer_ns.evaluation.oracles import FLAWS
 from harmonizer_ns.evaluation.prepared import PreparedScene
 from harmonizer_ns.evaluation.protocols import Protocol, Run
@@ -40,30 +40,14 @@ def plan_loop(
     """
     if protocol.targets != "eval":
         raise InputError(f"the loop's test needs targets 'eval', the protocol {protocol.name} has {protocol.targets!r}")
+    rows = {PLAIN: (NO_REPAIRS, {}), PHOTOS: (NO_REPAIRS, {"photos": "all"})}
+    rows |= {row: (options, {"flaw": flaw}) for row, (flaw, options) in loop_rows(own).items()}
     trials = []
-    for run in protocol.runs:
-        for seed in run.seeds:
-            for scene in scenes:
-                trials += _trials_of(protocol, run, seed, scene, own, device)
+    for run, seed, scene in protocol.tried(scenes):
+        for row, (options, special) in rows.items():
+            images: dict[str, Image] = {row: "rgb", **({REPAIR + row: "enhanced"} if "flaw" in special else {})}
+            trials += planned(images, protocol, run, seed, scene, options, device, **special)
     return trials
-
-
-def _trials_of(
-    protocol: Protocol, run: Run, seed: int, scene: PreparedScene, own: Mapping[str, Sequence[str]], device: str
-) -> list[Trial]:
-    """Try one scene with one seed: plain, on the photos, and with repairs, which are judged as well."""
-
-    def trials(
-        row: str, images: Mapping[Image, str], options: Sequence[str] = NO_REPAIRS, **special: str
-    ) -> list[Trial]:
-        label = f"{scene.name}, {run.steps} steps, seed {seed}, {row}"
-        job = make_job(scene, protocol, run, seed, options, device, label=label, **special)
-        return [Trial(scene.name, run, name, image, seed, job) for image, name in images.items()]
-
-    found = [*trials(PLAIN, {"rgb": PLAIN}), *trials(PHOTOS, {"rgb": PHOTOS}, photos="all")]
-    for row, (flaw, options) in loop_rows(own).items():
-        found += trials(row, {"rgb": row, "enhanced": REPAIR + row}, options, flaw=flaw)
-    return found
 
 
 def efficiency(loop: Values, plain: Values, photos: Values) -> float | None:

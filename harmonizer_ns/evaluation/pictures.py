@@ -14,7 +14,7 @@ from torch import Tensor
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError, damage_of
-from harmonizer_ns.evaluation.rendered import timed
+from harmonizer_ns.evaluation.rendered import FittedScene, timed
 from harmonizer_ns.images import image_size, load_image
 from harmonizer_ns.loaded_pairs import LoadedPair, load_pair
 from harmonizer_ns.media import IMAGE_SUFFIXES, image_files, natural_key
@@ -85,6 +85,10 @@ def _photos(pair: Pair, render: Frames, count: int) -> Frames | None:
         return None
     size = render.cameras.width, render.cameras.height
     return as_frames(torch.cat([cover_images(load_image(path)[None], *size) for path in pair.references[:count]]))
+
+
+Scene = FittedScene | PairScene
+"""Gives views to judge."""
 
 
 # --- what a path holds ------------------------------------------------------------------------------------------------

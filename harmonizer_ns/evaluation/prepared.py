@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harmonizer_ns.captures.capture import Capture, Photo, load_capture, pose_files
+from harmonizer_ns.captures.capture import Capture, Photo, load_capture, pose_files, resized_pixels
 from harmonizer_ns.captures.writing import write_transforms
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation.protocols import Protocol
@@ -149,15 +149,10 @@ class _Resized:
     def __call__(self, index: int) -> Photo:
         photo, mask = self.capture.read(index)
         size = self.capture.cameras[index].width, self.capture.cameras[index].height
-        pixels = _resized(photo.permute(1, 2, 0).numpy(), size, self.how)
-        counts = None if mask is None else _resized(mask[0].numpy().astype(np.uint8) * 255, size, "box") > 127
+        pixels = resized_pixels(photo.permute(1, 2, 0).numpy(), size, Image.Resampling[self.how.upper()])
+        bytes_ = None if mask is None else mask[0].numpy().astype(np.uint8) * 255
+        counts = None if bytes_ is None else resized_pixels(bytes_, size, Image.Resampling.BOX) > 127
         return torch.from_numpy(pixels).permute(2, 0, 1), None if counts is None else torch.from_numpy(counts)[None]
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-    if pixels.shape[1::-1] == size:
-        return pixels
-    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling[how.upper()]))
 
 
 def _digest(capture: Capture, photos: list[int], read: _Resized) -> str:

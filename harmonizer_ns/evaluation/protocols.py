@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.errors import InputError, check_limits
@@ -19,6 +20,7 @@ from harmonizer_ns.evaluation.splits import Split
 from harmonizer_ns.files import find_shipped, read_json, write_json
 from harmonizer_ns.strict_dataclasses import build
 
+Scene = TypeVar("Scene")
 Resize = Literal["bicubic", "lanczos", "bilinear", "box"]
 
 
@@ -94,6 +96,10 @@ class Protocol:
             raise InputError(f"judged should be at least 1, got {self.judged}")
         if len({run.steps for run in self.runs}) < len(self.runs):
             raise InputError(f"runs should have different steps, got {[run.steps for run in self.runs]}")
+
+    def tried(self, scenes: Sequence[Scene]) -> list[tuple[Run, int, Scene]]:
+        """List what is trained: a length, a seed, a scene; those of a seed come together, first seeds first."""
+        return [(run, seed, scene) for run in self.runs for seed in run.seeds for scene in scenes]
 
     def settings(self) -> dict[str, Any]:
         """Give all of it as JSON can hold it."""

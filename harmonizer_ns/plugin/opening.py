@@ -58,12 +58,10 @@ def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str 
     settings = read_config(config, trust=trust)
     pipeline = _opened(settings, config)
     photos = TrainingPhotos(pipeline.datamanager)
-    others = DatasetPhotos(pipeline.datamanager, "eval") if pipeline.datamanager.eval_dataset else None
-    known = {file.resolve() for file in photos.files}
-    test = [] if others is None else [i for i, file in enumerate(others.files) if file.resolve() not in known]
-    if others is None or not test:
+    if not photos.held_out_places:
         raise InputError(f"the run of {config} learned from all of its photos: none is held out to compare it with")
-    capture = as_capture(str(getattr(settings, "experiment_name", "")) or config.parent.name, photos, others, test)
+    name, others = str(getattr(settings, "experiment_name", "")), DatasetPhotos(pipeline.datamanager, "eval")
+    capture = as_capture(name or config.parent.name, photos, others, photos.held_out_places)
     return SparseFit(capture, ModelRenderer(pipeline.model)), getattr(settings.pipeline, "enhancer", None)
 
 

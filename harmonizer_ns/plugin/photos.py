@@ -103,10 +103,16 @@ class TrainingPhotos(DatasetPhotos):
 
     @property
     def held_out(self) -> list[Cameras]:
-        """Poses of the photos that are held out; nerfstudio may also evaluate those that it learns from."""
-        dataset, known = self._datamanager.eval_dataset, set(self.files)
-        found = zip(dataset.image_filenames, _one_by_one(dataset.cameras), strict=True) if dataset else ()
-        return [camera for file, camera in found if file not in known]
+        """Poses of the photos that are held out."""
+        places = self.held_out_places
+        cameras = _one_by_one(self._datamanager.eval_dataset.cameras) if places else []  # type: ignore[union-attr]
+        return [cameras[place] for place in places]
+
+    @property
+    def held_out_places(self) -> list[int]:
+        """Which photos of the evaluation are held out: nerfstudio may also evaluate those that it learns from."""
+        dataset, known = self._datamanager.eval_dataset, {file.resolve() for file in self.files}
+        return [i for i, file in enumerate(dataset.image_filenames) if file.resolve() not in known] if dataset else []
 
     @property
     def points(self) -> Float[Tensor, "p 3"] | None:
