@@ -89,13 +89,7 @@ def judge(
     plan: Callable[[Protocol, Sequence[PreparedScene], Mapping[str, Sequence[str]], str], list[Trial]],
     report: Callable[[Protocol, Sequence[PreparedScene], Sequence[Trial], Path, Sequence[str]], Report],
 ) -> None:
-    """Do what is not done yet, then tell all of it; problems are told at the end, with exit status 1.
-
-    Args:
-        config: says what is tried on what.
-        plan: lists all trials.
-        report: tells what came of them, and what could not be done.
-    """
+    """Do what is not done yet, then tell all of it; problems are told at the end, with exit status 1."""
     protocol, own = config.read_protocol(), read_options(config.options)
     output, problems = config.output.resolve(), []
     with locked(output):

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, collect, comparison, gains, planned, tables
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, comparison, gains, planned, tables
 from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image, Job, pictures_of, read_result
 from harmonizer_ns.evaluation.prepared import PreparedScene
 from harmonizer_ns.evaluation.protocols import Protocol, Run
@@ -105,14 +105,8 @@ def report(
     protocol: Protocol, scenes: Sequence[PreparedScene], trials: Sequence[Trial], output: Path, problems: Sequence[str]
 ) -> Report:
     """Tell what every row is worth."""
-    found, names = collect(trials, output), [scene.name for scene in scenes]
-    shown = []
-    for run in protocol.runs:
-        rows = list(dict.fromkeys(trial.row for trial in trials if trial.run == run))
-        shown += tables(found, run, rows, names)
-    title = f"Ablation by the protocol {protocol.name}: {', '.join(names)}"
-    sentences = [_sentence(found, run, names) for run in protocol.runs]
-    return comparison(title, sentences, shown, found, protocol, scenes, output, problems, _views(trials, output))
+    title, views = f"Ablation by the protocol {protocol.name}", _views(trials, output)
+    return comparison(title, protocol, scenes, trials, output, problems, _sentence, tables, views)
 
 
 def _sentence(found: Found, run: Run, scenes: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ its spread, and with the number of seeds that are better or worse than the plain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -155,24 +155,29 @@ def flat(found: Found) -> list[dict[str, Any]]:
 
 def comparison(
     title: str,
-    sentences: Sequence[str],
-    shown: Sequence[Table],
-    found: Found,
     protocol: Protocol,
     scenes: Sequence[PreparedScene],
+    trials: Sequence[Trial],
     output: Path,
     problems: Sequence[str],
+    sentence: Callable[[Found, Run, Sequence[str]], str],
+    tables: Callable[[Found, Run, Sequence[str], Sequence[str]], list[Table]],
     views: Sequence[View] = (),
 ) -> Report:
-    """Report what trainings by a protocol gave, what could not be done, and what they were given."""
+    """Report what trainings by a protocol gave, what could not be done, and what they were given.
+
+    For each length of training there is a sentence, and tables by rows and scenes.
+    """
+    found, names = collect(trials, output), [scene.name for scene in scenes]
+    rows = {run: list(dict.fromkeys(trial.row for trial in trials if trial.run == run)) for run in protocol.runs}
     failed = [f"Not done: {'; '.join(problems)}."] if problems else []
     return Report(
-        title,
-        (*sentences, *failed, *map(str, scenes)),
-        tuple(shown),
+        f"{title}: {', '.join(names)}",
+        (*(sentence(found, run, names) for run in rows), *failed, *map(str, scenes)),
+        tuple(table for run in rows for table in tables(found, run, rows[run], names)),
         views=tuple(views),
         ranked_by="PSNR gained from plain to harmonized",
-        maps={s.name: CameraMap(load_capture(folder_of(output, s.name)).positions) for s in scenes},
+        maps={name: CameraMap(load_capture(folder_of(output, name)).positions) for name in names},
         settings={"protocol": protocol.settings(), "version": __version__},
         data={"values": flat(found)},
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from harmonizer_ns.evaluation.sets import PictureSets
 from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.evaluation.video import Clips
 from harmonizer_ns.images import beside, save_image
-from harmonizer_ns.report import Report
 from harmonizer_ns.views import ENHANCED, PLAIN, JudgedView
 
 
@@ -43,9 +42,12 @@ def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | 
         console.print(report.sentence(verdict), soft_wrap=True)
     print_missing(console, networks)
     if config.output:
-        recipes = networks.recipes | ({} if networks.inception() is None else {"inception": sets.recipe()})
-        written = page.write(config.output, _report(config, results, mean, networks.missing, recipes))
-        console.print(f"Report: {written}", highlight=False)
+        if networks.inception() is not None:
+            networks.recipes["inception"] = sets.recipe()
+        told, title = [report.sentence(verdict)] if verdict else [], f"Evaluation of {page.names(results)}"
+        found = page.report_of(title, results, mean, config, networks, told)
+        data = report.content(results, config.settings(), mean)
+        console.print(f"Report: {page.write(config.output, replace(found, data=data))}", highlight=False)
 
 
 def measure_scene(
@@ -90,25 +92,3 @@ def _with_sets(mean: SceneResult, sets: PictureSets) -> SceneResult:
     roles = [role for role in (PLAIN, ENHANCED) if role in mean.scores]
     scores = {role: {**mean.scores[role], **sets.distances(role)} for role in roles}
     return replace(mean, scores={**mean.scores, **scores})
-
-
-def _report(
-    config: EvaluationConfig,
-    results: Sequence[SceneResult],
-    mean: SceneResult,
-    missing: Mapping[str, str],
-    recipes: Mapping[str, str],
-) -> Report:
-    assert config.output is not None
-    verdict = report.judge(list(results))
-    tables = [page.gains_table(mean), page.scenes_table(results), page.missing_table(missing)]
-    return Report(
-        title=f"Evaluation of {', '.join(result.scene for result in results)}",
-        summary=(page.headline(mean), *([report.sentence(verdict)] if verdict else []), report.told(results)),
-        tables=tuple(table for table in tables if table is not None),
-        views=page.views_of(config.output, results),
-        ranked_by=page.ranked_by(results),
-        maps=page.maps(results),
-        settings=page.settings_of(config.settings(), recipes),
-        data=report.content(list(results), config.settings(), mean),
-    )

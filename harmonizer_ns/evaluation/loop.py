@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, collect, comparison, planned
+from harmonizer_ns.evaluation.comparison import PLAIN, Found, Trial, Values, comparison, planned
 from harmonizer_ns.evaluation.jobs import NO_REPAIRS, Image
 from harmonizer_ns.evaluation.oracles import FLAWS
 from harmonizer_ns.evaluation.prepared import PreparedScene
@@ -64,15 +64,14 @@ def report_loop(
     protocol: Protocol, scenes: Sequence[PreparedScene], trials: Sequence[Trial], output: Path, problems: Sequence[str]
 ) -> Report:
     """Tell what the loop makes of each kind of repair, scene by scene, and over all of them."""
-    found, names = collect(trials, output), [scene.name for scene in scenes]
-    tables = []
-    for run in protocol.runs:
-        rows = [row for row in dict.fromkeys(t.row for t in trials if t.run == run) if not row.startswith(REPAIR)]
-        tables += [_overview(found, run, rows, names)] if len(names) > 1 else []
-        tables += [_table(found, run, rows, name) for name in names]
-    title = f"What the loop makes of repairs of a stated quality: {', '.join(names)}"
-    sentences = [_sentence(found, run, names) for run in protocol.runs]
-    return comparison(title, sentences, tables, found, protocol, scenes, output, problems)
+    title = "What the loop makes of repairs of a stated quality"
+    return comparison(title, protocol, scenes, trials, output, problems, _sentence, _tables)
+
+
+def _tables(found: Found, run: Run, rows: Sequence[str], scenes: Sequence[str]) -> list[Table]:
+    rows = [row for row in rows if not row.startswith(REPAIR)]
+    overview = [_overview(found, run, rows, scenes)] if len(scenes) > 1 else []
+    return [*overview, *(_table(found, run, rows, scene) for scene in scenes)]
 
 
 def _table(found: Found, run: Run, rows: Sequence[str], scene: str) -> Table:

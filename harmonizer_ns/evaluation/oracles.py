@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.enhancers.base import Context, Repaired
+from harmonizer_ns.flow import warp_by_flow
 from harmonizer_ns.images import resize
 from harmonizer_ns.poses import rotation_angle
 from harmonizer_ns.types import Cameras, Frames
@@ -144,7 +145,4 @@ def smooth_field(channels: int, height: int, width: int, generator: torch.Genera
 
 def displaced(photo: Picture, field: Float[Tensor, "2 h w"]) -> Picture:
     """Look each pixel up at its place plus ``field`` (x, y in pixels), bilinearly; edges are repeated."""
-    height, width = photo.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    places = torch.stack([(x + field[0]) / width, (y + field[1]) / height], dim=-1) * 2 - 1
-    return F.grid_sample(photo[None], places[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return warp_by_flow(photo[None], field[None])[0]

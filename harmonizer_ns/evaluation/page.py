@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harmonizer_ns import __version__
+from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.quality import MEASURES, Measure, goodness
-from harmonizer_ns.evaluation.report import SceneResult, ViewResult, measured
+from harmonizer_ns.evaluation.report import SceneResult, ViewResult, measured, told
+from harmonizer_ns.evaluation.settings import EvaluationConfig
 from harmonizer_ns.files import read_json, write_json
 from harmonizer_ns.report import CameraMap, Report, Table, View, heading, write_report
 from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH
@@ -85,14 +87,33 @@ def views_of(output: Path, results: Sequence[SceneResult]) -> tuple[View, ...]:
     )
 
 
-def ranked_by(results: Sequence[SceneResult]) -> str:
-    """Say which figure the ranks of their views are."""
-    return "PSNR gained by enhancing" if any(ENHANCED in result.scores for result in results) else "PSNR"
+def report_of(
+    title: str,
+    results: Sequence[SceneResult],
+    mean: SceneResult,
+    config: EvaluationConfig,
+    networks: Networks,
+    sentences: Sequence[str] = (),
+) -> Report:
+    """Report what was measured, but for the raw figures."""
+    assert config.output is not None
+    tables = [gains_table(mean), scenes_table(results), missing_table(networks.missing)]
+    maps = {result.scene: CameraMap(result.positions) for result in results if result.positions}
+    return Report(
+        title=title,
+        summary=(headline(mean), *sentences, told(results)),
+        tables=tuple(table for table in tables if table is not None),
+        views=views_of(config.output, results),
+        ranked_by="PSNR gained by enhancing" if ENHANCED in mean.scores else "PSNR",
+        cameras=maps.get(results[0].scene) if len(results) == 1 else None,
+        maps=maps if len(results) > 1 else {},
+        settings={"protocol": config.settings(), "networks": dict(networks.recipes), "version": __version__},
+    )
 
 
-def maps(results: Sequence[SceneResult]) -> dict[str, CameraMap]:
-    """Draw the cameras of every scene that tells where they stood."""
-    return {result.scene: CameraMap(result.positions) for result in results if result.positions}
+def names(results: Sequence[SceneResult]) -> str:
+    """List the scenes."""
+    return ", ".join(result.scene for result in results)
 
 
 def scene_folder(output: Path | None, scene: str) -> Path | None:
@@ -129,11 +150,6 @@ def _improvement(mean: SceneResult, measure: Measure) -> float | None:
     if floor is not None and measure.better == "lower":  # below the truth's own error a video is smoother, not better
         plain, enhanced = max(plain, floor), max(enhanced, floor)
     return goodness(enhanced, measure.better) - goodness(plain, measure.better)
-
-
-def settings_of(protocol: dict[str, Any], recipes: Mapping[str, str]) -> dict[str, Any]:
-    """Give what the figures depend on."""
-    return {"protocol": protocol, "networks": dict(recipes), "version": __version__}
 
 
 def write(folder: Path, report: Report) -> Path:

@@ -62,11 +62,7 @@ def prepare(
 ) -> list[PreparedScene]:
     """Prepare scenes in ``output/scenes``, each by every split; what is there already and the same stays.
 
-    Args:
-        protocol: says how.
-        scenes: folders of captures.
-        output: receives them.
-        left_out: receives which scene is too small for which split, and why; None: such a scene is an error.
+    Scenes that are too small for a split are told in ``left_out``; None: that is an error.
 
     Raises:
         InputError: naming the capture, or two captures of one name; and when nothing is left.

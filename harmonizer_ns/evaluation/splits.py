@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
@@ -110,21 +110,13 @@ def _side(split: Split, capture: Capture) -> Sides:
 
 def _clusters(split: Split, capture: Capture) -> Sides:
     """Cut the camera positions into two clusters by Lloyd's algorithm, begun at both ends of their longest axis."""
+    from scipy.cluster.vq import kmeans2
+
     centers = _centers(capture)
     along = (centers - centers.mean(0)) @ _principal(centers)
-    means = centers[[int(along.argmin()), int(along.argmax())]]
-    near = torch.zeros(len(centers), dtype=torch.bool)
-    for _ in range(100):
-        before, near = near, _nearer(centers, means)
-        if torch.equal(before, near) or near.all() or not near.any():
-            break
-        means = torch.stack([centers[~near].mean(0), centers[near].mean(0)])
-    return _sides(len(capture), torch.nonzero(near == near[0])[:, 0].tolist())
-
-
-def _nearer(centers: Float[Tensor, "n 3"], means: Float[Tensor, "2 3"]) -> Bool[Tensor, " n"]:
-    """Mark what is nearer to the second centre."""
-    return torch.cdist(centers, means).argmin(1) == 1
+    ends = centers[[int(along.argmin()), int(along.argmax())]]
+    _, near = kmeans2(centers.numpy(), ends.numpy(), iter=100, minit="matrix")
+    return _sides(len(capture), [i for i, cluster in enumerate(near) if cluster == near[0]])
 
 
 def _names(split: Split, capture: Capture) -> Sides:

@@ -28,14 +28,14 @@ from harmonizer_ns.evaluation.enhancer import print_missing, write_images
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.quality import Scores, scores_of
 from harmonizer_ns.evaluation.rendered import FittedScene
-from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result, told, wide_console
+from harmonizer_ns.evaluation.report import SceneResult, ViewResult, average, scene_result, wide_console
 from harmonizer_ns.evaluation.settings import VIEWS, EvaluationConfig
 from harmonizer_ns.evaluation.video import VideoMeasures
 from harmonizer_ns.files import write_json
 from harmonizer_ns.flow import depth_flow
 from harmonizer_ns.poses import interpolate_pose
-from harmonizer_ns.report import Report, write_report
 from harmonizer_ns.report import Table as ReportTable
+from harmonizer_ns.report import write_report
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.views import ENHANCED, PLAIN, TRUTH, JudgedView, view_of
@@ -108,10 +108,13 @@ def evaluate(
     console.print(on_terminal(table))
     print_missing(console, networks)
     if config.output:
-        content = {"protocol": config.settings(), "scenes": [result.flat() for result in results]}
-        write_json(config.output / "temporal.json", content, indent=2)
-        written = write_report(config.output, _report(config, results, networks, table))
-        console.print(f"Report: {written}", highlight=False)
+        data = {"scenes": [result.flat() for result in results]}
+        write_json(config.output / "temporal.json", {"protocol": config.settings(), **data}, indent=2)
+        photos = [result.photos for result in results]
+        title = f"Flight through {page.names(photos)}"
+        found = page.report_of(title, photos, average(photos), config, networks)
+        found = replace(found, tables=(table, *found.tables), data=data)
+        console.print(f"Report: {write_report(config.output, found)}", highlight=False)
 
 
 def evaluate_scene(
@@ -251,22 +254,3 @@ def on_terminal(table: ReportTable) -> Table:
     for row in table.rows:
         shown.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell or "-") for cell in row))
     return shown
-
-
-def _report(
-    config: EvaluationConfig, results: Sequence[TemporalResult], networks: Networks, table: ReportTable
-) -> Report:
-    assert config.output is not None
-    photos = [result.photos for result in results]
-    mean = average(photos)
-    tables = [table, page.gains_table(mean), page.scenes_table(photos), page.missing_table(networks.missing)]
-    return Report(
-        title=f"Flight through {', '.join(result.scene for result in results)}",
-        summary=(page.headline(mean), told(photos)),
-        tables=tuple(found for found in tables if found is not None),
-        views=page.views_of(config.output, photos),
-        ranked_by=page.ranked_by(photos),
-        maps=page.maps(photos),
-        settings=page.settings_of(config.settings(), networks.recipes),
-        data={"scenes": [result.flat() for result in results]},
-    )
