@@ -44,8 +44,8 @@ def evaluate(config: EvaluationConfig, scenes: Iterable[tuple[Scene, Enhancer | 
     if config.output:
         if networks.inception() is not None:
             networks.recipes["inception"] = sets.recipe()
-        told, title = [report.sentence(verdict)] if verdict else [], f"Evaluation of {page.names(results)}"
-        found = page.report_of(title, results, mean, config, networks, told)
+        told = [report.sentence(verdict)] if verdict else []
+        found = page.report_of("Evaluation of", results, mean, config, networks, told)
         data = report.content(results, config.settings(), mean)
         console.print(f"Report: {page.write(config.output, replace(found, data=data))}", highlight=False)
 

@@ -88,7 +88,7 @@ def views_of(output: Path, results: Sequence[SceneResult]) -> tuple[View, ...]:
 
 
 def report_of(
-    title: str,
+    what: str,
     results: Sequence[SceneResult],
     mean: SceneResult,
     config: EvaluationConfig,
@@ -100,7 +100,7 @@ def report_of(
     tables = [gains_table(mean), scenes_table(results), missing_table(networks.missing)]
     maps = {result.scene: CameraMap(result.positions) for result in results if result.positions}
     return Report(
-        title=title,
+        title=f"{what} {', '.join(result.scene for result in results)}",
         summary=(headline(mean), *sentences, told(results)),
         tables=tuple(table for table in tables if table is not None),
         views=views_of(config.output, results),
@@ -109,11 +109,6 @@ def report_of(
         maps=maps if len(results) > 1 else {},
         settings={"protocol": config.settings(), "networks": dict(networks.recipes), "version": __version__},
     )
-
-
-def names(results: Sequence[SceneResult]) -> str:
-    """List the scenes."""
-    return ", ".join(result.scene for result in results)
 
 
 def scene_folder(output: Path | None, scene: str) -> Path | None:

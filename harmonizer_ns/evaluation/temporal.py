@@ -111,8 +111,7 @@ def evaluate(
         data = {"scenes": [result.flat() for result in results]}
         write_json(config.output / "temporal.json", {"protocol": config.settings(), **data}, indent=2)
         photos = [result.photos for result in results]
-        title = f"Flight through {page.names(photos)}"
-        found = page.report_of(title, photos, average(photos), config, networks)
+        found = page.report_of("Flight through", photos, average(photos), config, networks)
         found = replace(found, tables=(table, *found.tables), data=data)
         console.print(f"Report: {write_report(config.output, found)}", highlight=False)
 
