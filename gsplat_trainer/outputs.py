@@ -175,9 +175,8 @@ class Outputs:
     def write_report(self, scene: Capture, repairs: Repairs, curves: Curves, seconds: float) -> None:
         """Write the report of a finished run; splats that it began with are what it is compared with."""
         settings = json.loads(json.dumps(asdict(self.config), default=str))
-        found = [part for i in (*scene.train, *scene.test) for part in (scene.photo(i), scene.mask(i))]
-        content = [part for part in found if part is not None]
-        cameras = scene.train_cameras, scene.test_cameras
+        parts = (part for i in (*scene.train, *scene.test) for part in (scene.photo(i), scene.mask(i)))
+        content, cameras = [part for part in parts if part is not None], (scene.train_cameras, scene.test_cameras)
         origin = Origin(self.config.data_dir, *cameras, scene.points, content, settings)
         run = Trained(*self.measured.get("val", ({}, HeldOutPhotos())), curves, seconds)
         before = Trained(*self.measured["before"], Curves(1)) if "before" in self.measured else None

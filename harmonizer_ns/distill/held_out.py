@@ -72,13 +72,10 @@ class HeldOutPhotos:
         """Take what was measured on a photo; metrics come by their names (`by_image`)."""
         small = {role: to_uint8(shrunk(image.detach(), _SIDE)).cpu() for role, image in view.all_pictures.items()}
         self.photos[view.shows] = HeldOutPhoto(view.shows, by_image(metrics), small)
-        shown = sorted((photo for photo in self.photos.values() if photo.pictures), key=_quality)
+        pictured = (photo for photo in self.photos.values() if photo.pictures)
+        shown = sorted(pictured, key=lambda photo: next(iter(photo.quality), math.inf))
         if len(shown) > _WORST + _BEST:
             shown[_WORST].pictures = {}
-
-
-def _quality(photo: HeldOutPhoto) -> float:
-    return photo.scores.get(PLAIN, {}).get("psnr", math.inf)
 
 
 def held_out_view(capture: Capture, index: int, render: Frames, repairs: Repairs) -> JudgedView:

@@ -97,7 +97,7 @@ def plan(
         for row in rows_of(run, own):
             shown = seed == run.seeds[0] and row.name in (PLAIN, PROGRESSIVE)
             images = {row.name: row.image}
-            trials += planned(images, protocol, run, seed, scene, row.options, device, with_pictures=shown)
+            trials += planned(images, protocol, (run, seed, scene), row.options, device, with_pictures=shown)
     return trials
 
 

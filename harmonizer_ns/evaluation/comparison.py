@@ -21,6 +21,8 @@ from harmonizer_ns.evaluation.protocols import Protocol, Run
 from harmonizer_ns.evaluation.quality import MEASURES, Better, Measure, goodness, means
 from harmonizer_ns.report import CameraMap, Cell, Report, Table, View, heading
 
+Tried = tuple[Run, int, PreparedScene]
+"""A length of training, a seed, and a scene."""
 PLAIN = "plain"
 """The row that all others are compared with."""
 Values = dict[int, float]
@@ -42,16 +44,10 @@ class Trial:
 
 
 def planned(
-    images: Mapping[str, Image],
-    protocol: Protocol,
-    run: Run,
-    seed: int,
-    scene: PreparedScene,
-    options: Sequence[str],
-    device: str,
-    **special: Any,
+    images: Mapping[str, Image], protocol: Protocol, tried: Tried, options: Sequence[str], device: str, **special: Any
 ) -> list[Trial]:
     """Plan one training for some rows, each with the image that it judges; see `make_job`."""
+    run, seed, scene = tried
     label = f"{scene.name}, {run.steps} steps, seed {seed}, {next(iter(images))}"
     job = make_job(scene, protocol, run, seed, options, device, label=label, **special)
     return [Trial(scene.name, run, row, image, seed, job) for row, image in images.items()]

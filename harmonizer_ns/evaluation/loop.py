@@ -43,10 +43,10 @@ def plan_loop(
     rows = {PLAIN: (NO_REPAIRS, {}), PHOTOS: (NO_REPAIRS, {"photos": "all"})}
     rows |= {row: (options, {"flaw": flaw}) for row, (flaw, options) in loop_rows(own).items()}
     trials = []
-    for run, seed, scene in protocol.tried(scenes):
+    for tried in protocol.tried(scenes):
         for row, (options, special) in rows.items():
             images: dict[str, Image] = {row: "rgb", **({REPAIR + row: "enhanced"} if "flaw" in special else {})}
-            trials += planned(images, protocol, run, seed, scene, options, device, **special)
+            trials += planned(images, protocol, tried, options, device, **special)
     return trials
 
 

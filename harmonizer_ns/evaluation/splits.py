@@ -103,7 +103,7 @@ def _spread(split: Split, capture: Capture) -> Sides:
 
 def _side(split: Split, capture: Capture) -> Sides:
     centers = _centers(capture)
-    order = torch.argsort((centers - centers.mean(0)) @ _principal(centers), stable=True).tolist()
+    order = torch.argsort(_along(centers), stable=True).tolist()
     first = set(order[: len(order) // 2])
     return _sides(len(capture), first if 0 in first else set(order) - first)
 
@@ -113,7 +113,7 @@ def _clusters(split: Split, capture: Capture) -> Sides:
     from scipy.cluster.vq import kmeans2
 
     centers = _centers(capture)
-    along = (centers - centers.mean(0)) @ _principal(centers)
+    along = _along(centers)
     ends = centers[[int(along.argmin()), int(along.argmax())]]
     _, near = kmeans2(centers.numpy(), ends.numpy(), iter=100, minit="matrix")
     return _sides(len(capture), [i for i, cluster in enumerate(near) if cluster == near[0]])
@@ -143,6 +143,7 @@ def _centers(capture: Capture) -> Float[Tensor, "n 3"]:
     return torch.cat([camera.centers for camera in capture.cameras]).double()
 
 
-def _principal(centers: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
-    """Find the direction along which positions lie apart most."""
-    return torch.linalg.svd(centers - centers.mean(0), full_matrices=False).Vh[0]
+def _along(centers: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Say how far positions lie along the direction in which they lie apart most."""
+    offsets = centers - centers.mean(0)
+    return offsets @ torch.linalg.svd(offsets, full_matrices=False).Vh[0]
