@@ -24,8 +24,9 @@ SH_C0 = 0.28209479177387814
 """The constant spherical harmonic, ``1 / (2 sqrt(pi))``."""
 MIN_POINTS = 4
 """Each Gaussian is sized by its three nearest neighbours."""
-_THICKNESS = 0.1
-"""Gaussians that lie on a surface are so thick, in units of their width."""
+_THICKNESS = 0.3
+"""Gaussians that lie on a surface are so thick, in units of their width: at 0.1 held-out PSNR and SSIM are lower, and
+round ones are level in PSNR but lower in SSIM (two scenes)."""
 
 Splats = Mapping[str, Tensor]
 

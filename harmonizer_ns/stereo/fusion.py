@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.images import resize, to_float, to_uint8
+from harmonizer_ns.progress import counted
 from harmonizer_ns.stereo.consistency import ask
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.settings import StereoSettings
@@ -75,7 +76,7 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
     photos = [to_uint8(resize(to_float(capture.photo(i))[None], *m.depth.shape)).cpu() for i, m in enumerate(maps)]
     taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
     parts = [(torch.zeros(0, 3),) * 3]
-    for i in sorted(range(len(maps)), key=lambda k: capture.names[k]):
+    for i in counted(sorted(range(len(maps)), key=lambda k: capture.names[k]), "photos made into points"):
         new = (maps[i].confidence >= settings.confidence) & ~taken[i]
         color, count = to_float(photos[i][0]), torch.ones_like(inverses[i])
         for j in maps[i].witnesses:

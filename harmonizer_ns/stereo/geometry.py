@@ -71,7 +71,7 @@ def photo_geometry(
     start = time.monotonic()
     with listening(Counts(say, "Depth")):
         maps = estimate_depth(photos, settings, range(len(photos)), device)
-    geometry = Geometry(maps, fuse(photos, maps, settings))
+        geometry = Geometry(maps, fuse(photos, maps, settings))
     say(f"The photos give {len(geometry.seeds):,} seed points; looking took {duration(time.monotonic() - start)}")
     try:
         remove_leftovers(path.parent)
