@@ -159,5 +159,5 @@ def _with_rough_points(capture: Capture, settings: StereoSettings, device: torch
     """Give a capture points: those of small depth maps, which are looked for wherever its cameras could see."""
     wide = replace(capture, points=lattice(capture.cameras), seen=None)
     maps = _estimate(wide, replace(settings, width=_ROUGH_WIDTH), device)
-    points = [backproject(m.depth[None, None], m.camera)[0][m.sure] for m in maps]
+    points = [backproject(m.depth[None, None], m.camera)[0][m.confidence >= settings.confidence] for m in maps]
     return replace(wide, points=torch.cat([capture.points.float(), *points]))

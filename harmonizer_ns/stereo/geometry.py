@@ -23,7 +23,7 @@ from harmonizer_ns.types import Cameras
 
 FOLDER = "geometry"
 """Where results are kept."""
-_FORMAT = 2
+_FORMAT = 3
 """Grows whenever the same photos give something else."""
 _CHECKSUM = "checksum"
 
