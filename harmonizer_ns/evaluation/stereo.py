@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -130,9 +131,9 @@ def picture_of_seeds(seeds: Seeds, camera: Cameras) -> Float[Tensor, "3 h w"]:
 
 def write_sheet(path: Path, result: StereoResult) -> None:
     """Write a capture's contact sheet: a row for each photo, a column for each kind of picture."""
-    first = result.views[0].pictures
-    blank = torch.ones_like(first["photo"])
-    rows = [[view.pictures.get(name, blank) for name in first] for view in result.views]
+    pictures = [cast("Mapping[str, Tensor]", view.pictures) for view in result.views]
+    first, blank = pictures[0], torch.ones_like(pictures[0]["photo"])
+    rows = [[some.get(name, blank) for name in first] for some in pictures]
     save_image(path, contact_sheet([[labelled(dict(zip(first, rows[0], strict=True)))], *rows[1:]]))
 
 

@@ -62,7 +62,7 @@ def find_companions(
     def in_view(photos: Sequence[int], chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
         return in_frustum(unit[list(photos)], points[chosen])
 
-    tracks = None if seen is None else _Tracks(seen, len(points))
+    tracks = _Tracks(seen or [], len(points))
 
     def tracked(photos: Sequence[int], chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
         return in_view(photos, chosen) & tracks.shown(chosen)[list(photos)]
@@ -82,8 +82,9 @@ class _Tracks:
     """Finds the photos that are known to show a point, without a table of all photos and points."""
 
     def __init__(self, seen: list[Tensor], count: int) -> None:
-        point, order = torch.cat(seen).long().sort(stable=True)
-        self._photo = torch.arange(len(seen)).repeat_interleave(torch.tensor([len(part) for part in seen]))[order]
+        point, order = torch.cat([torch.zeros(0, dtype=torch.long), *seen]).long().sort(stable=True)
+        lengths = torch.tensor([len(part) for part in seen], dtype=torch.long)
+        self._photo = torch.arange(len(seen)).repeat_interleave(lengths)[order]
         self._photos, self._count = len(seen), torch.bincount(point, minlength=count)
         self._first = self._count.cumsum(0) - self._count
 
