@@ -28,7 +28,7 @@ class DistillSettings:
     enhancer: str = "builtin"
     """Name of an enhancer, or a folder with an enhancer checkpoint; "none" repairs nothing."""
     steps_per_fix: int = 1500
-    """Training steps between rounds of repair; 0 turns them off and trains the plain method."""
+    """Training steps between rounds of repair; 0 turns them off."""
     fix_start: int = 3000
     """First training step at which views are repaired; before it the scene is too rough."""
     fix_steps: list[int] | None = None

@@ -31,6 +31,7 @@ from harmonizer_ns.plugin.pipeline import HarmonizePipeline, HarmonizePipelineCo
 from harmonizer_ns.plugin.report import write_reports
 from harmonizer_ns.plugin.terminal import print_settings
 from harmonizer_ns.random_state import seed_all
+from harmonizer_ns.splats.model import MIN_POINTS
 
 _OTHER_FOLDER = "--timestamp or --output-dir"
 
@@ -283,11 +284,16 @@ class HarmonizeTrainer(Trainer):
 
     def _train_baseline(self) -> Trained:
         """Train the plain method for the same steps with the same seed, and measure it."""
-        CONSOLE.rule("Baseline: the same method without pseudo-views")
+        CONSOLE.rule("Baseline: the plain method")
         writer.EVENT_WRITERS.clear()
         writer.GLOBAL_BUFFER.clear()
         seed_all(self.config.machine.seed)
-        config = baseline_config(self.config, started_from_checkpoint=self.pipeline.first_step > 0)
+        points = self.pipeline.photos.points
+        config = baseline_config(
+            self.config,
+            started_from_checkpoint=self.pipeline.first_step > 0,
+            has_points=points is not None and len(points) >= MIN_POINTS,
+        )
         if comms.is_main_process():
             config.save_config()
         trainer: HarmonizeTrainer = config.setup(local_rank=self.local_rank, world_size=self.world_size)
@@ -296,15 +302,20 @@ class HarmonizeTrainer(Trainer):
         return trainer._measured()
 
 
-def baseline_config(config: HarmonizeTrainerConfig, *, started_from_checkpoint: bool) -> HarmonizeTrainerConfig:
-    """The same run without pseudo-views and without enhancement, in a sub-folder ``baseline`` of the run.
+def baseline_config(
+    config: HarmonizeTrainerConfig, *, started_from_checkpoint: bool, has_points: bool
+) -> HarmonizeTrainerConfig:
+    """The same run as nerfstudio would do it, in a sub-folder ``baseline``: no repairs, no depth, the capture's points.
 
     Args:
         config: of the run to compare with.
         started_from_checkpoint: whether that run began with a checkpoint of the plain method; the baseline then does.
+        has_points: whether the capture has enough points to begin with; without, the baseline begins as the run did.
     """
     baseline = deepcopy(config)
-    baseline.pipeline.enhancer = "none"
+    baseline.pipeline.enhancer, baseline.pipeline.depth_weight = "none", 0.0
+    if has_points:
+        baseline.pipeline.seeds = "capture"
     baseline.pipeline.geometry_dir = config.pipeline.geometry_dir or config.get_base_dir()
     return dataclasses.replace(
         baseline,

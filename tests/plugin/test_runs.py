@@ -17,6 +17,7 @@ from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.rendered import FittedScene
 from harmonizer_ns.evaluation.sets import PictureSets
 from harmonizer_ns.plugin import trainer as trainer_module
+from harmonizer_ns.plugin.configs import read_config
 from harmonizer_ns.plugin.opening import open_held_out, open_run
 from harmonizer_ns.plugin.trainer import read_checkpoint
 
@@ -73,6 +74,8 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
     if not nerf:
         baseline = trainer.base_dir / "baseline"
         assert open_run(baseline / "config.yml").start.width == 64
+        settings = read_config(baseline / "config.yml").pipeline
+        assert (settings.enhancer, settings.seeds, settings.depth_weight) == ("none", "capture", 0)
         ComputePSNR(baseline / "config.yml", tmp_path / "eval.json").main()
         psnr = json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"]
         assert psnr == pytest.approx(rows["plain baseline: rgb"]["psnr"], abs=1e-4)
