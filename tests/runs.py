@@ -22,7 +22,7 @@ def tiny_config(data: Path, output: Path, *, nerf: bool = False, **changes: obje
     config.save_only_latest_checkpoint = False
     config.pipeline.fix_start = config.pipeline.steps_per_fix = 10
     config.pipeline.num_targets, config.pipeline.photo_share = 3, 0.6
-    config.pipeline.seeds = "capture"
+    config.pipeline.seeds, config.pipeline.depth_weight = "capture", 0.0
     if not nerf:
         config.pipeline.model.warmup_length, config.pipeline.model.refine_every = 5, 5
         config.pipeline.model.resolution_schedule = 15

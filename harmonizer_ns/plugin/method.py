@@ -87,8 +87,12 @@ def _splat_pipeline(model: HarmonizeSplatfactoModelConfig, **changes: Any) -> Ha
     return HarmonizePipelineConfig(datamanager=data, model=model, **changes)
 
 
+_NERF_DEPTH = 0.1
+"""A NeRF has no seed points to begin at, and gains much by depth."""
+
+
 def _nerf_pipeline(rays: int, model: dict[str, Any], **changes: Any) -> HarmonizePipelineConfig:
-    """Nerfacto without what belongs to single photos, since pseudo-views are no photos."""
+    """Nerfacto without what belongs to single photos, since pseudo-views are no photos, taught by the photos' depth."""
     data = VanillaDataManagerConfig(
         dataparser=NerfstudioDataParserConfig(load_3D_points=True),
         train_num_rays_per_batch=rays,
@@ -100,7 +104,7 @@ def _nerf_pipeline(rays: int, model: dict[str, Any], **changes: Any) -> Harmoniz
         camera_optimizer=CameraOptimizerConfig(mode="off"),
         **model,
     )
-    return HarmonizePipelineConfig(datamanager=data, model=field, **changes)
+    return HarmonizePipelineConfig(datamanager=data, model=field, depth_weight=_NERF_DEPTH, **changes)
 
 
 _TINY_SPLAT = HarmonizeSplatfactoModelConfig(
