@@ -13,7 +13,7 @@ from pathlib import Path
 SLACK = 0.05
 """How many dB processors and library versions may differ."""
 RULES = {
-    "learning from repairs": ("harmonize: rgb", "plain baseline: rgb"),
+    "the method": ("harmonize: rgb", "plain baseline: rgb"),
     "the enhancer": ("harmonize: rgb_enhanced", "harmonize: rgb"),
 }
 """What is asked -> the row of the report that should be better, and the row that it is compared with."""

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _ROUGH_WIDTH = 128
 """Photos of a capture without points are matched this small first, for points."""
 _SURE = 0.55
-_KNOWN = 0.3
+_KNOWN = 0.1
 """Depth that is known worse is no witness."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
@@ -17,6 +17,9 @@ from harmonizer_ns.stereo.consistency import ask
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.warp import backproject, sample
+
+_SMOOTH = 0.02
+"""Points where a photo shows no detail are kept as often as where its grey changes by so much from pixel to pixel."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def dense_seeds(
 def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = StereoSettings()) -> Seeds:
     """Turn depth maps into points: a pixel becomes one unless an earlier photo's point lies on it already.
 
-    Photos come in the order of their names. Where there are more points than the photos' pixels call for, evenly
-    spread ones are kept.
+    Photos come in the order of their names. Where there are more points than the photos' pixels call for, most of those
+    are kept that lie where photos show detail.
 
     Args:
         capture: the photos of the maps, in their order.
@@ -75,7 +78,7 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
     inverses = [torch.where(m.depth > 0, 1 / m.depth.clamp(min=1e-12), 0.0) for m in maps]
     photos = [to_uint8(resize(to_float(capture.photo(i))[None], *m.depth.shape)).cpu() for i, m in enumerate(maps)]
     taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
-    parts = [(torch.zeros(0, 3),) * 3]
+    parts = [(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0))]
     for i in counted(sorted(range(len(maps)), key=lambda k: capture.names[k]), "photos made into points"):
         new = (maps[i].confidence >= settings.confidence) & ~taken[i]
         color, count = to_float(photos[i][0]), torch.ones_like(inverses[i])
@@ -86,10 +89,17 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
             color += sample(to_float(photos[j]), witness.pixels[None])[0] * witness.agrees
             count += witness.agrees
         points = backproject(maps[i].depth[None, None], maps[i].camera)[0]
-        parts.append((points[new], (color / count).permute(1, 2, 0)[new], maps[i].normals()[new]))
-    points, colors, normals = (torch.cat(part) for part in zip(*parts, strict=True))
+        share = _SMOOTH + torch.hypot(*torch.gradient(to_float(photos[i][0]).mean(dim=0)))
+        parts.append((points[new], (color / count).permute(1, 2, 0)[new], maps[i].normals()[new], share[new]))
+    points, colors, normals, share = (torch.cat(part) for part in zip(*parts, strict=True))
     most = int(settings.seeds * sum(inverse.numel() for inverse in inverses) ** 0.5)
     if len(points) > most:
-        kept = torch.linspace(0, len(points) - 1, most, dtype=torch.float64).round().long()
+        kept = _in_proportion(share, most)
         points, colors, normals = points[kept], colors[kept], normals[kept]
     return Seeds(points, colors, normals)
+
+
+def _in_proportion(share: Float[Tensor, " p"], count: int) -> Bool[Tensor, " p"]:
+    """Choose at most ``count``, as often as their shares say: systematic sampling, with nothing random about it."""
+    passed = (share.double() / share.double().sum() * count).cumsum(0).floor()
+    return passed.diff(prepend=passed.new_zeros(1)) > 0

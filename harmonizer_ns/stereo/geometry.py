@@ -23,7 +23,7 @@ from harmonizer_ns.types import Cameras
 
 FOLDER = "geometry"
 """Where results are kept."""
-_FORMAT = 3
+_FORMAT = 4
 """Grows whenever the same photos give something else."""
 _CHECKSUM = "checksum"
 

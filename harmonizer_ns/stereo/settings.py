@@ -31,7 +31,7 @@ class StereoSettings:
     """Least correlation with the sources of a pixel that tells the depth of its surroundings."""
     planes: int = 160
     """Most planes of a sweep: a pixel apart, or further where that would be more."""
-    confidence: float = 0.2
+    confidence: float = 0.1
     """Least confidence of a pixel that becomes a seed point."""
     seeds: float = 40.0
     """At most so many seed points times the square root of the pixels of all photos."""
