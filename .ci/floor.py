@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-SLACK = 0.1
+SLACK = 0.05
 """How many dB processors and library versions may differ."""
 RULES = {
     "the method": ("harmonize: rgb", "plain baseline: rgb"),

@@ -136,12 +136,13 @@ def first_splats(config: Config, scene: Capture, found: Seeds | None, say: Calla
         InputError: when there are too few points for ``init_type sfm``.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    seeds = choose_seeds(scene, found, config.seeds, say)
     if config.init_type == "random":
         cube = torch.rand(config.init_num_pts, 3, generator=generator) * 2 - 1
         points = config.init_extent * scene.extent * config.global_scale * cube
         colors = torch.rand(config.init_num_pts, 3, generator=generator)
         seeds = Seeds(points, colors, torch.zeros_like(points))
+    else:
+        seeds = choose_seeds(scene, found, config.seeds, say)
     if len(seeds) < MIN_POINTS:
         raise InputError(
             f"{scene.name} has {len(seeds)} seed points, at least {MIN_POINTS} are needed; use --init_type random"

@@ -24,7 +24,7 @@ from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.fusion import Seeds, fuse
 from harmonizer_ns.stereo.settings import StereoSettings
-from harmonizer_ns.stereo.views import carry, inside
+from harmonizer_ns.stereo.views import carry, inside, inverted
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import pixel_grid, project, sample
 
@@ -84,7 +84,7 @@ def examine(capture: Capture, settings: StereoSettings, most: int, device: str) 
 
 
 def _view(capture: Capture, index: int, found: DepthMap, seeds: Seeds, truth: Depth | None) -> View:
-    inverse = torch.where(found.depth > 0, 1 / found.depth.clamp(min=1e-12), 0.0)
+    inverse = inverted(found.depth)
     top = inverse[inverse > 0].quantile(0.98).item() if inverse.any() else 1.0
     pictures = {
         "photo": _photo(capture, index, found.camera),
@@ -179,7 +179,7 @@ def seen_twice(index: int, truths: Sequence[Depth | None], cameras: Sequence[Cam
     seen = torch.zeros(camera.height, camera.width, dtype=torch.bool)
     if truth is None:
         return seen
-    inverse = torch.where(truth > 0, 1 / truth.clamp(min=1e-12), 0.0)
+    inverse = inverted(truth)
     for j, (other, depth) in enumerate(zip(cameras, truths, strict=True)):
         if j != index and depth is not None:
             pixels, expected = carry(pixel_grid(camera.width, camera.height), inverse, camera, other)
@@ -231,9 +231,8 @@ def stereo_report(results: Sequence[StereoResult], settings: dict) -> Report:
 
 def _row(result: StereoResult, with_truth: bool) -> tuple[Cell, ...]:
     size = f"{result.maps[0].camera.width}x{result.maps[0].camera.height}"
-    known, sure = (share(torch.cat([part.flatten() for part in parts])) for parts in (
-        [m.depth > 0 for m in result.maps], [m.sure for m in result.maps]
-    ))  # fmt: skip
+    known = share(torch.cat([(m.depth > 0).flatten() for m in result.maps]))
+    sure = share(torch.cat([m.sure.flatten() for m in result.maps]))
     row: tuple[Cell, ...] = (result.name, len(result.maps), size, 100 * known, 100 * sure, result.seconds)
     row += (len(result.seeds), result.points)
     if not with_truth:

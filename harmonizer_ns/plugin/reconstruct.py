@@ -18,7 +18,7 @@ from harmonizer_ns.plugin.cameras import to_nerfstudio
 from harmonizer_ns.plugin.method import harmonize_nerf_tiny
 from harmonizer_ns.plugin.models import HarmonizeNerfactoModel, HarmonizeNerfactoModelConfig
 from harmonizer_ns.plugin.renderer import ModelRenderer
-from harmonizer_ns.plugin.state import run_callbacks
+from harmonizer_ns.plugin.state import callbacks_of, run_callbacks
 from harmonizer_ns.progress import counted
 from harmonizer_ns.types import Cameras, Frames, cat_cameras
 
@@ -159,8 +159,9 @@ def _optimize(model: HarmonizeNerfactoModel, pixels: Pixels, cameras: Nerfstudio
     parameters = [value for group in model.get_param_groups().values() for value in group]
     optimizer = torch.optim.Adam(parameters, lr=config.rate, eps=1e-15)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / config.steps))
+    callbacks = callbacks_of(model)
     for step in counted(range(config.steps), "steps of a fit"):
-        run_callbacks(model, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        run_callbacks(callbacks, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
         photo, places, colors = pixels.draw(config.rays)
         bundle: RayBundle = cameras.generate_rays(camera_indices=photo, coords=places)
         outputs, batch = model(bundle), {"image": colors}
@@ -169,4 +170,4 @@ def _optimize(model: HarmonizeNerfactoModel, pixels: Pixels, cameras: Nerfstudio
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         decay.step()
-        run_callbacks(model, step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+        run_callbacks(callbacks, step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)

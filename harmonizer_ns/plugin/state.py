@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
-from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -60,12 +60,17 @@ def model_state(model: Model) -> dict[str, Any]:
 def anneal(model: Model, step: int) -> None:
     """Anneal nerfacto's proposal weights as at a step of its training: checkpoints say the step alone."""
     if isinstance(model, NerfactoModel):
-        run_callbacks(model, step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        run_callbacks(callbacks_of(model), step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
 
 
-def run_callbacks(model: Model, step: int, location: TrainingCallbackLocation) -> None:
-    """Run what a model does beside a step of its training; only for models that ask for nothing of a trainer."""
-    for callback in model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None)):
+def callbacks_of(model: Model) -> list[TrainingCallback]:
+    """What a model does beside the steps of its training; only for models that ask for nothing of a trainer."""
+    return model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None))
+
+
+def run_callbacks(callbacks: list[TrainingCallback], step: int, location: TrainingCallbackLocation) -> None:
+    """Run those that belong before or after a step."""
+    for callback in callbacks:
         callback.run_callback_at_location(step, location)
 
 

@@ -19,7 +19,7 @@ from harmonizer_ns.stereo.normals import fit_normals
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.sources import MIN_POINTS, Companions, find_companions, lattice
 from harmonizer_ns.stereo.sweep import sweep
-from harmonizer_ns.stereo.views import View, levels, pyramid
+from harmonizer_ns.stereo.views import View, inverted, levels, pyramid
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import backproject
 
@@ -114,8 +114,7 @@ def _estimate(capture: Capture, settings: StereoSettings, device: torch.device |
         found = companions[i]
         others = () if found is None else found.others[: settings.witnesses]
         inverse, confidence = settle(i, inverses, scores, cameras, others, settings)
-        depth = torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), 0.0)
-        return DepthMap(depth.cpu(), confidence.cpu(), cameras[i], others)
+        return DepthMap(inverted(inverse).cpu(), confidence.cpu(), cameras[i], others)
 
     return _for_each(settled, len(views), device)
 

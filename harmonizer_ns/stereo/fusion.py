@@ -16,6 +16,7 @@ from harmonizer_ns.progress import counted
 from harmonizer_ns.stereo.consistency import ask
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.settings import StereoSettings
+from harmonizer_ns.stereo.views import inverted
 from harmonizer_ns.warp import backproject, sample
 
 _SMOOTH = 0.02
@@ -75,7 +76,7 @@ def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = 
         maps: from `estimate_depth`.
         settings: what to believe, and how many points to keep.
     """
-    inverses = [torch.where(m.depth > 0, 1 / m.depth.clamp(min=1e-12), 0.0) for m in maps]
+    inverses = [inverted(m.depth) for m in maps]
     photos = [to_uint8(resize(to_float(capture.photo(i))[None], *m.depth.shape)).cpu() for i, m in enumerate(maps)]
     taken = [torch.zeros_like(m.depth, dtype=torch.bool) for m in maps]
     parts = [(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0))]

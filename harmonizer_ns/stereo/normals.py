@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from harmonizer_ns.stereo.views import inverted
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import pixel_grid
 
@@ -22,7 +23,7 @@ def fit_normals(depth: Float[Tensor, "h w"], camera: Cameras) -> Float[Tensor, "
     On a plane ``1/z = g . (x, y, 1)``, and its normal is along ``R K^T g``. ``g`` is fitted by least squares to
     those of 5x5 pixels whose inverse depth is within a tenth of the centre's.
     """
-    inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-12), 0.0)
+    inverse = inverted(depth)
     around = F.unfold(inverse[None, None], _SIDE, padding=_SIDE // 2)[0].view(-1, *inverse.shape)
     weight = ((around > 0) & ((around - inverse).abs() < _SAME_SURFACE * inverse)).to(inverse)
     offsets = pixel_grid(_SIDE, _SIDE, depth.device).reshape(-1, 2) - _SIDE / 2

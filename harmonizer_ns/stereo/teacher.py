@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.geometry import Geometry
+from harmonizer_ns.stereo.views import inverted
 
 _LAST = 0.1
 """Share of the weight that is left at the end of a run: by then the photos tell more than their depth does."""
@@ -122,4 +123,4 @@ def disparity_loss(
 
 def disparity(depth: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Inverse depth, 0 where depth is 0."""
-    return torch.where(depth > 0, 1 / depth.clamp(min=1e-6), 0.0)
+    return inverted(depth, least=1e-6)

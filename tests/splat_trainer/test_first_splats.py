@@ -125,3 +125,9 @@ def test_random_points_need_no_photos(colmap, tmp_path, monkeypatch):
     monkeypatch.setattr(geometry, "estimate_depth", lambda *_: pytest.fail("looked at the photos"))
     config = tiny(colmap, tmp_path, seeds="auto", init_type="random", init_num_pts=50)
     assert len(begun(config)["means"]) == 50
+
+
+def test_random_points_need_no_seeds_of_the_photos(colmap, tmp_path):
+    """Also where these are looked at for their depth, and give nothing."""
+    config = tiny(colmap, tmp_path, init_type="random", init_num_pts=50, seeds="dense", depth_weight=0.1)
+    assert len(begun(config, of_fog(load_data(config)))["means"]) == 50
