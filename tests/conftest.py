@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from pretended_cuda import pretend
 from tiny_difix import write_tiny_difix
 from toy import write_capture
 from toy_enhancer import Mixer
@@ -42,3 +44,10 @@ def mixer(monkeypatch: pytest.MonkeyPatch) -> Mixer:
     enhancer = Mixer()
     monkeypatch.setattr(repairs, "load_enhancer", lambda name: enhancer)
     return enhancer
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """There is a pretended GPU, see `pretended_cuda`."""
+    with pretend(monkeypatch):
+        yield

@@ -70,6 +70,20 @@ def test_the_previous_output_is_the_newest_of_the_history(plane_frames):
     assert Context().previous is None
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", ENHANCERS)
+def test_a_gpu_gives_the_same_wherever_context_lies(name, tiny_difix, plane_frames):
+    enhancer = ENHANCERS[name](tiny_difix)
+    frames, photos, output = plane_frames(1), plane_frames(2, shift=0.1, seed=1), plane_frames(1, shift=0.02, seed=2)
+    expected = enhancer.enhance(frames, Context(photos, (output,)))
+    enhancer.to("cuda")
+    for context in (Context(photos.to("cuda"), (output.to("cuda"),)), Context([photos], (output,))):
+        repaired = enhancer.enhance(frames.to("cuda"), context)
+        _assert_fits(repaired, frames.to("cuda"))
+        assert (repaired.rgb.cpu() - expected.rgb).abs().mean() < 0.01  # in half precision, maybe
+    _assert_fits(enhancer.to("cpu").enhance(frames, Context(photos, (output,))), frames)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("with_previous", [False, True])
 def test_any_number_of_references(enhancer, plane_frames, count, with_previous):
