@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +25,7 @@ Losses = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
 
 
 def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
-    """The model's own image loss on what is left to correct in a view, pixels counting by their weight; and its PSNR.
+    """The model's own losses on what is left to correct in a view, pixels counting by their weight; and its PSNR.
 
     A splat's densification statistics come from the last render before the backward pass: render a photo afterwards.
 
@@ -33,6 +37,7 @@ def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: in
     """
     if isinstance(model, SplatfactoModel):
         return _on_whole_image(model, view)
+    assert isinstance(model, NerfactoModel)
     return _on_drawn_rays(model, view, rays, camera_index)
 
 
@@ -46,19 +51,34 @@ def _on_whole_image(model: SplatfactoModel, view: PseudoView) -> tuple[Tensor, T
     return loss, model.psnr(image, target)
 
 
-def _on_drawn_rays(model: Model, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
+def _on_drawn_rays(model: NerfactoModel, view: PseudoView, rays: int, camera_index: int) -> tuple[Tensor, Tensor]:
     """Rays drawn in proportion to their pixel's weight w: the loss times mean(w) is then the weighted loss.
 
-    ``E_{p ~ w}[l(p)] * mean(w) = mean(w l)`` over all pixels.
+    ``E_{p ~ w}[l(p)] * mean(w) = mean(w l)`` over all pixels. A ray's loss is all that nerfacto asks of a photo's ray,
+    so that proposal networks learn where to look from new places too.
     """
     weight = view.weight[0]
     chosen = torch.multinomial(weight.reshape(-1), rays, replacement=True)
     rows, columns = chosen // weight.shape[1], chosen % weight.shape[1]
-    outputs = model(_ray_bundle(model, view, rows, columns, camera_index))
     render, repaired = (image[:, rows, columns].to(model.device) for image in (view.render, view.rgb))
-    batch = {"image": remaining_correction(outputs["rgb"].T, render, repaired).T}
-    metrics = model.get_metrics_dict(outputs, batch)
-    return weight.mean().item() * model.get_loss_dict(outputs, batch, metrics)["rgb_loss"], metrics["psnr"]
+    with _apart_from_photos(model):
+        outputs = model(_ray_bundle(model, view, rows, columns, camera_index))
+        batch = {"image": remaining_correction(outputs["rgb"].T, render, repaired).T}
+        metrics = model.get_metrics_dict(outputs, batch)
+        losses = model.get_loss_dict(outputs, batch, metrics)
+    return weight.mean().item() * torch.stack(list(losses.values())).sum(), metrics["psnr"]
+
+
+@contextmanager
+def _apart_from_photos(model: NerfactoModel) -> Iterator[None]:
+    """No photo's pose is corrected inside, and the photos' own rays train proposal networks as often as without."""
+    poses, sampler = model.camera_optimizer, model.proposal_sampler
+    config, waited = poses.config, sampler._steps_since_update
+    poses.config = replace(config, mode="off")
+    try:
+        yield
+    finally:
+        poses.config, sampler._steps_since_update = config, waited
 
 
 def _ray_bundle(model: Model, view: PseudoView, rows: Tensor, columns: Tensor, camera_index: int) -> RayBundle:
