@@ -72,9 +72,12 @@ class DatasetPhotos:
         return _as_rgb(self._data(index)["image"])
 
     def mask(self, index: int) -> Bool[Tensor, "1 h w"] | None:
-        """Which pixels of a photo count; None for all."""
-        mask = self._data(index).get("mask")
-        return None if mask is None else mask.permute(2, 0, 1).bool()
+        """Which pixels of a photo count, neither masked nor transparent ones; None for all."""
+        data = self._data(index)
+        counts = _as_float(data["image"][..., 3:]).gt(0.5).all(-1, keepdim=True)
+        if "mask" in data:
+            counts &= data["mask"].bool()
+        return None if counts.all() else counts.permute(2, 0, 1)
 
     def _data(self, index: int) -> dict:
         return self._cached[index] if isinstance(self._datamanager, FullImageDatamanager) else self._read(index)[0]
@@ -135,6 +138,8 @@ def as_capture(
 ) -> Capture:
     """The photos of a run as one capture in the model's frame, those that it learned from first.
 
+    Transparent pixels do not count, as where `load_capture` reads photos.
+
     Args:
         name: of the capture.
         photos: that the run learned from.
@@ -166,8 +171,12 @@ def _one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:
     return [from_nerfstudio(cameras[i : i + 1]) for i in range(len(cameras))]
 
 
+def _as_float(image: Tensor) -> Float[Tensor, "h w c"]:
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
 def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
-    rgb = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    rgb = _as_float(image)
     if rgb.shape[-1] == 4:
         rgb = rgb[..., :3] * rgb[..., 3:]
     return rgb.permute(2, 0, 1)
