@@ -14,13 +14,13 @@ import shutil
 import socket
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors import SafetensorError
 
 from harmonizer_ns.errors import InputError, first_line, suggestion
@@ -120,41 +120,58 @@ def _sync(path: Path) -> None:
 def remove_leftovers(*folders: Path) -> None:
     """Delete what processes that were killed left unfinished in folders; what a living one writes stays."""
     for leftover in (found for folder in folders for pattern in _LEFTOVERS for found in folder.glob(pattern)):
-        if leftover.is_symlink() or not leftover.is_dir():
-            leftover.unlink()
-            continue
-        with suppress(OSError), FileLock(leftover / _LOCK, timeout=0):
-            shutil.rmtree(leftover)
+        with suppress(OSError):
+            if leftover.is_symlink() or not leftover.is_dir():
+                leftover.unlink()
+                continue
+            with FileLock(leftover / _LOCK, timeout=0):
+                shutil.rmtree(leftover)
 
 
 @contextmanager
-def locked(folder: Path, option: str = "--output") -> Iterator[None]:
+def locked(folder: Path, option: str = "--output", wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a folder while the block runs. The system releases the lock of a process that dies: none is ever stale.
 
     Args:
         folder: is created.
         option: chooses another one.
+        wait: wait while another one holds the folder, and tell who does; None: do not.
 
     Raises:
         InputError: naming the process that holds it, or when the folder cannot be written to.
     """
-    holder = folder / ".running"
+    holder, held = folder / ".running", None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, timeout=0).acquire()
-    except Timeout as error:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-        raise InputError(
-            f"{who} is working in {folder}: wait until it ends, stop it, or take another {option}"
-        ) from error
+        try:
+            held = _lock(folder, seconds=0)
+        except Timeout as error:
+            if wait is None:
+                who = f"{_who(holder)} is working in {folder}"
+                raise InputError(f"{who}: wait until it ends, stop it, or take another {option}") from error
+            wait(f"Waiting for {_who(holder)}, which is working in {folder}")
+        while held is None:
+            with suppress(Timeout, FileNotFoundError):  # who leaves may take the folder away
+                held = _lock(folder, seconds=1)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error}") from error
-    with lock:
+    with held:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
+
+
+def _lock(folder: Path, seconds: float) -> AcquireReturnProxy:
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / _LOCK).acquire(timeout=seconds)
+
+
+def _who(holder: Path) -> str:
+    try:
+        return holder.read_text(encoding="utf-8") or "another process"
+    except OSError:  # it has just begun, or just ended
+        return "another process"
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import InputError, damage_of
-from harmonizer_ns.files import content_digest, read_weights, remove_leftovers, written_whole
+from harmonizer_ns.files import content_digest, locked, read_weights, remove_leftovers, written_whole
 from harmonizer_ns.progress import Counts, duration, listening
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.fusion import Seeds, fuse
@@ -51,7 +52,8 @@ def photo_geometry(
     """Read what was found before from ``folder/geometry``, or look for it and keep it there.
 
     Files are named by a digest of all that the result depends on: photos to learn from, their masks and cameras, seed
-    points, settings. What cannot be read or written is told; the run goes on without.
+    points, settings. Runs that begin together look once: the others wait, and then read. What cannot be read, written
+    or locked is told; the run goes on without.
 
     Args:
         capture: held-out photos of it are not looked at.
@@ -62,11 +64,37 @@ def photo_geometry(
     """
     photos = capture.part(capture.train or range(len(capture))).to("cpu")
     path = folder / FOLDER / f"{_digest(photos, settings)}.safetensors"
+    kept = _kept(path, photos.cameras, lambda _: None)
+    if kept is not None:
+        return kept
+    with _in_turn(path, say):
+        return _kept(path, photos.cameras, say) or _look(photos, path, settings, device, say)
+
+
+def _kept(path: Path, cameras: Sequence[Cameras], say: Callable[[str], None]) -> Geometry | None:
     try:
-        if path.is_file():
-            return read_geometry(path, photos.cameras)
+        return read_geometry(path, cameras) if path.is_file() else None
     except (InputError, OSError) as error:
         say(f"{error}; looking at the photos again")
+        return None
+
+
+@contextmanager
+def _in_turn(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Of runs that need the same file one makes it and the others wait; where no lock can be had, all go on."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path.parent / f".{path.stem[:40]}.partial", wait=say))
+        except (InputError, OSError) as error:
+            say(f"{error}. Going on; another run may look at the same photos")
+        yield
+    remove_leftovers(path.parent)
+
+
+def _look(
+    photos: Capture, path: Path, settings: StereoSettings, device: torch.device | str, say: Callable[[str], None]
+) -> Geometry:
+    """Look at the photos, and keep what they give."""
     say(f"Looking for depth in {len(photos)} photos")
     start = time.monotonic()
     with listening(Counts(say, "Depth")):
@@ -74,7 +102,6 @@ def photo_geometry(
         geometry = Geometry(maps, fuse(photos, maps, settings))
     say(f"The photos give {len(geometry.seeds):,} seed points; looking took {duration(time.monotonic() - start)}")
     try:
-        remove_leftovers(path.parent)
         with written_whole(path, "Going on; another run will have to look again") as partial:
             save_file(_tensors(geometry), partial)
     except (InputError, OSError) as error:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the photos give is found once and kept; whatever it depends on is looked at again when it changes."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -124,9 +127,56 @@ def test_a_folder_that_cannot_be_written_is_told(split, tmp_path):
     said = []
     found = photo_geometry(split, tmp_path, say=said.append)
     assert len(found.seeds) > 100
-    assert "cannot write" in said[-1]
-    assert "\n" not in said[-1]
+    for line in (said[0], said[-1]):  # no lock, no file
+        assert "cannot write" in line
+        assert "\n" not in line
     assert (tmp_path / "geometry").read_text() == "in the way"
+
+
+def test_runs_that_begin_together_look_once(split, tmp_path, sweeps):
+    said = [[], [], []]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda heard: photo_geometry(split, tmp_path, say=heard.append), said))
+    same(found[0], found[1])
+    same(found[0], found[2])
+    assert len(sweeps) == 1
+    looking, *waiting = sorted(said, key=len, reverse=True)
+    assert looking[0].startswith("Looking")
+    for heard in waiting:
+        assert len(heard) == 1
+        assert "Waiting for" in heard[0]
+        assert str(tmp_path) in heard[0]
+    assert [file.suffix for file in (tmp_path / "geometry").iterdir()] == [".safetensors"]
+
+
+def test_a_run_takes_the_turn_of_one_that_was_killed(split, tmp_path, sweeps):
+    photo_geometry(split, tmp_path)
+    (file,) = (tmp_path / "geometry").iterdir()
+    file.unlink()
+    turn = file.parent / f".{file.stem[:40]}.partial"
+    code = f"""
+import os, signal
+from pathlib import Path
+from harmonizer_ns.files import locked
+with locked(Path({str(turn)!r})):
+    print("held", flush=True)
+    input()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        said = []
+
+        def heard(line):
+            said.append(line)
+            if "Waiting" in line:
+                other.stdin.write("\n")
+                other.stdin.flush()
+
+        photo_geometry(split, tmp_path, say=heard)
+    assert f"Waiting for process {other.pid}" in said[0]
+    assert "Looking" in said[1]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_nothing_in_common_is_kept_as_well(photos, tmp_path):
