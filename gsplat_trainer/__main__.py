@@ -14,11 +14,12 @@ import tyro
 from gsplat_trainer import checkpoint
 from gsplat_trainer.config import Config, DefaultConfig, HarmonizeConfig, McmcConfig, check, scaled
 from gsplat_trainer.distributed import World
-from gsplat_trainer.outputs import FOLDERS
+from gsplat_trainer.outputs import CHECKPOINTS, FOLDERS
 from gsplat_trainer.scene import prepare
 from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.devices import choose_device
+from harmonizer_ns.distill.view_files import views_folder
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
@@ -78,7 +79,8 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     config, scene, splats = prepare(config)
     with locked(config.result_dir, "--result_dir") if world.is_first else nullcontext():
         if world.is_first:
-            remove_leftovers(*(config.result_dir / name for name in ("", *FOLDERS)))
+            folders = [config.result_dir / name for name in ("", *FOLDERS)]
+            remove_leftovers(*folders, views_folder(config.result_dir / CHECKPOINTS))
         trainer = Trainer(config, scene, device, world, splats)
         if config.ckpt:
             trainer.outputs.write_config()
@@ -107,7 +109,7 @@ def _train(trainer: Trainer) -> None:
     if config.resume is not None:
         path = checkpoint.newest_full(config.resume, world.rank)
         with damage_of(path):
-            trainer.load_state_dict(checkpoint.load_full(path))
+            trainer.load_state_dict(checkpoint.load_full(path), views_folder(path.parent))
     elif repairs_splats and trainer.scene.test:
         trainer.evaluate(0, stage="before")
     trainer.train()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harmonizer_ns.distill.view_files import named_views
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import by_number, written_whole
 from harmonizer_ns.finite import check_finite
 
 FORMAT = "harmonizer-gsplat-trainer-1"
+FULL = "full_*.safetensors*"
+"""Full checkpoints of all ranks and steps, and copies of them."""
 _TENSOR = "$tensor"
 
 
@@ -75,19 +80,35 @@ def load_full(path: Path) -> dict[str, Any]:
     Raises:
         InputError: when it is missing, broken, or of another kind.
     """
+    with _opened(path) as (file, layout):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    return json.loads(layout, object_hook=lambda item: tensors[item[_TENSOR]] if item.keys() == {_TENSOR} else item)
+
+
+def views_named(path: Path) -> set[str]:
+    """Tell which pseudo-views a full checkpoint names; see `named_views`.
+
+    Raises:
+        InputError: as `load_full`.
+    """
+    with _opened(path) as (_, layout):
+        return named_views(json.loads(layout)["repairs"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, str]]:
+    """Open a full checkpoint, and give its layout too."""
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            if meta.get("format") != FORMAT:
+                found = meta.get("format")
+                raise InputError(f"{path} is not a full checkpoint of this version: format {found}, not {FORMAT}")
+            yield file, meta["layout"]
     except (OSError, SafetensorError) as error:
         raise InputError(f"checkpoint {path} cannot be read (incomplete, or not a full checkpoint): {error}") from error
-    if meta.get("format") != FORMAT:
-        raise InputError(f"{path} is not a full checkpoint of this version: format {meta.get('format')}, not {FORMAT}")
-    return json.loads(
-        meta["layout"], object_hook=lambda item: tensors[item[_TENSOR]] if item.keys() == {_TENSOR} else item
-    )
 
 
 def newest_full(place: Path, rank: int) -> Path:

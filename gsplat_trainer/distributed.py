@@ -82,7 +82,7 @@ def run_round(world: World, repairs: Repairs, step: int, progress: Progress = it
         try:
             report = repairs.run(step, progress)
             stored = [] if report.failure else repairs.store.stored
-            views = None if report.failure else [view.decode() for view in stored if view.step == step]
+            views = None if report.failure else [view for view in stored if view.step == step]
         except Exception as error:  # told to the others below, which would wait forever otherwise
             failure = error
     reason, views = world.share((None if failure is None else repr(failure), views))

@@ -39,7 +39,8 @@ _PICTURES = {"render": "Pred", "repaired": "Fixed", "reference": "Ref", "weight"
 _BOARD_SIDE = 256
 """Longer side of each picture of a round in tensorboard, in pixels."""
 _FPS = 30
-FOLDERS = ("ckpts", "ply", "stats", "videos")
+CHECKPOINTS = "ckpts"
+FOLDERS = (CHECKPOINTS, "ply", "stats", "videos")
 """Where files are written whole, besides the result folder itself."""
 
 
@@ -54,7 +55,7 @@ class Outputs:
     def __init__(self, config: Config, enabled: bool) -> None:
         self.config, self.enabled = config, enabled
         self.folder = config.result_dir
-        self.checkpoints = self.folder / "ckpts"
+        self.checkpoints = self.folder / CHECKPOINTS
         self._console = Console(quiet=not enabled)
         self.measured: dict[str, tuple[dict[str, float], HeldOutPhotos]] = {}  # by stage, as it was last
         self._lpips = None if config.lpips_net == "none" else lpips_or_nan(config.lpips_net, self.say)

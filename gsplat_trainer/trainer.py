@@ -37,6 +37,7 @@ from harmonizer_ns.devices import on_device
 from harmonizer_ns.distill.curves import Curves
 from harmonizer_ns.distill.rounds import Progress
 from harmonizer_ns.distill.run_report import mark_quality, mark_round
+from harmonizer_ns.distill.view_files import views_beside
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
 from harmonizer_ns.interruption import Interruption, InterruptionError
@@ -215,7 +216,7 @@ class Trainer:
             photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos(), step)
             drawn.append(photo)
             self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
-        view = self.repairs.draw(step)
+        view = self.repairs.draw(step, self.device)
         if view is not None:
             pseudo, loss = self.objective.pseudo_view(self.splats, self.degree, view)
             drawn.append(pseudo)
@@ -307,7 +308,9 @@ class Trainer:
     def save(self, step: int, seconds: float = 0.0) -> None:
         """Write both kinds of checkpoint, statistics, and the splats. All ranks must call it."""
         folder, rank, self._saved = self.outputs.checkpoints, self.world.rank, step
-        checkpoint.save_full(checkpoint.full_path(folder, step, rank), self.state_dict())
+        path, tidy = checkpoint.full_path(folder, step, rank), self.world.is_first
+        with views_beside(path, self.repairs.store, checkpoint.FULL, checkpoint.views_named, tidy=tidy):
+            checkpoint.save_full(path, self.state_dict())
         checkpoint.save_gsplat(checkpoint.gsplat_path(folder, step, rank), step, self.splats)
         memory = torch.cuda.max_memory_allocated() / 1024**3 if self.device.type == "cuda" else 0.0
         count = len(self.splats["means"])
@@ -355,11 +358,16 @@ class Trainer:
             "curves": self.curves.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], views: Path) -> None:
         """Continue after the step at which ``state_dict`` was taken.
 
+        Args:
+            state: as it was taken.
+            views: the folder of its pseudo-views.
+
         Raises:
-            InputError: when the state is of a run with other settings, or holds Gaussians beyond any scene.
+            InputError: when the state is of a run with other settings, or holds Gaussians beyond any scene; and when
+                one of its pseudo-views is missing or damaged.
         """
         if not isinstance(state["step"], int) or state["step"] < 0:
             raise InputError(f"the checkpoint's step should be a number from 0 on, it is {state['step']!r}")
@@ -385,7 +393,7 @@ class Trainer:
         self._order = list(state["order"])
         self._shuffle.set_state(state["shuffle"])
         self._random = state["random"]
-        self.repairs.load_state_dict(state["repairs"])
+        self.repairs.load_state_dict(state["repairs"], views)
         if "curves" in state:  # earlier versions kept none
             self.curves.load_state_dict(state["curves"])
         self.step = self._taken = self._saved = state["step"]

@@ -16,10 +16,11 @@ from toy import assert_identical
 
 from gsplat_trainer import checkpoint
 from gsplat_trainer.__main__ import launch
+from harmonizer_ns.distill.view_files import views_folder
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import locked
 from harmonizer_ns.interruption import Interruption, InterruptionError
-from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
+from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint, views_named
 
 
 @pytest.fixture
@@ -68,6 +69,8 @@ class Gsplat:
     def written(self):
         return self.folder / "cfg.yml"
 
+    named = staticmethod(checkpoint.views_named)
+
 
 class Nerfstudio:
     """As well."""
@@ -92,6 +95,8 @@ class Nerfstudio:
 
     def written(self):
         return self.folder / "config.yml"
+
+    named = staticmethod(views_named)
 
 
 HOSTS = pytest.mark.parametrize("host", [Gsplat, Nerfstudio])
@@ -143,6 +148,19 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_bit_identically(
     monkeypatch.setattr(mixer, "enhance", enhance)
     resumed.resume(stopped)
     assert_identical(whole, resumed.state())
+
+
+@HOSTS
+def test_pseudo_views_lie_beside_the_checkpoints_and_one_that_is_missing_is_named(capture, tmp_path, mixer, host):
+    first, second = (host(capture, tmp_path / name) for name in ("first", "second"))
+    first.run()
+    folder = views_folder(first.saved().parent)
+    views = sorted(folder.iterdir())
+    assert 1 <= len(views) <= 3
+    assert {path.stem for path in views} == host.named(first.saved())
+    views[0].unlink()
+    with pytest.raises((InputError, SystemExit), match=f"{views[0]} is missing; keep that folder"):
+        second.resume(first)
 
 
 @HOSTS

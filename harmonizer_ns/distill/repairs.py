@@ -24,7 +24,7 @@ from harmonizer_ns.distill.gate import Gate
 from harmonizer_ns.distill.rounds import Progress, RoundReport, ViewReport
 from harmonizer_ns.distill.schedule import ProgressiveSchedule
 from harmonizer_ns.distill.settings import DistillSettings
-from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
+from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore, StoredView, encode
 from harmonizer_ns.distill.targets import PoseTransform, choose_targets
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
@@ -116,15 +116,16 @@ class Repairs:
         """Whether a round should run before this training step; never again once `MOST_FAILED` of them have failed."""
         return self.schedule is not None and self.failed_rounds < MOST_FAILED and self.schedule.due(step)
 
-    def draw(self, step: int) -> PseudoView | None:
-        """A pseudo-view to learn from besides a photo in this step, or None.
+    def draw(self, step: int, device: torch.device | str = "cpu") -> PseudoView | None:
+        """A pseudo-view, on a device, to learn from besides a photo in this step, or None.
 
         With `DistillSettings.fade` trust falls linearly to 0 until the schedule's end: repairs show a rough scene where
         it is wrong, and in the end the scene is sharper than they are.
         """
         if self.schedule is None:
             return None
-        return self.sampler.draw(self.store, self.schedule.remaining(step) if self.settings.fade else 1.0)
+        trust = self.schedule.remaining(step) if self.settings.fade else 1.0
+        return self.sampler.draw(self.store, trust, device)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
@@ -158,17 +159,17 @@ class Repairs:
         self.adopt(step, views)
         return RoundReport(step, position, reports)
 
-    def _round(self, step: int, progress: Progress) -> tuple[list[PseudoView], list[ViewReport]]:
+    def _round(self, step: int, progress: Progress) -> tuple[list[StoredView], list[ViewReport]]:
         assert self.schedule is not None
-        views: list[PseudoView] = []
+        views: list[StoredView] = []
         reports: list[ViewReport] = []
         for target, camera in enumerate(progress(self.schedule.upcoming())):
             report, view = self._repair_in_memory(step, target, camera)
             reports.append(report)
-            views += [] if view is None else [view]
+            views += [] if view is None else [encode(view)]
         return views, reports
 
-    def adopt(self, step: int, views: list[PseudoView]) -> None:
+    def adopt(self, step: int, views: list[StoredView]) -> None:
         """Take the views of a round that is complete, here or in another process."""
         assert self.schedule is not None
         self.store.add(views)
@@ -264,16 +265,28 @@ class Repairs:
         }
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What an exact resume needs, as plain tensors, lists and numbers; None without rounds."""
+        """What an exact resume needs, as plain tensors, lists and numbers; None without rounds.
+
+        The store writes its views beside the checkpoint (`views_beside`).
+        """
         if self.schedule is None:
             return None
         return {name: getattr(self, name).state_dict() for name in _PARTS} | {"failed_rounds": self.failed_rounds}
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Continue where ``state_dict`` was taken; a run without rounds has no state."""
+    def load_state_dict(self, state: dict[str, Any] | None, views: Path) -> None:
+        """Continue where ``state_dict`` was taken; a run without rounds has no state.
+
+        Args:
+            state: as it was taken.
+            views: the folder of its pseudo-views.
+
+        Raises:
+            InputError: naming a pseudo-view's file that is missing or damaged.
+        """
         if self.schedule is not None and state is not None:
-            for name in _PARTS:
-                getattr(self, name).load_state_dict(state[name])
+            self.schedule.load_state_dict(state["schedule"])
+            self.store.load_state_dict(state["store"], views)
+            self.sampler.load_state_dict(state["sampler"])
             self.failed_rounds = state.get("failed_rounds", 0)
 
 

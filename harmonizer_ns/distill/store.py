@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store keeps repaired views, in memory and in the checkpoint, and the sampler draws from it."""
+"""The store keeps repaired views in memory, checkpoints name them, and the sampler draws from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from harmonizer_ns.distill.view_files import digest_of, read_view, view_path, write_view
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.types import Cameras, PseudoView
 
@@ -20,30 +23,53 @@ HALF_LIFE = 4.0
 _IMAGES = ("rgb", "render", "weight")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StoredView:
-    """A `PseudoView` on the CPU in 8 bits, in which 255 is 1; its ``confidence`` is the mean weight in [0, 1]."""
+    """A `PseudoView` on the CPU in 8 bits, in which 255 is 1; its ``confidence`` is the mean weight in [0, 1].
 
-    rgb: UInt8[Tensor, "3 h w"]
-    render: UInt8[Tensor, "3 h w"]
-    weight: UInt8[Tensor, "1 h w"]
+    Its pixels never change; they may move into memory from which a GPU copies without help.
+    """
+
+    pixels: UInt8[Tensor, "7 h w"]
     camera: Cameras
     step: int
     target: int
     confidence: float
 
-    def decode(self) -> PseudoView:
-        """The view as float in [0, 1], on the CPU."""
-        images = {name: to_float(getattr(self, name)) for name in _IMAGES}
-        return PseudoView(**images, camera=self.camera, step=self.step, target=self.target)
+    @property
+    def rgb(self) -> UInt8[Tensor, "3 h w"]:
+        """The repaired colours."""
+        return self.pixels[:3]
+
+    @property
+    def render(self) -> UInt8[Tensor, "3 h w"]:
+        """The colours before."""
+        return self.pixels[3:6]
+
+    @property
+    def weight(self) -> UInt8[Tensor, "1 h w"]:
+        """How far each pixel may be trusted."""
+        return self.pixels[6:]
+
+    @cached_property
+    def digest(self) -> str:
+        """What the view's file is called, see `digest_of`."""
+        return digest_of(self.pixels)
+
+    def decode(self, device: torch.device | str = "cpu") -> PseudoView:
+        """The view as float in [0, 1] on a device, to which bytes are sent; its camera stays on the CPU."""
+        if torch.device(device).type == "cuda" and not self.pixels.is_pinned():
+            self.pixels = self.pixels.pin_memory()
+        rgb, render, weight = to_float(self.pixels.to(device, non_blocking=True)).split((3, 3, 1))
+        return PseudoView(rgb, render, weight, camera=self.camera, step=self.step, target=self.target)
 
 
 def encode(view: PseudoView) -> StoredView:
     """Round a view to 8 bits on the CPU (largest error 1/510)."""
-    images = {name: to_uint8(getattr(view, name).detach()).cpu() for name in _IMAGES}
-    confidence = images["weight"].double().mean().item() / 255  # of the stored weight: no draw of what rounds to 0
-    camera = view.camera.to("cpu")
-    return StoredView(**images, camera=camera, step=view.step, target=view.target, confidence=confidence)
+    images = torch.cat([getattr(view, name).detach() for name in _IMAGES])
+    pixels = to_uint8(images).cpu()
+    confidence = pixels[6:].double().mean().item() / 255  # of the stored weight: no draw of what rounds to 0
+    return StoredView(pixels, view.camera.to("cpu"), view.step, view.target, confidence)
 
 
 class PseudoViewStore:
@@ -59,6 +85,7 @@ class PseudoViewStore:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.stored: tuple[StoredView, ...] = ()  # oldest first
+        self._on_disk: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -70,9 +97,9 @@ class PseudoViewStore:
     def __iter__(self) -> Iterator[PseudoView]:
         return (view.decode() for view in self.stored)
 
-    def add(self, views: Iterable[PseudoView]) -> None:
+    def add(self, views: Iterable[StoredView]) -> None:
         """Add the views of a round all at once, then let the least valuable ones go."""
-        self.stored = self._trimmed((*self.stored, *(encode(view) for view in views)))
+        self.stored = self._trimmed((*self.stored, *views))
 
     def values(self) -> Float[Tensor, " n"]:
         """``confidence x 0.5^(age / HALF_LIFE)`` of every view."""
@@ -89,13 +116,34 @@ class PseudoViewStore:
         dropped = set(order[:excess])
         return tuple(view for index, view in enumerate(views) if index not in dropped)
 
+    def write(self, folder: Path) -> None:
+        """Write the views that this store has not yet written to, or read from, a folder.
+
+        Raises:
+            InputError: when one cannot be written.
+        """
+        for view in self.stored:
+            path = view_path(folder, view.digest)
+            if path not in self._on_disk or not path.is_file():
+                write_view(path, view.pixels)
+                self._on_disk.add(path)
+
     def state_dict(self) -> dict[str, Any]:
-        """All views as plain tensors, lists and numbers; tensors are shared, not copied (they never change)."""
+        """All views as plain tensors, lists and numbers, but for their pixels: those are for `write`."""
         return {"views": [_view_state(view) for view in self.stored]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore exactly what ``state_dict`` gave; a smaller capacity lets the least valuable ones go."""
-        self.stored = self._trimmed(tuple(_view_from_state(view) for view in state["views"]))
+    def load_state_dict(self, state: dict[str, Any], folder: Path) -> None:
+        """Restore exactly what ``state_dict`` gave; a smaller capacity lets the least valuable ones go.
+
+        Args:
+            state: as it was given. Earlier versions kept the pixels there.
+            folder: into which the views were written.
+
+        Raises:
+            InputError: naming a view's file that is missing or damaged.
+        """
+        self.stored = self._trimmed(tuple(_view_from_state(view, folder) for view in state["views"]))
+        self._on_disk = {view_path(folder, view["sha256"]) for view in state["views"] if "sha256" in view}
 
 
 def _values(views: tuple[StoredView, ...]) -> Float[Tensor, " n"]:
@@ -108,17 +156,19 @@ def _values(views: tuple[StoredView, ...]) -> Float[Tensor, " n"]:
 
 def _view_state(view: StoredView) -> dict[str, Any]:
     camera = view.camera
-    state = {name: getattr(view, name) for name in (*_IMAGES, "step", "target", "confidence")}
+    state = {"sha256": view.digest, "step": view.step, "target": view.target, "confidence": view.confidence}
     size = [camera.width, camera.height]
     return state | {"camera_to_world": camera.camera_to_world, "intrinsics": camera.intrinsics, "size": size}
 
 
-def _view_from_state(state: dict[str, Any]) -> StoredView:
+def _view_from_state(state: dict[str, Any], folder: Path) -> StoredView:
     width, height = (int(x) for x in state["size"])
     camera = Cameras(state["camera_to_world"].cpu(), state["intrinsics"].cpu(), width, height)
-    images = {name: state[name].cpu() for name in _IMAGES}
-    step, target, confidence = int(state["step"]), int(state["target"]), float(state["confidence"])
-    return StoredView(**images, camera=camera, step=step, target=target, confidence=confidence)
+    if "sha256" in state:
+        pixels = read_view(view_path(folder, state["sha256"]), width, height)
+    else:
+        pixels = torch.cat([state[name].cpu() for name in _IMAGES])
+    return StoredView(pixels, camera, int(state["step"]), int(state["target"]), float(state["confidence"]))
 
 
 class PseudoViewSampler:
@@ -133,7 +183,7 @@ class PseudoViewSampler:
         self.pseudo_probability, self.loss_weight = pseudo_probability, loss_weight
         self._generator = torch.Generator().manual_seed(0)  # its own: draws depend on nothing else in the process
 
-    def draw(self, store: PseudoViewStore, trust: float) -> PseudoView | None:
+    def draw(self, store: PseudoViewStore, trust: float, device: torch.device | str = "cpu") -> PseudoView | None:
         """A pseudo-view to learn from besides a photo in this step, or None.
 
         Views are drawn in proportion to the store's ``values``: confidence, halved every `HALF_LIFE` rounds. The
@@ -142,6 +192,7 @@ class PseudoViewSampler:
         Args:
             store: what to draw from.
             trust: multiplied into the weight of the drawn view, in [0, 1]; nothing is drawn at 0.
+            device: where it is decoded and weighed.
         """
         chance, position = torch.rand(2, generator=self._generator, dtype=torch.float64).tolist()
         if chance < 1 - self.pseudo_probability or not len(store) or trust <= 0:
@@ -150,7 +201,7 @@ class PseudoViewSampler:
         if cumulative[-1] <= 0:
             return None
         index = int(torch.searchsorted(cumulative, position * cumulative[-1], right=True))
-        view = store[min(index, len(store) - 1)]
+        view = store.stored[min(index, len(store) - 1)].decode(device)
         return replace(view, weight=view.weight * (self.loss_weight * trust))
 
     def state_dict(self) -> dict[str, Any]:

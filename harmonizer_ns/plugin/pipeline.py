@@ -101,6 +101,7 @@ class HarmonizePipeline(VanillaPipeline):
         self.losses: list[Tensor] = []
         self.curves, self.held_out = Curves(1), HeldOutPhotos()
         self._loaded: dict[str, Any] | None = None
+        self.views = Path()  # folder of the loaded state's pseudo-views
         self._trainer: Trainer | None = None
         self._trainer_thread = 0
         self._is_video = test_mode != "val"
@@ -206,7 +207,7 @@ class HarmonizePipeline(VanillaPipeline):
         self._teach_depth(trainer.base_dir, last_step)
         self.curves = Curves(trainer.config.max_num_iterations)
         if self._loaded is not None:
-            self.repairs.load_state_dict(self._loaded["distiller"])
+            self.repairs.load_state_dict(self._loaded["distiller"], self.views)
             if "curves" in self._loaded:  # earlier versions kept none
                 self.curves.load_state_dict(self._loaded["curves"])
 
@@ -232,7 +233,7 @@ class HarmonizePipeline(VanillaPipeline):
 
     def get_train_loss_dict(self, step: int) -> Losses:
         """Losses on a real photo and, now and then, on a pseudo-view as well: photos never get fewer steps."""
-        view = self.repairs.draw(step)
+        view = self.repairs.draw(step, self.device)
         extra_losses, extra_metrics = {}, {}
         if view is not None:
             rays = self.datamanager.get_train_rays_per_batch()

@@ -31,7 +31,7 @@ def pseudo_view_loss(model: Model, view: PseudoView, rays: int, camera_index: in
 
     Args:
         model: in training mode.
-        view: on any device.
+        view: on the model's device, but for its camera.
         rays: rays drawn from the view, for models that train on rays.
         camera_index: a training camera; per-camera tables of ray-based models are read there.
     """
@@ -60,13 +60,13 @@ def _on_drawn_rays(model: NerfactoModel, view: PseudoView, rays: int, camera_ind
     weight = view.weight[0]
     chosen = torch.multinomial(weight.reshape(-1), rays, replacement=True)
     rows, columns = chosen // weight.shape[1], chosen % weight.shape[1]
-    render, repaired = (image[:, rows, columns].to(model.device) for image in (view.render, view.rgb))
+    render, repaired = (image[:, rows, columns] for image in (view.render, view.rgb))
     with _apart_from_photos(model):
         outputs = model(_ray_bundle(model, view, rows, columns, camera_index))
         batch = {"image": remaining_correction(outputs["rgb"].T, render, repaired).T}
         metrics = model.get_metrics_dict(outputs, batch)
         losses = model.get_loss_dict(outputs, batch, metrics)
-    return weight.mean().item() * torch.stack(list(losses.values())).sum(), metrics["psnr"]
+    return weight.mean() * torch.stack(list(losses.values())).sum(), metrics["psnr"]
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _apart_from_photos(model: NerfactoModel) -> Iterator[None]:
 
 def _ray_bundle(model: Model, view: PseudoView, rows: Tensor, columns: Tensor, camera_index: int) -> RayBundle:
     camera = to_nerfstudio(view.camera).to(model.device)
-    pixels = torch.stack([rows, columns], dim=-1).to(model.device) + 0.5
-    bundle = camera.generate_rays(camera_indices=torch.zeros_like(rows)[:, None].to(model.device), coords=pixels)
+    pixels = torch.stack([rows, columns], dim=-1) + 0.5
+    bundle = camera.generate_rays(camera_indices=torch.zeros_like(rows)[:, None], coords=pixels)
     bundle.camera_indices = torch.full((len(rows), 1), camera_index, device=model.device)
     return bundle

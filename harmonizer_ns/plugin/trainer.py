@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from harmonizer_ns.captures.frame import write_origin
 from harmonizer_ns.distill.run_report import Trained
 from harmonizer_ns.distill.settings import NS_TRAIN
+from harmonizer_ns.distill.view_files import named_views, views_beside, views_folder
 from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
 from harmonizer_ns.files import by_number, locked, read_torch, remove_leftovers, written_whole
 from harmonizer_ns.finite import SkippedSteps, check_finite
@@ -139,7 +140,7 @@ class HarmonizeTrainer(Trainer):
             yield
             return
         with locked(self.base_dir, _OTHER_FOLDER):
-            remove_leftovers(self.base_dir)
+            remove_leftovers(self.base_dir, views_folder(self.checkpoint_dir))
             yield
 
     def _train_steps(self, count: int) -> None:
@@ -164,6 +165,7 @@ class HarmonizeTrainer(Trainer):
             self._start_step = state["step"] + 1
             self.pipeline.first_step = self._start_step  # a harmonize run's own checkpoint then restores its first step
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.pipeline.views = views_folder(path.parent)
             self._load_optimizers(state, path)
         CONSOLE.print(f"Loaded {path}, which ended at step {state['step']}")
 
@@ -236,13 +238,14 @@ class HarmonizeTrainer(Trainer):
         path, state = self.checkpoint_dir / f"step-{step:09d}.ckpt", self._state(step)
         check_finite(state, path.name, self._last_checkpoint())
         advice = "Earlier checkpoints in that folder are intact; make room and resume with --load-dir"
-        # Written beside the checkpoint folder: nerfstudio parses every name in it.
-        with written_whole(path, advice, folder=self.base_dir) as partial:
-            torch.save(state, partial)
-        if self.config.save_only_latest_checkpoint:
-            for old in self.checkpoint_dir.glob("*.ckpt"):
-                if old != path:
-                    old.unlink()
+        with views_beside(path, self.pipeline.repairs.store, "*.ckpt*", views_named):
+            # Written beside the checkpoint folder: nerfstudio parses every name in it.
+            with written_whole(path, advice, folder=self.base_dir) as partial:
+                torch.save(state, partial)
+            if self.config.save_only_latest_checkpoint:
+                for old in self.checkpoint_dir.glob("*.ckpt"):
+                    if old != path:
+                        old.unlink()
 
     def _state(self, step: int) -> dict[str, Any]:
         return {
@@ -340,13 +343,27 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def views_named(path: Path) -> set[str]:
+    """Tell which pseudo-views a checkpoint names; see `named_views`.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    extra = read_checkpoint(path, mapped=True)["pipeline"].get("_extra_state")
+    return named_views(extra and extra["distiller"])
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Read a nerfstudio checkpoint without running any code from it.
+
+    Args:
+        path: of the file.
+        mapped: leave its tensors on the disk until they are used.
 
     Raises:
         InputError: when the file is missing, broken, or not a nerfstudio checkpoint.
     """
-    state = read_torch(path)
+    state = read_torch(path, mapped)
     expected = {"step": int, "pipeline": dict, "optimizers": dict, "schedulers": dict, "scalers": dict}
     if not isinstance(state, dict) or not expected.keys() <= state.keys():
         found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__

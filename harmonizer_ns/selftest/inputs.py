@@ -20,6 +20,7 @@ from gsplat_trainer.distributed import World
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.captures.frame import ORIGIN_FILE
+from harmonizer_ns.distill.view_files import digest_of, write_view
 from harmonizer_ns.enhancers.builtin.network import BuiltinNetwork
 from harmonizer_ns.files import shipped, write_json
 from harmonizer_ns.images import save_image
@@ -34,6 +35,8 @@ from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, write_camera_
 from harmonizer_ns.training.checkpoints import RunState, save_run
 
 LENS = Lens(32, 24, 30.0)
+_PIXELS = torch.arange(7 * 24 * 32).remainder(251).to(torch.uint8).view(7, 24, 32)
+VIEW = f"{digest_of(_PIXELS)}.png"
 POSES = look_at(polar(np.zeros(3), np.linspace(-30, 30, 4), 4.0, 0.5), np.zeros(3))
 GSPLAT_STATE = "full_000007_rank0.safetensors"
 GEOMETRY = "geometry.safetensors"
@@ -155,6 +158,11 @@ def gsplat_run(folder: Path) -> None:
     (folder / "capture").mkdir()
     capture(folder / "capture")
     save_full(folder / GSPLAT_STATE, {**gsplat_trainer(folder).state_dict(), "step": 7})
+
+
+def pseudo_view(folder: Path) -> None:
+    """Write a pseudo-view."""
+    write_view(folder / VIEW, _PIXELS)
 
 
 @cache

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from gsplat_trainer import checkpoint as gsplat
+from harmonizer_ns.distill.store import PseudoViewStore, encode
+from harmonizer_ns.distill.view_files import views_beside, views_folder
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, read_torch, write_json, written_whole
 from harmonizer_ns.images import load_image, save_image
@@ -27,6 +29,7 @@ from harmonizer_ns.selftest.fuzz import FORK
 from harmonizer_ns.splats.files import read_ply, write_splats
 from harmonizer_ns.splats.model import seed_splats
 from harmonizer_ns.training.checkpoints import RunState, list_runs, load_run, save_run
+from harmonizer_ns.types import PseudoView, as_frames
 
 _LONGEST = 0.15
 """Seconds after its first version within which a writer is killed."""
@@ -120,13 +123,35 @@ def _values(version: int) -> dict[str, Tensor]:
     return {name: torch.full((400, 400), float(version)) for name in ("means", "scales")}
 
 
+def _views(version: int) -> PseudoViewStore:
+    """Two views; each version shares one with the version before."""
+    store, camera = PseudoViewStore(2), as_frames(torch.zeros(3, 48, 64)).cameras
+    for number in (version, version + 1):
+        image = torch.full((3, 48, 64), number % 256 / 255)
+        store.add([encode(PseudoView(image, image, image[:1], camera, number, 0))])
+    return store
+
+
+def _check_views(state: dict[str, Any], folder: Path, version: int) -> None:
+    """Read the views that a version names."""
+    store = PseudoViewStore(2)
+    store.load_state_dict(state["store"], folder)
+    if [view.digest for view in store.stored] != [view.digest for view in _views(version).stored]:
+        raise ValueError(f"version {version} has the views of another one")
+
+
 def _write_gsplat(folder: Path, version: int) -> None:
-    gsplat.save_full(gsplat.full_path(folder, version, 0), {"step": version, "splats": _values(version)})
+    path, store = gsplat.full_path(folder, version, 0), _views(version)
+    state = {"step": version, "splats": _values(version), "repairs": {"store": store.state_dict()}}
+    with views_beside(path, store, gsplat.FULL, gsplat.views_named):
+        gsplat.save_full(path, state)
     gsplat.save_gsplat(gsplat.gsplat_path(folder, version, 0), version, _values(version))
 
 
 def _read_gsplat(folder: Path) -> list[list[Tensor]]:
-    states = [gsplat.load_full(gsplat.newest_full(folder, 0)), *map(read_torch, folder.glob("ckpt_*.pt"))]
+    newest = gsplat.load_full(gsplat.newest_full(folder, 0))
+    _check_views(newest["repairs"], views_folder(folder), newest["step"])
+    states = [newest, *map(read_torch, folder.glob("ckpt_*.pt"))]
     return [[torch.tensor([float(state["step"])]), *state["splats"].values()] for state in states]
 
 
@@ -137,14 +162,19 @@ def _write_nerfstudio(folder: Path, version: int) -> None:
     trainer: Any = object.__new__(HarmonizeTrainer)  # it saves without what it trains
     trainer.base_dir, trainer.checkpoint_dir = folder, folder / "nerfstudio_models"
     trainer.config = SimpleNamespace(save_only_latest_checkpoint=True, load_dir=None, load_checkpoint=None)
-    trainer._state = lambda step: {"step": step, "pipeline": _values(step), **groups}
+    store = _views(version)
+    trainer.pipeline = SimpleNamespace(repairs=SimpleNamespace(store=store))
+    extra = {"_extra_state": {"distiller": {"store": store.state_dict()}}}
+    trainer._state = lambda step: {"step": step, "pipeline": _values(step) | extra, **groups}
     trainer.save_checkpoint(version)
 
 
 def _read_nerfstudio(folder: Path) -> list[list[Tensor]]:
     from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
 
-    state = read_checkpoint(newest_checkpoint(folder / "nerfstudio_models"))
+    path = newest_checkpoint(folder / "nerfstudio_models")
+    state = read_checkpoint(path)
+    _check_views(state["pipeline"].pop("_extra_state")["distiller"], views_folder(path.parent), state["step"])
     return [[torch.tensor([float(state["step"])]), *state["pipeline"].values()]]
 
 

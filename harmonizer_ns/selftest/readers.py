@@ -14,6 +14,7 @@ from gsplat_trainer.checkpoint import load_full, newest_full
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.captures.frame import read_dataparser_transforms
 from harmonizer_ns.distill.targets import load_camera_path
+from harmonizer_ns.distill.view_files import read_view
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import damage_of
 from harmonizer_ns.files import file_digest, read_json, write_json
@@ -110,7 +111,7 @@ def _converted(folder: Path) -> Any:
 def _resumed(folder: Path) -> Any:
     trainer, path = inputs.gsplat_trainer(folder), newest_full(folder, 0)
     with damage_of(path):
-        trainer.load_state_dict(load_full(path))
+        trainer.load_state_dict(load_full(path), folder)
     return {"step": trainer.step, "splats": {name: value.detach() for name, value in trainer.splats.items()}}
 
 
@@ -143,6 +144,7 @@ READERS: dict[str, Reader] = {
     "pairs.json": _in_place(inputs.pairs, "pairs.json", read_pairs, BYTES, JSON),
     "nerfstudio config.yml": Reader(inputs.nerfstudio_run, "config.yml", _config),
     "gsplat_trainer checkpoint": Reader(inputs.gsplat_run, inputs.GSPLAT_STATE, _resumed, (BYTES, FULL_CHECKPOINT)),
+    "pseudo-view": _in_place(inputs.pseudo_view, inputs.VIEW, lambda path: read_view(path, 32, 24)),
     "training state.json": Reader(inputs.training_run, "state.json", load_run, (BYTES, JSON)),
     "training weights": Reader(inputs.training_run, "weights.safetensors", load_run),
     "geometry of photos": Reader(inputs.geometry, inputs.GEOMETRY, _geometry, (BYTES, SAFETENSORS)),

@@ -165,7 +165,7 @@ def test_after_three_failed_rounds_repairs_are_off_also_in_a_resumed_run(tmp_pat
     said = [d.run(step).lines()[0] for step in (10, 20)]
     torch.save(d.state_dict(), tmp_path / "state.pt")
     resumed = planned(Wrapped(lambda r: None))
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), tmp_path)
     said.append(resumed.run(30).lines()[0])
     assert [text.rpartition("; ")[2] for text in said] == [
         "after 3 failed rounds repairs are off, this was number 1",
@@ -270,8 +270,9 @@ def test_resumed_run_is_identical(tmp_path):
     whole.run(10)
     drawn = [whole.draw(10) for _ in range(5)]
     torch.save(whole.state_dict(), tmp_path / "state.pt")
+    whole.store.write(tmp_path / "views")
     resumed = planned()
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), tmp_path / "views")
     assert identical(contents(whole), contents(resumed))
     for d in (whole, resumed):
         d.run(20)

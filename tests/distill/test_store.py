@@ -4,15 +4,23 @@ import pytest
 import torch
 from plane_scene import look_at
 
-from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore
+from harmonizer_ns.distill import store as store_module
+from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore, encode
+from harmonizer_ns.distill.view_files import view_path
+from harmonizer_ns.errors import InputError
+from harmonizer_ns.images import load_image, save_image, to_float
 from harmonizer_ns.types import PseudoView
 
 
-def view(step=0, target=0, trust=1.0, width=12, height=8, seed=0):
+def repaired(step=0, target=0, trust=1.0, width=12, height=8, seed=0):
     generator = torch.Generator().manual_seed(seed + 1000 * step + target)
     camera = look_at((0.1 * target, 0, 0), (0, 0, 4), width=width, height=height)
     rgb, render = torch.rand(2, 3, height, width, generator=generator)
     return PseudoView(rgb, render, torch.full((1, height, width), trust), camera, step, target)
+
+
+def view(*arguments, **options):
+    return encode(repaired(*arguments, **options))
 
 
 def kept(store):
@@ -26,8 +34,8 @@ def saved_and_loaded(state, tmp_path):
 
 def test_views_come_back_to_8_bits():
     store = PseudoViewStore(400)
-    original = view(step=7, target=3, trust=0.4)
-    store.add([original])
+    original = repaired(step=7, target=3, trust=0.4)
+    store.add([encode(original)])
     (back,) = store
     assert (back.rgb - original.rgb).abs().max() <= 0.5 / 255 + 1e-6
     assert (back.render - original.render).abs().max() <= 0.5 / 255 + 1e-6
@@ -84,11 +92,11 @@ def test_round_trip_is_exact(tmp_path):
     store, other = PseudoViewStore(400), PseudoViewStore(400)
     store.add([view(0, 0, 0.3), view(0, 1, 0.7, width=20, height=6)])
     store.add([view(50, 0)])
-    other.load_state_dict(saved_and_loaded(store.state_dict(), tmp_path))
+    store.write(tmp_path / "views")
+    other.load_state_dict(saved_and_loaded(store.state_dict(), tmp_path), tmp_path / "views")
     assert len(other) == 3
     for a, b in zip(store.stored, other.stored, strict=True):
-        assert torch.equal(a.rgb, b.rgb)
-        assert torch.equal(a.weight, b.weight)
+        assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.camera.camera_to_world, b.camera.camera_to_world)
         assert torch.equal(a.camera.intrinsics, b.camera.intrinsics)
         assert (a.step, a.target, a.confidence) == (b.step, b.target, b.confidence)
@@ -98,13 +106,77 @@ def test_round_trip_is_exact(tmp_path):
     assert torch.equal(store.values(), other.values())
 
 
-def test_state_is_cheap_and_not_disturbed_by_later_rounds():
+def test_state_is_small_and_not_disturbed_by_later_rounds():
     store = PseudoViewStore(capacity=2)
     store.add([view(0, 0), view(0, 1)])
     state = store.state_dict()
-    assert state["views"][0]["rgb"].data_ptr() == store.stored[0].rgb.data_ptr()
+    assert not any(value.dtype == torch.uint8 for v in state["views"] for value in v.values() if torch.is_tensor(value))
     store.add([view(100, 0), view(100, 1)])
     assert [v["step"] for v in state["views"]] == [0, 0]
+
+
+def written(tmp_path):
+    """A store of two views whose files lie in the folder."""
+    store = PseudoViewStore(400)
+    store.add([view(0, 0, 0.3), view(0, 1)])
+    store.write(tmp_path)
+    return store
+
+
+def test_a_view_is_written_once_and_shows_its_repair(tmp_path, monkeypatch):
+    store = written(tmp_path)
+    store.add([view(100, 0)])
+    paths = [view_path(tmp_path, one.digest) for one in store.stored]
+    paths[0].unlink()
+    calls, write = [], store_module.write_view
+    monkeypatch.setattr(store_module, "write_view", lambda path, pixels: calls.append(path) or write(path, pixels))
+    store.write(tmp_path)
+    assert calls == [paths[0], paths[2]]  # what somebody deleted, and what is new
+    other = PseudoViewStore(400)
+    other.load_state_dict(store.state_dict(), tmp_path)
+    other.write(tmp_path)
+    assert len(calls) == 2
+    other.write(tmp_path / "elsewhere")
+    assert len(calls) == 5
+    shown = load_image(paths[1])
+    assert torch.equal(shown, torch.cat([to_float(store.stored[1].rgb), to_float(store.stored[1].render)], dim=1))
+
+
+def test_views_that_earlier_versions_kept_in_the_checkpoint_are_read(tmp_path):
+    store, other = written(tmp_path), PseudoViewStore(400)
+    state = store.state_dict()
+    for saved, stored in zip(state["views"], store.stored, strict=True):
+        del saved["sha256"]
+        saved |= {"rgb": stored.rgb, "render": stored.render, "weight": stored.weight}
+    other.load_state_dict(saved_and_loaded(state, tmp_path), tmp_path / "none")
+    assert [one.digest for one in other.stored] == [one.digest for one in store.stored]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "cannot read"),
+        (lambda path: path.write_bytes(b"no image"), "cannot read"),
+        (lambda path: save_image(path, torch.rand(3, 16, 12)), "is damaged: RGB"),
+        (lambda path: path.write_bytes(next(p for p in path.parent.iterdir() if p != path).read_bytes()), "hash"),
+    ],
+)
+def test_a_view_that_is_missing_or_damaged_is_named(tmp_path, damage, told):
+    store = written(tmp_path)
+    path = view_path(tmp_path, store.stored[1].digest)
+    damage(path)
+    with pytest.raises(InputError, match=told) as caught:
+        PseudoViewStore(400).load_state_dict(store.state_dict(), tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_path_but_a_hash_names_a_view(tmp_path):
+    state = written(tmp_path).state_dict()
+    state["views"][0]["sha256"] = "../" * 21 + "x"
+    with pytest.raises(InputError, match="named by a sha256"):
+        PseudoViewStore(400).load_state_dict(state, tmp_path)
 
 
 # --- sampler

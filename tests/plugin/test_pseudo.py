@@ -40,7 +40,7 @@ def test_a_pseudo_view_comes_on_top_of_a_photo_and_has_no_say_in_densification(c
     monkeypatch.setattr(pipeline.datamanager, "next_train", lambda step: photo)
     statistics = []
     for view in (None, brighter_view(trainer, 1.0)):
-        monkeypatch.setattr(pipeline.repairs, "draw", lambda step, view=view: view)
+        monkeypatch.setattr(pipeline.repairs, "draw", lambda step, device, view=view: view)
         model.zero_grad()
         _, losses, metrics = pipeline.get_train_loss_dict(0)
         assert ("pseudo_loss" in losses) == ("pseudo_psnr" in metrics) == (view is not None)
@@ -96,7 +96,7 @@ def test_a_pseudo_view_changes_nothing_that_a_photo_teaches_a_nerf(nerf, monkeyp
     monkeypatch.setattr(pipeline.datamanager, "next_train", next_photo)
     for view in (None, brighter_view(nerf, 1.0)):
         model.proposal_sampler._steps_since_update = 7
-        monkeypatch.setattr(pipeline.repairs, "draw", lambda step, view=view: view)
+        monkeypatch.setattr(pipeline.repairs, "draw", lambda step, device, view=view: view)
         _, losses, _ = pipeline.get_train_loss_dict(0)
         assert (losses.pop("pseudo_loss", None) is None) == (view is None)
         learned.append((losses, gradients(model, sum(losses.values()))))
