@@ -20,9 +20,9 @@ from gsplat_trainer.trainer import Trainer
 from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.devices import choose_device
 from harmonizer_ns.distill.view_files import views_folder
-from harmonizer_ns.errors import InputError, damage_of, errors_in_one_line
+from harmonizer_ns.errors import damage_of, errors_in_one_line
 from harmonizer_ns.files import locked, remove_leftovers
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.raster.gsplat_kernels import prepare_rasterizer
 
 Command = (
     Annotated[DefaultConfig, tyro.conf.subcommand("default")]
@@ -48,17 +48,18 @@ def parse(arguments: Sequence[str] | None) -> Config:
 
 
 def launch(config: Config) -> None:
-    """Run on one device, or on all GPUs through gsplat's distributed mode."""
+    """Run on one device, or, if that is asked for, on all GPUs through gsplat's distributed mode."""
     config = scaled(config)
     check(config)
     device = choose_device(config.device)
-    if device != "cuda" or torch.cuda.device_count() < 2:
+    if not config.all_gpus or device != "cuda" or torch.cuda.device_count() < 2:
         trainer = run(config, torch.device(device), World())
         if not (config.ckpt or trainer.is_finished):
             sys.exit(f"gsplat-trainer: {trainer.how_to_go_on}")
         return
     from gsplat.distributed import cli
 
+    prepare_rasterizer(device)  # else every process would compile the same kernels
     cli(_worker, config)
 
 
@@ -74,8 +75,7 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
     Raises:
         InputError: on anything that the user gave and can mend.
     """
-    if device.type == "cpu":
-        give_cores_to_the_rasterizer()
+    prepare_rasterizer(device)
     config, scene, splats = prepare(config)
     with locked(config.result_dir, "--result_dir") if world.is_first else nullcontext():
         if world.is_first:
@@ -100,14 +100,12 @@ def run(config: Config, device: torch.device, world: World) -> Trainer:
 
 def _train(trainer: Trainer) -> None:
     """Train in front of a viewer, go on after a checkpoint, or leave repaired splats, as the settings say."""
-    config, world = trainer.config, trainer.world
+    config = trainer.config
     if not config.disable_viewer:
-        if world.size > 1:
-            raise InputError("the viewer shows runs on one device; set CUDA_VISIBLE_DEVICES, or leave it disabled")
         trainer.viewer = LiveViewer(config, trainer.scene, trainer.repairs, trainer.device)
     repairs_splats = isinstance(config, HarmonizeConfig)
     if config.resume is not None:
-        path = checkpoint.newest_full(config.resume, world.rank)
+        path = checkpoint.newest_full(config.resume, trainer.world.rank)
         with damage_of(path):
             trainer.load_state_dict(checkpoint.load_full(path), views_folder(path.parent))
     elif repairs_splats and trainer.scene.test:

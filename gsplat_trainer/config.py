@@ -150,6 +150,9 @@ class Config(GeometrySettings, DistillSettings):
     """Where it listens."""
     device: str = "auto"
     """"cuda", "cpu", or "auto" for CUDA where there is one."""
+    all_gpus: bool = False
+    """Split the Gaussians among all GPUs that CUDA_VISIBLE_DEVICES shows, each of which takes batch_size photos in a
+    step. By default one GPU trains."""
     seed: int = 42
     """Seed of everything random."""
     strategy: DefaultStrategy | MCMCStrategy = field(default_factory=DefaultStrategy)
@@ -244,5 +247,9 @@ def check(config: Config) -> None:
         require_gsply(f"--export_formats {name}")
     positive = dict.fromkeys(("max_steps", "data_factor", "batch_size", "sh_degree_interval"), (1, math.inf))
     check_limits(config, sh_degree=(0, 3), ssim_lambda=(0, 1), **positive)
+    if config.all_gpus and getattr(config.strategy, "absgrad", False):
+        raise InputError("gsplat knows no --strategy.absgrad on several GPUs: leave out that or --all_gpus")
+    if config.all_gpus and not config.disable_viewer:
+        raise InputError("the viewer shows runs on one device: leave out --all_gpus, or leave the viewer disabled")
     config.check()
     config.check_geometry()

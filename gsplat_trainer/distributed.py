@@ -7,6 +7,7 @@ alone, and then all ranks add the same pseudo-views.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,14 @@ class World:
         votes = torch.tensor(int(flag), device=device)
         dist.all_reduce(votes)
         return bool(votes)
+
+    def average(self, values: Iterable[Tensor]) -> None:
+        """Replace tensors by their means over all ranks. All ranks must call it, with tensors of the same shapes."""
+        if self.size == 1:
+            return
+        for value in values:
+            dist.all_reduce(value)
+            value /= self.size
 
 
 def run_round(world: World, repairs: Repairs, step: int, progress: Progress = iter) -> RoundReport | None:

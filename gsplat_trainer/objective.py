@@ -32,10 +32,15 @@ Losses = dict[str, Tensor]
 
 @dataclass
 class Extra:
-    """A learned correction and its optimizer."""
+    """A learned correction, the same on all ranks, and its optimizer."""
 
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """What the last backward pass has found."""
+        return [value.grad for value in self.module.parameters() if value.grad is not None]
 
 
 def make_extras(config: Config, photos: int, device: torch.device) -> dict[str, Extra]:

@@ -225,6 +225,7 @@ class Trainer:
             return {}
         losses |= self.objective.regularization(self.splats)
         torch.stack(list(losses.values())).sum().backward()
+        self.world.average(gradient for extra in self.extras.values() for gradient in extra.gradients)
         if not self._may_step(step, losses):
             self._drop_gradients()
             return losses

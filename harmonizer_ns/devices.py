@@ -11,6 +11,8 @@ from harmonizer_ns.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+AMPERE = (8, 0)
+"""Compute capability of the first cards with bfloat16."""
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,10 +30,15 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: Precision, device: torch.device | str) -> torch.dtype:
-    """The number type that a precision names; "auto" is bfloat16 on a GPU and float32 elsewhere."""
-    if name == "auto":
-        return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    return DTYPES[name]
+    """The number type that a precision names; "auto" is a GPU's own half precision, and float32 elsewhere.
+
+    That is bfloat16 from Ampere on. Older cards only emulate it, and compute in float16.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= AMPERE else torch.float16
 
 
 def is_out_of_memory(error: BaseException) -> bool:

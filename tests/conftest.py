@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from pretended_cuda import pretend
+from pretended_gsplat import pretend_gsplat
 from tiny_difix import write_tiny_difix
 from toy import write_capture
 from toy_enhancer import Mixer
@@ -49,5 +50,6 @@ def mixer(monkeypatch: pytest.MonkeyPatch) -> Mixer:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is a pretended GPU, see `pretended_cuda`."""
+    pretend_gsplat(monkeypatch)
     with pretend(monkeypatch):
         yield

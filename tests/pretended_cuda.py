@@ -23,9 +23,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harmonizer_ns.raster import strategies
-from harmonizer_ns.raster.api import rasterization_cpu
-
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 WAITS = {
@@ -273,27 +270,27 @@ _STREAM = SimpleNamespace(
     device=CUDA,
 )
 _PROPERTIES = SimpleNamespace(name="pretended", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132)
+_QUIET = (
+    "_lazy_init",
+    "init",
+    "set_device",
+    "empty_cache",
+    "reset_peak_memory_stats",
+    "manual_seed",
+    "manual_seed_all",
+)
 FACTS: dict[str, Any] = {
-    "_lazy_init": None,
-    "init": None,
-    "is_available": True,
-    "is_initialized": True,
-    "is_bf16_supported": True,
-    "is_current_stream_capturing": False,
+    **dict.fromkeys((*_QUIET, "manual_seed")),
+    **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), True),
+    **dict.fromkeys(("current_stream", "default_stream"), _STREAM),
     "device_count": 1,
     "current_device": 0,
-    "set_device": None,
-    "empty_cache": None,
+    "is_current_stream_capturing": False,
     "get_device_name": "pretended",
     "get_device_capability": (9, 0),
     "get_device_properties": _PROPERTIES,
     "mem_get_info": (60 << 30, 80 << 30),
     "max_memory_allocated": 1 << 30,
-    "reset_peak_memory_stats": None,
-    "manual_seed": None,
-    "manual_seed_all": None,
-    "current_stream": _STREAM,
-    "default_stream": _STREAM,
 }
 """What functions of `torch.cuda` return."""
 
@@ -320,7 +317,6 @@ def pretend(patch: pytest.MonkeyPatch) -> Iterator[None]:
             start(thread)
 
     patch.setattr(threading.Thread, "run", run_watched)
-    _pretend_gsplat(patch)
     with _Device():
         yield
 
@@ -333,56 +329,3 @@ def _autocast(real: Any) -> Any:
             super().__init__(device_type, dtype, *args, **kwargs)
 
     return Autocast
-
-
-# --- gsplat's kernels ---
-
-
-def _rasterization(means: Tensor, *args: Any, absgrad: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor, Any]:
-    """`gsplat.rasterization` of tensors on the device: computed by the CPU's kernels."""
-    given = [means, *_tensors(args), *_tensors(kwargs.values())]
-    if not all(is_up(tensor) and tensor.dtype == torch.float32 for tensor in given):
-        raise RuntimeError("gsplat takes float32 tensors on cuda:0 only")
-    with inside():
-        args, kwargs = tuple(map(_entering, args)), {name: _entering(value) for name, value in kwargs.items()}
-        image, alpha, meta = rasterization_cpu(_entering(means), *args, absgrad=absgrad, **kwargs)
-    for tensor in (image, alpha, *_tensors(meta.values())):
-        put(tensor)
-    means2d = meta["means2d"]
-    if means2d.requires_grad:
-        means2d.register_hook(lambda gradient: _leaving(gradient, means2d if absgrad else None))
-    return image, alpha, meta
-
-
-def _entering(value: Any) -> Any:
-    """An argument whose gradient lies on the device again."""
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        return value
-    value = value.view_as(value)
-    value.register_hook(_leaving)
-    return value
-
-
-def _leaving(gradient: Tensor, means2d: Tensor | None = None) -> None:
-    put(gradient)
-    if means2d is not None:
-        put(means2d.absgrad)
-
-
-def _on_the_device(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel of gsplat's strategies."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with inside():
-            results = operation(*args, **kwargs)
-        return tuple(None if result is None else put(result) for result in results)
-
-    return run
-
-
-def _pretend_gsplat(patch: pytest.MonkeyPatch) -> None:
-    from gsplat.strategy import ops
-
-    patch.setattr("gsplat.rasterization", _rasterization)
-    for operation in (strategies.compute_relocation, strategies.quat_scale_to_covar_preci):
-        patch.setattr(ops, operation.__name__, _on_the_device(operation))

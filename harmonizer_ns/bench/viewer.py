@@ -22,7 +22,7 @@ from gsplat_trainer.viewer import LiveViewer
 from harmonizer_ns.bench.watcher import Watcher
 from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.files import asset
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.raster.gsplat_kernels import prepare_rasterizer
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _steps_per_second(seconds: float) -> Generator[None, None, float]:
 def run(bench: ViewerBench) -> None:
     """Train, and print both rates."""
     device = torch.device(choose_device(bench.device))
-    if device.type == "cpu":
-        give_cores_to_the_rasterizer()
+    prepare_rasterizer(device)
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(bench, Path(folder), device)
     slower = median(1 - b / a for a, b in zip(rates.alone, rates.watched, strict=True))

@@ -41,7 +41,7 @@ class EnhanceConfig:
     device: Device = "auto"
     """Where to run; auto takes a GPU when there is one."""
     precision: Precision = "auto"
-    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
+    """Number type of large networks; auto is bf16 on a GPU (fp16 before Ampere) and fp32 elsewhere."""
     compile: bool = False
     """Compile the network, with CUDA graphs on a GPU: slow to start, for every image size anew, then faster."""
     tile: int = 0

@@ -53,7 +53,7 @@ def _sources_of(path: Path, config: EvaluationConfig, device: str) -> list[Sourc
         return [Source(lambda: _gsplat_run(folder, config, device))]
     if path.suffix in (".yml", ".yaml") or (path / NS_TRAIN).is_file():
         file = path / NS_TRAIN if path.is_dir() else path
-        return [Source(lambda: _nerfstudio_run(file, config))]
+        return [Source(lambda: _nerfstudio_run(file, config, device))]
     if not path.exists():
         raise InputError(f"there is no {path}")
     if (pairs := pair_scenes(path, device, config.allow_outside)) is not None:
@@ -85,10 +85,10 @@ def _gsplat_run(folder: Path, config: EvaluationConfig, device: str) -> tuple[Sc
     return FittedScene(f"{fit.capture.name} {folder.resolve().name}", fit, config.views, "run"), config.enhancer or own
 
 
-def _nerfstudio_run(file: Path, config: EvaluationConfig) -> tuple[Scene, str | None]:
+def _nerfstudio_run(file: Path, config: EvaluationConfig, device: str) -> tuple[Scene, str | None]:
     from harmonizer_ns.plugin.opening import open_held_out
 
-    fit, own = open_held_out(file, trust=config.trust)
+    fit, own = open_held_out(file, device, trust=config.trust)
     name = f"{fit.capture.name} {file.resolve().parent.name}"
     return FittedScene(name, fit, config.views, "run"), config.enhancer or (None if own == "none" else own)
 

@@ -16,7 +16,7 @@ from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import Device, Precision, choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.raster.gsplat_kernels import prepare_rasterizer
 from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
 from harmonizer_ns.splats.files import read_splats
 from harmonizer_ns.splats.model import Splats
@@ -60,7 +60,7 @@ class ViewConfig:
     device: Device = "auto"
     """Where to render and enhance; auto takes a GPU when there is one."""
     precision: Precision = "auto"
-    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
+    """Number type of large networks; auto is bf16 on a GPU (fp16 before Ampere) and fp32 elsewhere."""
 
 
 parse = partial(read_options, ViewConfig, "view", EXAMPLES)
@@ -107,13 +107,12 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
             raise InputError("--data is for splats: a nerfstudio run knows its own photos")
         if config.more:
             raise InputError(f"several files are for splats, {config.scene} is a nerfstudio run")
-        return open_run(config.scene, trust=config.trust)
+        return open_run(config.scene, device, trust=config.trust)
     return _open_splats(config, device)
 
 
 def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
-    if device == "cpu":
-        give_cores_to_the_rasterizer()
+    prepare_rasterizer(device)
     if config.data is None:
         splats = _on(device, read_splats(config.scene, *config.more))
         renderer = SplatRenderer(splats)

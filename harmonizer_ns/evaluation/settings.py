@@ -67,7 +67,7 @@ class EvaluationConfig:
     device: Device = "auto"
     """Where to fit and enhance; auto takes a GPU when there is one."""
     precision: Precision = "auto"
-    """Number type of large networks; auto is bf16 on a GPU and fp32 elsewhere."""
+    """Number type of large networks; auto is bf16 on a GPU (fp16 before Ampere) and fp32 elsewhere."""
     threads: int = 1
     """Threads of torch on a CPU."""
     splat: Annotated[SplatConfig, tyro.conf.arg(name="")] = field(default_factory=SplatConfig)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -26,27 +25,29 @@ from harmonizer_ns.splats.held_out import SparseFit
 from harmonizer_ns.viewing.server import ViewedScene
 
 
-def open_run(config: Path, *, trust: bool = False) -> ViewedScene:
+def open_run(config: Path, device: str, *, trust: bool = False) -> ViewedScene:
     """Load the last checkpoint of a run; no code that its files name is run.
 
     Args:
         config: the run's config.yml.
+        device: where to render.
         trust: build whatever that file names, see `read_config`.
 
     Raises:
         InputError: when the file is missing or refused, or the run has no checkpoint or does not fit it.
     """
-    pipeline = _opened(read_config(config, trust=trust), config)
+    pipeline = _opened(read_config(config, trust=trust), config, device)
     repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(pipeline.model))
     start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
     return ViewedScene(repairs.renderer, start, repairs.photos)
 
 
-def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str | None]:
+def open_held_out(config: Path, device: str, *, trust: bool = False) -> tuple[SparseFit, str | None]:
     """Load the last checkpoint of a run, with its photos: those that it learned from, and those that it did not.
 
     Args:
         config: the run's config.yml.
+        device: where to render.
         trust: build whatever that file names, see `read_config`.
 
     Returns:
@@ -56,7 +57,7 @@ def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str 
         InputError: as `open_run`, and when the run learned from all photos.
     """
     settings = read_config(config, trust=trust)
-    pipeline = _opened(settings, config)
+    pipeline = _opened(settings, config, device)
     photos = TrainingPhotos(pipeline.datamanager)
     if not photos.held_out_places:
         raise InputError(f"the run of {config} learned from all of its photos: none is held out to compare it with")
@@ -65,14 +66,14 @@ def open_held_out(config: Path, *, trust: bool = False) -> tuple[SparseFit, str 
     return SparseFit(capture, ModelRenderer(pipeline.model)), getattr(settings.pipeline, "enhancer", None)
 
 
-def _opened(settings: TrainerConfig, config: Path) -> Pipeline:
+def _opened(settings: TrainerConfig, config: Path, device: str) -> Pipeline:
     """The pipeline of a run, which does not enhance by itself.
 
     Raises:
         InputError: when it has no checkpoint, or does not fit it.
     """
     try:
-        pipeline = _load(settings)
+        pipeline = _load(settings, device)
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # whatever a damaged file brings nerfstudio to
@@ -83,12 +84,12 @@ def _opened(settings: TrainerConfig, config: Path) -> Pipeline:
     return pipeline
 
 
-def _load(settings: TrainerConfig) -> Pipeline:
+def _load(settings: TrainerConfig, device: str) -> Pipeline:
     """Build a run's pipeline as nerfstudio's ``eval_setup`` does, with its last checkpoint in it."""
     settings.pipeline.datamanager._target = all_methods[settings.method_name].pipeline.datamanager._target
     state = read_checkpoint(newest_checkpoint(settings.get_checkpoint_dir()))
     with _nothing_answered():
-        pipeline = settings.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+        pipeline = settings.pipeline.setup(device=device, test_mode="test")
     pipeline.eval()
     pipeline.load_pipeline(state["pipeline"], state["step"])
     anneal(pipeline.model, state["step"])

@@ -43,7 +43,7 @@ from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
 from harmonizer_ns.plugin.report import log_round, say
 from harmonizer_ns.plugin.viewer import HarmonizerViewerControl
 from harmonizer_ns.random_state import random_state, set_random_state
-from harmonizer_ns.raster.threads import give_cores_to_the_rasterizer
+from harmonizer_ns.raster.gsplat_kernels import prepare_rasterizer
 from harmonizer_ns.splats.seeding import choose_seeds
 from harmonizer_ns.stereo.geometry import Geometry, photo_geometry
 from harmonizer_ns.stereo.settings import GeometrySettings
@@ -71,7 +71,8 @@ class HarmonizePipeline(VanillaPipeline):
     the pipeline's state.
 
     Raises:
-        InputError: on a capture that cannot be used, naming what is wrong with it.
+        InputError: on a capture that cannot be used, naming what is wrong with it, and on a GPU without kernels for
+            splats.
     """
 
     config: HarmonizePipelineConfig
@@ -90,8 +91,8 @@ class HarmonizePipeline(VanillaPipeline):
         if test_mode == "val":  # a run that is only looked at opens without its enhancer
             config.check()
             config.check_geometry()
-        if torch.device(device).type == "cpu" and issubclass(config.model._target, SplatfactoModel):
-            give_cores_to_the_rasterizer()
+        if issubclass(config.model._target, SplatfactoModel):
+            prepare_rasterizer(device)
         self._prepare_data(config, check=test_mode == "val")
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.first_step = 0

@@ -25,11 +25,17 @@ def rasterization(means: Float[Tensor, "n 3"], *args: Any, **kwargs: Any) -> Ren
     """Render Gaussians; see `rasterization_cpu` for the arguments, which are those of `gsplat.rasterization`.
 
     The device of ``means`` decides: CPU tensors go to `rasterization_cpu`, all others to gsplat.
+
+    Raises:
+        InputError: when gsplat has no kernels for a GPU and cannot compile any.
     """
     if means.device.type == "cpu":
         return rasterization_cpu(means, *args, **kwargs)
     import gsplat
 
+    from harmonizer_ns.raster import gsplat_kernels
+
+    gsplat_kernels.load_gsplat_kernels()
     return gsplat.rasterization(means, *args, **kwargs)
 
 

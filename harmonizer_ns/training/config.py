@@ -230,7 +230,8 @@ class TrainingConfig:
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     precision: Precision = "auto"
-    """Arithmetic of the network; fp16 scales the loss and needs a GPU. auto: bf16 on a GPU, fp32 elsewhere."""
+    """Arithmetic of the network; fp16 scales the loss and needs a GPU. auto: bf16 on a GPU (fp16 before
+    Ampere), fp32 elsewhere."""
     device: Device = "auto"
     """Where to train; auto takes the GPU when there is one."""
     seed: int = 0

@@ -117,5 +117,5 @@ def test_ns_train_and_its_viewer_leave_captures_as_they_are(tmp_path):
     data = write_capture(tmp_path / "photos" / "capture")
     before = contents(data.parent)
     run(tiny_config(data, tmp_path / "runs", max_num_iterations=3, pipeline__enhancer="none"))
-    open_run(next((tmp_path / "runs").rglob("config.yml")))
+    open_run(next((tmp_path / "runs").rglob("config.yml")), "cpu")
     assert contents(data.parent) == before

@@ -217,8 +217,11 @@ def dtypes(enhancer):
     return {tensor.dtype for tensor in enhancer.network.state_dict().values()}
 
 
-def test_a_gpu_computes_in_half_precision_unless_told_otherwise(tiny_difix, monkeypatch):
-    assert (choose_dtype("auto", "cuda:1"), choose_dtype("auto", "cpu")) == (torch.bfloat16, torch.float32)
+def test_a_gpu_computes_in_its_half_precision_unless_told_otherwise(tiny_difix, monkeypatch):
+    for capability, own in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device, capability=capability: capability)
+        assert (choose_dtype("auto", "cuda:1"), choose_dtype("auto", "cpu")) == (own, torch.float32)
+        assert choose_dtype("bf16", "cuda") == torch.bfloat16
     as_gpu = {"meta": "cuda"}
     monkeypatch.setattr(one_step, "choose_dtype", lambda name, device: choose_dtype(name, as_gpu.get(device, device)))
     enhancer = DifixEnhancer.from_pretrained(tiny_difix)

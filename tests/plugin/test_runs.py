@@ -66,14 +66,14 @@ def test_a_run_learns_and_reports_both_images(capture, tmp_path, mixer, capfd, n
     printed = capfd.readouterr().out
     assert "Step (% Done)" not in printed
     assert len(printed.splitlines()) < 100
-    fit, enhancer = open_held_out(trainer.base_dir / "config.yml")
+    fit, enhancer = open_held_out(trainer.base_dir / "config.yml", "cpu")
     judged = measure_scene(FittedScene("toy", fit), mixer, Networks(), PictureSets(Networks()))
     assert (judged.views, enhancer, len(fit.capture.train)) == (2, "builtin", 8)
     for role, row in (("plain", "harmonize: rgb"), ("enhanced", "harmonize: rgb_enhanced")):
         assert judged.score("psnr", role) == pytest.approx(rows[row]["psnr"], abs=0.005)
     if not nerf:
         baseline = trainer.base_dir / "baseline"
-        assert open_run(baseline / "config.yml").start.width == 64
+        assert open_run(baseline / "config.yml", "cpu").start.width == 64
         settings = read_config(baseline / "config.yml").pipeline
         assert (settings.enhancer, settings.seeds, settings.depth_weight) == ("none", "capture", 0)
         ComputePSNR(baseline / "config.yml", tmp_path / "eval.json").main()

@@ -4,7 +4,9 @@
 import ast
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from splat_runs import CPU, go, tiny
 from toy_enhancer import Mixer
 
 import gsplat_trainer
-from gsplat_trainer.config import HarmonizeConfig
+import gsplat_trainer.__main__ as command
+from gsplat_trainer.config import DefaultConfig, HarmonizeConfig, check
 from gsplat_trainer.distributed import World, run_round
 from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
 from harmonizer_ns.distill import repairs
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.raster import gsplat_kernels
 from harmonizer_ns.splats.files import read_splats, write_splats
 
 
@@ -60,6 +64,9 @@ def _process(rank: int, port: int, data: str, folder: str) -> None:
         "rounds": [rounds, failed],
         "failure": failure,
     }
+    value = torch.full((2, 3), float(rank))
+    trainer.world.average([value])
+    result["average"] = value.unique().tolist()
     whole = trainer.world.gather(trainer.splats)
     result["whole"] = None if whole is None else len(whole["means"])
     (Path(folder) / f"{rank}.json").write_text(json.dumps(result))
@@ -77,6 +84,7 @@ def test_one_process_repairs_and_all_see_the_same_pseudo_views(colmap, tmp_path)
     assert first["draws"] == second["draws"]
     assert any(draw is not None for draw in first["draws"])
     assert first["rounds"] == second["rounds"] == [1, 1]
+    assert first["average"] == second["average"] == [0.5]
     assert (first["whole"], second["whole"]) == (first["count"] + second["count"], None)
     assert (first["failure"], second["failure"]) == ("AttributeError", "RuntimeError")
 
@@ -175,3 +183,42 @@ def test_what_is_missing_is_named(colmap, tmp_path, trained, options, match):
     options = {"data_dir": colmap, "ply": trained} | options
     with pytest.raises(InputError, match=match):
         go(harmonize(options.pop("data_dir"), tmp_path, options.pop("ply"), **options))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_several_gpus_work_only_when_asked_for(monkeypatch, tmp_path, asked):
+    started = []
+    for name, value in (("is_available", True), ("device_count", 4)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    monkeypatch.setattr(gsplat_kernels, "load_gsplat_kernels", lambda: None)
+    monkeypatch.setattr("gsplat.distributed.cli", lambda worker, config: started.append("all"))
+    finished = SimpleNamespace(is_finished=True)
+    monkeypatch.setattr(command, "run", lambda config, device, world: started.append(str(device)) or finished)
+    command.launch(tiny(tmp_path, tmp_path, device="cuda", all_gpus=asked))
+    assert started == ["all" if asked else "cuda"]
+
+
+def test_what_several_gpus_cannot_do_is_said_before_they_start(tmp_path):
+    absgrad = replace(DefaultConfig().strategy, absgrad=True)
+    for changes, message in (({"strategy": absgrad}, "absgrad"), ({"disable_viewer": False}, "viewer")):
+        with pytest.raises(InputError, match=f"{message}.*--all_gpus"):
+            check(replace(tiny(tmp_path, tmp_path, all_gpus=True), **changes))
+
+
+def test_corrections_of_poses_and_colours_learn_from_all_ranks(colmap, tmp_path):
+    class Halving(World):
+        def average(self, values):
+            for value in values:
+                value /= 2
+
+    learned = []
+    for number, world in enumerate((World(), Halving())):
+        config = tiny(colmap, tmp_path / str(number), enhancer="none", pose_opt=True, app_opt=True)
+        trainer = Trainer(config, load_data(config), CPU, world)
+        trainer._learn(0)
+        extras = trainer.extras.values()
+        learned.append([state["exp_avg"] for extra in extras for state in extra.optimizer.state.values()])
+    assert len(learned[0]) == 2
+    for whole, half in zip(*learned, strict=True):
+        assert whole.any()
+        torch.testing.assert_close(half, whole / 2)

@@ -73,7 +73,7 @@ class CosmosEnhancer(OneStepEnhancer):
                 repository that holds one of our folders.
             revision: of the Hub's repository.
             device: where to run.
-            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere, wherever it moves later.
+            dtype: precision to run in; by default each device's own, see `choose_dtype`, wherever it moves later.
             cut: see the class.
             tile: see the class.
             compiled: see the class.

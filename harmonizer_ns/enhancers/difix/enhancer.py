@@ -82,7 +82,7 @@ class DifixEnhancer(OneStepEnhancer):
             checkpoint: a ``model_*.pkl`` of Difix's training code; what it lacks comes from the folder, SD-Turbo or
                 Difix.
             device: where to run.
-            dtype: precision to run in; by default bfloat16 on a GPU, float32 elsewhere, wherever it moves later.
+            dtype: precision to run in; by default each device's own, see `choose_dtype`, wherever it moves later.
             max_references: reference photos to look at; by default as many as the network was trained with, 1 when
                 that is not known.
             prompt: what the network is told (our own folders have its embedding already).
