@@ -21,8 +21,9 @@ from harmonizer_ns.errors import damage_of
 from harmonizer_ns.images import contact_sheet, labelled, opened_image, resize, save_image, to_float
 from harmonizer_ns.report import Cell, Report, Table, View, heading
 from harmonizer_ns.spread import evenly_spread
-from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
-from harmonizer_ns.stereo.fusion import Seeds, fuse
+from harmonizer_ns.stereo.depth import DepthMap
+from harmonizer_ns.stereo.fusion import Seeds
+from harmonizer_ns.stereo.geometry import look_at
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.views import carry, inside, inverted
 from harmonizer_ns.types import Cameras
@@ -66,8 +67,8 @@ def examine(capture: Capture, settings: StereoSettings, most: int, device: str) 
     used = evenly_spread(capture.train or range(len(capture)), most)
     part = capture.part(used).to("cpu")
     start = time.perf_counter()
-    maps = estimate_depth(part, settings, range(len(used)), device)
-    seeds = fuse(part, maps, settings)
+    found = look_at(part, settings, device)
+    maps, seeds = found.maps, found.seeds
     seconds = (time.perf_counter() - start) / len(used)
     truths = true_depths(part, [m.camera for m in maps])
     shown = evenly_spread(range(len(used)), ROWS)

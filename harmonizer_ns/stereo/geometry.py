@@ -19,7 +19,9 @@ from harmonizer_ns.files import content_digest, locked, read_weights, remove_lef
 from harmonizer_ns.progress import Counts, duration, listening
 from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
 from harmonizer_ns.stereo.fusion import Seeds, fuse
+from harmonizer_ns.stereo.matching import decided
 from harmonizer_ns.stereo.settings import StereoSettings
+from harmonizer_ns.stereo.tracks import find_tracks
 from harmonizer_ns.types import Cameras
 
 FOLDER = "geometry"
@@ -61,8 +63,12 @@ def photo_geometry(
         settings: how to look, and what to believe.
         device: where to look.
         say: told how far it is.
+
+    Raises:
+        InputError: when photos are to be matched by what is not installed.
     """
     photos = capture.part(capture.train or range(len(capture))).to("cpu")
+    settings = decided(settings, len(photos))
     path = folder / FOLDER / f"{_digest(photos, settings)}.safetensors"
     kept = _kept(path, photos.cameras, lambda _: None)
     if kept is not None:
@@ -98,8 +104,7 @@ def _look(
     say(f"Looking for depth in {len(photos)} photos")
     start = time.monotonic()
     with listening(Counts(say, "Depth")):
-        maps = estimate_depth(photos, settings, range(len(photos)), device)
-        geometry = Geometry(maps, fuse(photos, maps, settings))
+        geometry = look_at(photos, settings, device)
     say(f"The photos give {len(geometry.seeds):,} seed points; looking took {duration(time.monotonic() - start)}")
     try:
         with written_whole(path, "Going on; another run will have to look again") as partial:
@@ -107,6 +112,18 @@ def _look(
     except (InputError, OSError) as error:
         say(str(error))
     return geometry
+
+
+def look_at(photos: Capture, settings: StereoSettings, device: torch.device | str = "cpu") -> Geometry:
+    """Find what all photos of a capture give; nothing is kept.
+
+    Raises:
+        InputError: when they are to be matched by what is not installed.
+    """
+    settings = decided(settings, len(photos))
+    maps = estimate_depth(photos, settings, range(len(photos)), device)
+    beyond = find_tracks(photos, settings, device).seeds_beyond(maps, settings.confidence)
+    return Geometry(maps, fuse(photos, maps, settings) + beyond)
 
 
 def _digest(photos: Capture, settings: StereoSettings) -> str:

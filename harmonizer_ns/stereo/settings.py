@@ -33,6 +33,9 @@ class StereoSettings:
     """Most planes of a sweep: a pixel apart, or further where that would be more."""
     confidence: float = 0.1
     """Least confidence of a pixel that becomes a seed point."""
+    matching: Literal["auto", "none", "xfeat"] = "auto"
+    """Keypoints that XFeat matches in pairs of photos become seed points too, where photos stand too far apart to be
+    compared: "xfeat" needs the extra matching, "auto" does so for up to five photos where it is installed."""
     seeds: float = 40.0
     """At most so many seed points times the square root of the pixels of all photos."""
 

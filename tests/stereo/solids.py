@@ -120,6 +120,13 @@ def truths(maps: Sequence[DepthMap], solids: Solids) -> list[Tensor]:
     return [solids.depth(m.camera).float() for m in maps]
 
 
+def off_surface(points: Tensor, solids: Solids) -> Tensor:
+    """How far points lie off the nearest surface, along rays from the middle camera, relative to their depth."""
+    eye = torch.tensor([0.0, 0.0, -3.0], dtype=torch.float64)
+    rays = points.double() - eye
+    return torch.stack([hit(eye.expand_as(rays), rays) - 1 for hit in solids.surfaces]).abs().min(0).values
+
+
 def around(count: int, width: int = 96, height: int = 72, span: float = 0.5, distance: float = 3.0) -> list[Cameras]:
     """Cameras on an arc that look at the origin, going up and down a little."""
     angles = torch.linspace(-span / 2, span / 2, count).tolist()

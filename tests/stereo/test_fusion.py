@@ -2,6 +2,7 @@
 from dataclasses import replace
 
 import torch
+from solids import off_surface
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.images import to_float
@@ -12,13 +13,6 @@ from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.types import Cameras
 
 EVERY = StereoSettings(seeds=1e6)
-
-
-def off_surface(points, solids):
-    """How far points lie off the nearest surface, along rays from the middle camera, relative to their depth."""
-    eye = torch.tensor([0.0, 0.0, -3.0], dtype=torch.float64)
-    rays = points.double() - eye
-    return torch.stack([hit(eye.expand_as(rays), rays) - 1 for hit in solids.surfaces]).abs().min(0).values
 
 
 def test_seeds_lie_on_the_surfaces_and_have_their_colours(photos, room):

@@ -11,11 +11,16 @@ import torch
 from solids import changed
 
 from harmonizer_ns.captures.frame import Similarity
-from harmonizer_ns.stereo import geometry
+from harmonizer_ns.stereo import geometry, matching
 from harmonizer_ns.stereo.depth import estimate_depth
 from harmonizer_ns.stereo.fusion import fuse
 from harmonizer_ns.stereo.geometry import photo_geometry
 from harmonizer_ns.stereo.settings import StereoSettings
+
+
+@pytest.fixture(autouse=True)
+def _without_the_extra(monkeypatch):
+    monkeypatch.setattr(matching, "find_spec", lambda name: None)
 
 
 @pytest.fixture
