@@ -177,10 +177,8 @@ def test_the_order_of_photos_changes_no_point(wide):
 
 def test_photos_without_anything_in_common_give_none(wide):
     photos, _ = wide
-    wall = plane((0, 0, 1), 0.6)
-    others = [
-        capture(Solids([wall], noise(11 + i, 60.0)), [camera], points=0) for i, camera in enumerate(photos.cameras)
-    ]
+    colors, wall = [noise(11 + i, 60.0) for i in range(3)], plane((0, 0, 1), 0.6)
+    others = [capture(Solids([wall], colors[i]), [photos.cameras[i]], points=0) for i in range(3)]
     assert len(find_tracks(replace(photos, read=lambda i: others[i].read(0), _cache={}), WITH)) == 0
     assert len(find_tracks(changed(photos, lambda i, photo: torch.full_like(photo, 0.5)), WITH)) == 0
     assert len(find_tracks(photos.part([1]), WITH)) == 0
