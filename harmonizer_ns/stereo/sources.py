@@ -65,7 +65,10 @@ def find_companions(
     tracks = _Tracks(seen or [], len(points))
 
     def tracked(photos: Sequence[int], chosen: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
-        return in_view(photos, chosen) & tracks.shown(chosen)[list(photos)]
+        shown = tracks.shown(chosen)[list(photos)]
+        some = shown.any(1).nonzero()[:, 0].tolist()
+        shown[some] &= in_view([photos[k] for k in some], chosen)
+        return shown
 
     everything = thin(torch.arange(len(points)), _OF_ALL)
     own = (everything if seen is None else seen[i].unique() for i in range(len(cameras)))
@@ -102,15 +105,12 @@ def _companions(
     index: int, unit: Cameras, points: Float[Tensor, "p 3"], own: Int[Tensor, " k"], shows: Shows, count: int
 ) -> Companions | None:
     """Choose companions of a photo that may show its ``own`` points; of many, those that a few points favour."""
-    mine = thin(own[shows([index], own)[0]], _MOST_POINTS)
+    mine = thin(own[in_frustum(unit[[index]], points[own])[0]], _MOST_POINTS)
     if len(mine) < MIN_POINTS:
         return None
     photos = list(range(len(unit)))
     if len(photos) > _CANDIDATES:
-        few = thin(mine, _FEW_POINTS)
-        favour = (angle_scores(index, unit, points[few]) * shows(photos, few)).sum(1)
-        best = favour.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()
-        photos = sorted({index, *best})
+        photos = _candidates(index, unit, points, thin(mine, _FEW_POINTS), shows)
     here = photos.index(index)
     scores = angle_scores(here, unit[photos], points[mine]) * shows(photos, mine)
     scores[here] = 0
@@ -118,6 +118,17 @@ def _companions(
     z = project(points[mine][None], unit[[index]])[1][0]
     near, far = z.quantile(z.new_tensor([0.01, 0.99])).tolist()
     return Companions(others, 0.8 * near, 1.5 * far) if others and near > 0 else None
+
+
+def _candidates(
+    index: int, unit: Cameras, points: Float[Tensor, "p 3"], few: Int[Tensor, " k"], shows: Shows
+) -> list[int]:
+    """Choose the photos that a few points favour, in order, the photo itself among them."""
+    shown, favour = shows(range(len(unit)), few), torch.zeros(len(unit))
+    some = sorted({index, *shown.any(1).nonzero()[:, 0].tolist()})
+    scores = angle_scores(some.index(index), unit[some], points[few])
+    favour[some] = (scores * shown[some]).sum(1)
+    return sorted({index, *favour.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()})
 
 
 def angle_scores(index: int, cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "n p"]:

@@ -2,6 +2,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from solids import around
 from toy import look_at
@@ -80,8 +81,9 @@ def test_tracks_say_which_photos_show_a_point():
     assert torch.equal(_Tracks(seen, 7).shown(chosen), expected[:, chosen])
 
 
-def test_among_many_photos_those_that_fit_are_found(monkeypatch):
+@pytest.mark.parametrize("seen", [None, [torch.arange(i % 3, 200, 3) for i in range(30)]], ids=["cameras", "tracks"])
+def test_among_many_photos_those_that_fit_are_found(monkeypatch, seen):
     cameras, points = on_an_arc(torch.linspace(0, 60, 30).tolist()), cloud()
-    few = find_companions(cameras, points, None, 4)
+    few = find_companions(cameras, points, seen, 4)
     monkeypatch.setattr(sources, "_CANDIDATES", 12)
-    assert find_companions(cameras, points, None, 4) == few
+    assert find_companions(cameras, points, seen, 4) == few
