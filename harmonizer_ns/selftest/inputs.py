@@ -29,6 +29,7 @@ from harmonizer_ns.pairs import Pair, write_pairs
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
 from harmonizer_ns.splats.model import seed_splats, to_splatfacto
 from harmonizer_ns.stereo.geometry import photo_geometry
+from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.synthesis.scenes.cameras import Lens, look_at, polar
 from harmonizer_ns.synthesis.scenes.seeds import SeedPoints
 from harmonizer_ns.synthesis.scenes.writer import RenderedCapture, write_camera_path, write_capture
@@ -72,7 +73,7 @@ def capture(folder: Path) -> None:
 def geometry(folder: Path) -> None:
     """Write a capture, and what its photos give."""
     capture(folder)
-    photo_geometry(load_capture(folder), folder, say=lambda _: None)
+    photo_geometry(load_capture(folder), folder, StereoSettings(matching="none"), say=lambda _: None)
     next((folder / "geometry").iterdir()).replace(folder / GEOMETRY)
 
 
