@@ -13,6 +13,7 @@ class ToyEnhancer:
     max_references = 0
     max_context = 0
     needs_geometry = False
+    errors_repeat = True
 
     def to(self, device):
         return self

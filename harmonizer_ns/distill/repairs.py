@@ -71,8 +71,6 @@ class Repairs:
         self.settings, self.capture, self.renderer, self.say = settings, capture, renderer, say
         self.schedule: ProgressiveSchedule | None = None
         self.gate, self.store = Gate(settings.gate), PseudoViewStore(settings.store_capacity)
-        probability = settings.pseudo_probability if capture.train else 1.0
-        self.sampler = PseudoViewSampler(probability, settings.pseudo_loss_weight)
         self._origin = "none"
         self.failed_rounds = 0
 
@@ -80,6 +78,12 @@ class Repairs:
     def enhancer(self) -> ParkedEnhancer:
         """The enhancer that the settings name, loaded at first use."""
         return ParkedEnhancer(load_enhancer(self.settings.enhancer))
+
+    @cached_property
+    def sampler(self) -> PseudoViewSampler:
+        """Draws the pseudo-views, as often as suits the enhancer."""
+        probability = self.settings.pseudo_probability(self.enhancer.errors_repeat) if self.capture.train else 1.0
+        return PseudoViewSampler(probability, self.settings.pseudo_loss_weight)
 
     @cached_property
     def references(self) -> ReferenceSelector:
@@ -119,13 +123,13 @@ class Repairs:
     def draw(self, step: int, device: torch.device | str = "cpu") -> PseudoView | None:
         """A pseudo-view, on a device, to learn from besides a photo in this step, or None.
 
-        With `DistillSettings.fade` trust falls linearly to 0 until the schedule's end: repairs show a rough scene where
-        it is wrong, and in the end the scene is sharper than they are.
+        Trust that fades (`DistillSettings.trust`) falls linearly to 0 until the schedule's end: such repairs show a
+        rough scene where it is wrong, and in the end the scene is sharper than they are.
         """
         if self.schedule is None:
             return None
-        trust = self.schedule.remaining(step) if self.settings.fade else 1.0
-        return self.sampler.draw(self.store, trust, device)
+        fades = self.settings.fades(self.enhancer.errors_repeat)
+        return self.sampler.draw(self.store, self.schedule.remaining(step) if fades else 1.0, device)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 

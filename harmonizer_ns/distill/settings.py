@@ -49,19 +49,25 @@ class DistillSettings:
     """Real photos shown to the enhancer for each view."""
     store_capacity: int = 400
     """Pseudo-views kept at most; the oldest and least trusted go first."""
-    photo_share: Annotated[float, tyro.conf.arg(aliases=["--pipeline.real-odds", "--real-odds"])] = 0.65
+    photo_share: Annotated[float | None, tyro.conf.arg(aliases=["--pipeline.real-odds", "--real-odds"])] = None
     """Share of real photos among all views that are learned from, in [0.5, 1]. Every step learns from a photo, and the
-    share (1 - photo_share) / photo_share of the steps learns from a pseudo-view too."""
+    share (1 - photo_share) / photo_share of the steps learns from a pseudo-view too. None: 0.65 with fading trust, 0.5
+    with lasting."""
     pseudo_loss_weight: Annotated[float, tyro.conf.arg(aliases=["--novel-data-lambda"])] = 1.0
     """Trust in pseudo-views as a whole, in [0, 1]."""
-    fade: bool = True
-    """Let trust in pseudo-views fall to 0 until the end of the run: repairs show an earlier, rougher scene."""
+    trust: Literal["auto", "fading", "lasting"] = "auto"
+    """Whether trust in pseudo-views falls to 0 until the end of the run. Fading suits enhancers whose errors are alike
+    in all views, as the built-in's are: a scene learns them. Lasting suits those whose errors differ from view to view,
+    as those of diffusion do, and average out. "auto" asks the enhancer."""
     gate: GateConfig = field(default_factory=GateConfig)
     """How repairs are weighed per pixel."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over settings that were saved, possibly under a name of an earlier version."""
-        self.__dict__.update({_EARLIER_NAMES.get(name, name): value for name, value in state.items()})
+        """Take over settings that were saved, possibly under names of an earlier version."""
+        state = {_EARLIER_NAMES.get(name, name): value for name, value in state.items()}
+        if "fade" in state:
+            state["trust"] = "fading" if state.pop("fade") else "lasting"
+        self.__dict__.update(state)
 
     def check(self) -> None:
         """Refuse settings that cannot work, before any data is read.
@@ -69,17 +75,21 @@ class DistillSettings:
         Raises:
             InputError: naming the setting, and for an unknown enhancer the known ones.
         """
-        check_limits(self, photo_share=(0.5, 1), pseudo_loss_weight=(0, 1))
+        check_limits(self, pseudo_loss_weight=(0, 1), **({} if self.photo_share is None else {"photo_share": (0.5, 1)}))
         check_limits(self, num_targets=(1, math.inf), num_references=(0, math.inf), store_capacity=(1, math.inf))
         check_limits(self, extrapolation=(1e-6, math.inf), step_fraction=(1e-6, math.inf))
         if self.targets == "path" and self.camera_path is None:
             raise InputError("targets 'path' needs a camera path (--camera_path, --pipeline.camera-path in nerfstudio)")
         options_of(self.enhancer)
 
-    @property
-    def pseudo_probability(self) -> float:
+    def fades(self, errors_repeat: bool) -> bool:
+        """Tell whether trust fades, for an enhancer whose errors repeat or not."""
+        return errors_repeat if self.trust == "auto" else self.trust == "fading"
+
+    def pseudo_probability(self, errors_repeat: bool) -> float:
         """Probability that a step learns from a pseudo-view besides its photo, ``(1 - r) / r`` for a share r."""
-        return 1 / self.photo_share - 1
+        share = self.photo_share or (0.65 if self.fades(errors_repeat) else 0.5)
+        return 1 / share - 1
 
     def round_steps(self, first_step: int, last_step: int) -> Sequence[int]:
         """The steps of the rounds in a run of these steps; none where the settings ask for no repairs."""

@@ -107,6 +107,14 @@ class Enhancer(Protocol):
         """Whether it can do little without the frames' depth and cameras."""
         ...
 
+    @property
+    def errors_repeat(self) -> bool:
+        """Whether its errors are alike in all views, as those of smoothing are.
+
+        A scene learns such errors, while those that differ from view to view, as a generator's do, average out.
+        """
+        ...
+
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames; no gradients. Output has the frames' size and device."""
         ...

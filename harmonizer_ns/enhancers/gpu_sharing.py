@@ -37,7 +37,7 @@ class ParkedEnhancer:
         self._enhancer, self._free, self._lock = enhancer, free, threading.Lock()
         self._device: torch.device | None = None
         self.max_references, self.max_context = enhancer.max_references, enhancer.max_context
-        self.needs_geometry = enhancer.needs_geometry
+        self.needs_geometry, self.errors_repeat = enhancer.needs_geometry, enhancer.errors_repeat
 
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """Repair a batch of frames, after coming to their device."""

@@ -15,6 +15,7 @@ class IdentityEnhancer:
     max_references = 0
     max_context = 0
     needs_geometry = False
+    errors_repeat = True
 
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:
         """The frames themselves (in [0, 1]), confidence 1 everywhere."""

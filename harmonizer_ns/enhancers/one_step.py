@@ -103,6 +103,7 @@ class OneStepEnhancer(ABC):
     """
 
     needs_geometry = False
+    errors_repeat = False
 
     def __init__(
         self, network: OneStepNetwork, metadata: dict[str, Any] | None = None, *, tile: int = 0, compiled: bool = False

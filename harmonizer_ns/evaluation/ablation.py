@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("--gate.alpha_low", "0", "--gate.alpha_high", "1e-6"),
     ),
     "no references": ("--num_references", "0"),
-    "no fade": ("--no-fade",),
+    "no fade": ("--trust", "lasting", "--photo_share", "0.65"),
     "no small steps": ("--step_fraction", "1e6"),
     "no geometry": ("--seeds", "capture"),
 }

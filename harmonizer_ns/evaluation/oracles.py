@@ -56,6 +56,7 @@ class TruthEnhancer:
     max_references = 0
     max_context = 0
     needs_geometry = False
+    errors_repeat = False
 
     @torch.no_grad()
     def enhance(self, frames: Frames, context: Context = Context()) -> Repaired:

@@ -290,3 +290,17 @@ def test_trust_falls_to_nothing_at_the_schedules_end():
     d.run(10)
     assert d.draw(99) is not None  # rounds run from step 10 to step 100
     assert d.draw(100) is None
+
+
+def test_trust_lasts_where_errors_average_out():
+    class Inventive(TrueEnhancer):
+        errors_repeat = False
+
+    d = planned(Inventive(), photo_share=None)
+    d.run(10)
+    assert all(d.draw(step) is not None for step in range(95, 130))
+    assert planned(Inventive(), photo_share=0.65).sampler.pseudo_probability == 1 / 0.65 - 1
+    faded = planned(photo_share=None)
+    faded.run(10)
+    assert faded.draw(100) is None
+    assert faded.sampler.pseudo_probability == 1 / 0.65 - 1

@@ -9,7 +9,7 @@ from harmonizer_ns.types import Cameras, Frames
 
 
 class Recorder(ToyEnhancer):
-    max_references, max_context, needs_geometry = 2, 3, True
+    max_references, max_context, needs_geometry, errors_repeat = 2, 3, True, False
 
     def __init__(self):
         self.moves = []
@@ -44,7 +44,8 @@ def test_leaves_a_full_device_while_idle_and_comes_back(free, moves):
 
 def test_changes_nothing_else():
     parked = ParkedEnhancer(Recorder())
-    assert (parked.max_references, parked.max_context, parked.needs_geometry) == (2, 3, True)
+    assert (parked.max_references, parked.max_context) == (2, 3)
+    assert (parked.needs_geometry, parked.errors_repeat) == (True, False)
     assert torch.equal(parked.enhance(frames("cpu")).rgb, torch.full((1, 3, 2, 2), 0.75))
 
 

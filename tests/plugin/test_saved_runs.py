@@ -3,11 +3,13 @@
 
 from pathlib import Path
 
+import pytest
 import tyro
 import yaml
 
 from gsplat_trainer.__main__ import Command
 from harmonizer_ns.distill.gate import GateConfig
+from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.plugin.method import harmonize, harmonize_nerf
 
 SAVED = """
@@ -56,8 +58,16 @@ def test_a_saved_config_keeps_its_values():
     assert (pipeline.fix_start, pipeline.steps_per_fix, pipeline.fix_steps) == (11, 10, None)
     assert (pipeline.num_targets, pipeline.extrapolation, pipeline.step_fraction) == (5, 0.3, 0.4)
     assert (pipeline.num_references, pipeline.store_capacity, pipeline.max_image_width) == (2, 300, 480)
-    assert pipeline.pseudo_probability == 1 / 0.6 - 1
+    assert pipeline.pseudo_probability(errors_repeat=False) == 1 / 0.6 - 1
     assert yaml.load(yaml.dump(pipeline), Loader=yaml.Loader).photo_share == 0.6
+
+
+@pytest.mark.parametrize(("fade", "trust"), [(True, "fading"), (False, "lasting")])
+def test_a_fade_that_was_saved_becomes_trust(fade, trust):
+    settings = DistillSettings.__new__(DistillSettings)
+    settings.__setstate__({"fade": fade})
+    assert settings.trust == trust
+    assert "fade" not in vars(settings)
 
 
 def test_earlier_flags_are_understood():

@@ -31,6 +31,7 @@ class BuiltinEnhancer:
     max_references = 3
     max_context = 1
     needs_geometry = True
+    errors_repeat = True
 
     def __init__(self, network: BuiltinNetwork, metadata: dict[str, Any] | None = None) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
