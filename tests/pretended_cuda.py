@@ -280,7 +280,7 @@ _QUIET = (
     "manual_seed_all",
 )
 FACTS: dict[str, Any] = {
-    **dict.fromkeys((*_QUIET, "manual_seed")),
+    **dict.fromkeys(_QUIET),
     **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), True),
     **dict.fromkeys(("current_stream", "default_stream"), _STREAM),
     "device_count": 1,
