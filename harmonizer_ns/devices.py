@@ -49,6 +49,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor on a device. Nobody waits for a copy to a GPU, which is in time for the GPU's own work."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def on_device(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The same state with its tensors moved to a device."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in state.items()}

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from harmonizer_ns.features import fill, pretrained
-from harmonizer_ns.images import Padding, to_uint8
+from harmonizer_ns.images import Padding, to_pixels
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.warp import SURFACE_TOLERANCE, backproject, pixel_grid, project, sample
 
@@ -96,8 +96,8 @@ def dis_flow(image: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) -
     if image.shape != other.shape or min(image.shape[-2:]) < DIS_LEAST:
         shapes = f"{tuple(image.shape)} and {tuple(other.shape)}"
         raise ValueError(f"dis_flow needs images of one shape and at least {DIS_LEAST} pixels a side, got {shapes}")
-    first, second = (to_uint8(value[0]).permute(1, 2, 0).contiguous().cpu().numpy() for value in (image, other))
-    both = (torch.from_numpy(offset).permute(2, 0, 1)[None].to(image) for offset in dis_offsets(first, second))
+    offsets = dis_offsets(to_pixels(image[0]), to_pixels(other[0]))
+    both = (torch.from_numpy(offset).permute(2, 0, 1)[None].to(image) for offset in offsets)
     forward, backward = both
     valid = consistent(forward, backward)
     return Flow(forward * valid, valid)

@@ -41,14 +41,19 @@ def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def load_image(path: str | Path) -> Float[Tensor, "3 h w"]:
-    """An image file as float RGB in [0, 1], upright (EXIF orientation applied); transparency is dropped.
+    """An image file as float RGB in [0, 1]; see `load_bytes`."""
+    return to_float(load_bytes(path))
+
+
+def load_bytes(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+    """An image file as RGB, upright (EXIF orientation applied); transparency is dropped.
 
     Raises:
         InputError: when there is no such file, or it is not a readable image.
     """
     with opened_image(Path(path)) as image:
         pixels = np.array(eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
-    return to_float(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
@@ -129,7 +134,12 @@ def save_image(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:
 
 def to_pillow(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """Give an image to Pillow."""
-    return Image.fromarray(to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(to_pixels(image))
+
+
+def to_pixels(image: Float[Tensor, "3 h w"]) -> np.ndarray:
+    """Bytes in the order ``h w 3``, as other libraries want them; a GPU sends these, not floats."""
+    return to_uint8(image.detach()).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def resize(image: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c height width"]:

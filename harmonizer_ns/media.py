@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import written_whole
-from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.images import to_pixels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
@@ -69,8 +69,8 @@ class VideoInfo(NamedTuple):
     frames: int
 
 
-def read_video(path: Path) -> tuple[VideoInfo, Iterator[Float[Tensor, "3 h w"]]]:
-    """A video's header, and its frames one by one, in [0, 1].
+def read_video(path: Path) -> tuple[VideoInfo, Iterator[UInt8[Tensor, "3 h w"]]]:
+    """A video's header, and its frames one by one.
 
     Raises:
         InputError: when it cannot be read, at once or where it breaks off.
@@ -97,12 +97,12 @@ def _exact_rate(fps: float) -> float:
     return exact if abs(exact - fps) < 0.005 else fps
 
 
-def _frames(path: Path, reader: Iterator[Any], info: VideoInfo) -> Iterator[Float[Tensor, "3 h w"]]:
+def _frames(path: Path, reader: Iterator[Any], info: VideoInfo) -> Iterator[UInt8[Tensor, "3 h w"]]:
     count = 0
     try:
         for data in reader:
             pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(info.height, info.width, 3)
-            yield to_float(pixels.permute(2, 0, 1).contiguous())
+            yield pixels.permute(2, 0, 1).contiguous()
             count += 1
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} breaks off after {count} frames") from error
@@ -161,7 +161,7 @@ class VideoWriter:
         check_same_size(self._path, self._size, (width, height))
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(to_uint8(frame.cpu()).permute(1, 2, 0).contiguous().numpy().tobytes())
+            self._process.stdin.write(to_pixels(frame).tobytes())
         except BrokenPipeError as error:
             raise InputError(f"{self._path} cannot be written: {self._complaint()}") from error
 

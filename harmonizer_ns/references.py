@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.devices import sent
 from harmonizer_ns.images import resize, to_float
 from harmonizer_ns.poses import nearest_spacing, rotation_angle
 from harmonizer_ns.spread import thin
@@ -155,16 +156,18 @@ class ReferenceSelector:
         capture, width, height = self.capture, view.width, view.height
         cameras = cat_cameras([cover_cameras(capture.cameras[i].to("cpu"), width, height) for i in indices])
         depth = renderer.render(cameras).depth
-        rgb = torch.cat([cover_images(self._photo(i), width, height) for i in indices]).to(depth.device)
+        photos = (self._photo(i, depth.device) for i in indices)
+        rgb = torch.cat([cover_images(photo, width, height) for photo in photos])
         return Frames(rgb.clamp(0.0, 1.0), torch.ones_like(depth), depth, cameras.to(depth.device))
 
-    def _photo(self, index: int) -> Float[Tensor, "1 3 h w"]:
-        """Read one photo as float in [0, 1], checked against its camera."""
+    def _photo(self, index: int, device: torch.device) -> Float[Tensor, "1 3 h w"]:
+        """Read one photo as float in [0, 1], checked against its camera; it is sent as it is, often in bytes."""
         photo, camera = self.capture.photo(index), self.capture.cameras[index]
         if tuple(photo.shape) != (3, camera.height, camera.width):
             raise ValueError(
                 f"photo {index} has shape {tuple(photo.shape)}, its camera says {(3, camera.height, camera.width)}"
             )
+        photo = sent(photo, device)
         return (to_float(photo) if photo.dtype == torch.uint8 else photo.float())[None]
 
     def _nearest_poses(self, view: Cameras) -> list[int]:

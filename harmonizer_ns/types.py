@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.devices import sent
+
 EMPTY_ALPHA = 1e-3
 """Pixels with no more accumulated opacity show nothing, and have no depth."""
 
@@ -58,9 +60,8 @@ class Cameras:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
         """The selected cameras, always as a batch (an ``int`` gives a batch of one)."""
-        if isinstance(index, int):
-            index = [index]
-        return replace(self, camera_to_world=self.camera_to_world[index], intrinsics=self.intrinsics[index])
+        pose, intrinsics = _selected(self.camera_to_world, index), _selected(self.intrinsics, index)
+        return replace(self, camera_to_world=pose, intrinsics=intrinsics)
 
     def __iter__(self) -> Iterator[Cameras]:
         return (self[i] for i in range(len(self)))
@@ -81,16 +82,29 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras on ``device``."""
-        return replace(self, camera_to_world=self.camera_to_world.to(device), intrinsics=self.intrinsics.to(device))
+        pose, intrinsics = sent(self.camera_to_world, device), sent(self.intrinsics, device)
+        return replace(self, camera_to_world=pose, intrinsics=intrinsics)
+
+    def repeated(self, count: int) -> Cameras:
+        """A batch of one as a batch of ``count``, in the same memory."""
+        pose, intrinsics = self.camera_to_world.expand(count, -1, -1), self.intrinsics.expand(count, -1, -1)
+        return replace(self, camera_to_world=pose, intrinsics=intrinsics)
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same views at another image size; focal lengths and principal points scale with it."""
-        scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
-        return replace(self, intrinsics=self.intrinsics * scale[None, :, None], width=width, height=height)
+        intrinsics = self.intrinsics.clone()
+        intrinsics[:, 0] *= width / self.width
+        intrinsics[:, 1] *= height / self.height
+        return replace(self, intrinsics=intrinsics, width=width, height=height)
 
     def resized_to_width(self, width: int) -> Cameras:
         """The same views that wide, in their own aspect, rounded to whole pixels."""
         return self.resized(width, max(1, round(self.height * width / self.width)))
+
+
+def _selected(values: Tensor, index: int | slice | list[int] | Tensor) -> Tensor:
+    """Some of a batch; one or a slice without a copy, and without an index that a GPU's host would have to send."""
+    return values[index][None] if isinstance(index, int) else values[index]
 
 
 def cat_cameras(cameras: list[Cameras]) -> Cameras:
@@ -152,16 +166,16 @@ class Frames:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Frames:
         """The selected frames, always as a batch (an ``int`` gives a batch of one)."""
-        if isinstance(index, int):
-            index = [index]
-        return Frames(self.rgb[index], self.alpha[index], self.depth[index], self.cameras[index])
+        rgb, alpha, depth = (_selected(image, index) for image in (self.rgb, self.alpha, self.depth))
+        return Frames(rgb, alpha, depth, self.cameras[index])
 
     def __iter__(self) -> Iterator[Frames]:
         return (self[i] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Frames:
         """The same frames on ``device``."""
-        return Frames(self.rgb.to(device), self.alpha.to(device), self.depth.to(device), self.cameras.to(device))
+        rgb, alpha, depth = (sent(image, device) for image in (self.rgb, self.alpha, self.depth))
+        return Frames(rgb, alpha, depth, self.cameras.to(device))
 
 
 def cat_frames(frames: list[Frames]) -> Frames:
@@ -183,11 +197,9 @@ def as_frames(rgb: Float[Tensor, "3 h w"] | Float[Tensor, "n 3 h w"]) -> Frames:
     rgb = rgb if rgb.ndim == 4 else rgb[None]
     count, _, height, width = rgb.shape
     focal = float(max(height, width))
-    intrinsics = rgb.new_tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-    cameras = Cameras(
-        torch.eye(4, device=rgb.device).repeat(count, 1, 1), intrinsics.repeat(count, 1, 1), width, height
-    )
-    return Frames(rgb, torch.ones_like(rgb[:, :1]), torch.zeros_like(rgb[:, :1]), cameras)
+    intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]], dtype=rgb.dtype)
+    cameras = Cameras(torch.eye(4).repeat(count, 1, 1), intrinsics.repeat(count, 1, 1), width, height)
+    return Frames(rgb, torch.ones_like(rgb[:, :1]), torch.zeros_like(rgb[:, :1]), cameras.to(rgb.device))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ camera-to-world transform (OpenCV axes, pixel centres at +0.5).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,10 @@ SURFACE_TOLERANCE = 0.03
 REFERENCE_TOLERANCE = 0.2
 """The same for photos that a network weighs. Wide, since repairs are wanted where the rendered depth is wrong, and a
 displaced photo is still evidence there."""
+
+
+MEDIAN_PIXELS = 1 << 14
+"""A median of depth is that of a grid of at least so many pixels; it lies within a percent of that of all."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,26 @@ def pixel_grid(width: int, height: int, device: torch.device | str = "cpu") -> F
     return torch.stack([xs, ys], dim=-1)
 
 
+def inverse_intrinsics(intrinsics: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
+    """``K^-1``; `torch.linalg.inv` gives the very same, but lets the host of a GPU wait."""
+    scale = 1 / intrinsics.diagonal(dim1=1, dim2=2)
+    inverse = torch.diag_embed(scale)
+    inverse[:, :2, 2] = -intrinsics[:, :2, 2] * scale[:, :2]
+    return inverse
+
+
+def median_depth(depth: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+    """Median of what is known of each image's depth, over a grid of `MEDIAN_PIXELS`; NaN where nothing is."""
+    stride = max(1, math.isqrt(depth.shape[-2] * depth.shape[-1] // MEDIAN_PIXELS))
+    some = depth[..., ::stride, ::stride]
+    return torch.where(some > 0, some, torch.nan).flatten(1).nanmedian(dim=1).values
+
+
 def backproject(depth: Float[Tensor, "n 1 h w"], cameras: Cameras) -> Float[Tensor, "n h w 3"]:
     """World points of every pixel at its z-depth."""
     pixels = pixel_grid(cameras.width, cameras.height, depth.device)
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays = torch.einsum("nij,hwj->nhwi", torch.linalg.inv(cameras.intrinsics), homogeneous)
+    rays = torch.einsum("nij,hwj->nhwi", inverse_intrinsics(cameras.intrinsics), homogeneous)
     points = rays * depth.permute(0, 2, 3, 1)
     rotation, translation = cameras.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, 3]
     return torch.einsum("nij,nhwj->nhwi", rotation, points) + translation[:, None, None]
@@ -108,14 +128,15 @@ def composed(cameras: Cameras, others: Cameras) -> tuple[Float[Tensor, "n 3 3"],
     """Compute ``A`` and ``b`` of `reproject` in double precision, given in that of the intrinsics."""
     pose, other = cameras.camera_to_world.double(), others.camera_to_world.double()
     turn = others.intrinsics.double() @ other[:, :3, :3].transpose(1, 2)
-    matrix = turn @ pose[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())
+    matrix = turn @ pose[:, :3, :3] @ inverse_intrinsics(cameras.intrinsics.double())
     offset = (turn @ (pose[:, :3, 3] - other[:, :3, 3])[..., None])[..., 0]
     return matrix.to(cameras.intrinsics), offset.to(cameras.intrinsics)
 
 
 def sample(image: Float[Tensor, "n c hs ws"], pixels: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
     """Bilinear look-up at pixel coordinates; edges are repeated outside."""
-    size = pixels.new_tensor([image.shape[-1], image.shape[-2]])
+    size = pixels.new_full((2,), image.shape[-1])  # filled on the device
+    size[1].fill_(image.shape[-2])
     grid = pixels / size * 2 - 1
     return F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -150,8 +171,8 @@ def backward_warp(
 
 def warp_all(sources: Frames, view: Frames, tolerance: float = SURFACE_TOLERANCE) -> Warped:
     """`backward_warp` of every source into one view (a batch of one) through its depth."""
-    same = [0] * len(sources)
-    return backward_warp(sources, view.depth[same], view.cameras[same], tolerance)
+    count = len(sources)
+    return backward_warp(sources, view.depth.expand(count, -1, -1, -1), view.cameras.repeated(count), tolerance)
 
 
 def look_up(

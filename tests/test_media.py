@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import save_image
+from harmonizer_ns.images import save_image, to_float
 from harmonizer_ns.media import image_files, join_videos, media_kind, read_video, written_video
 
 
@@ -34,7 +34,7 @@ def test_videos_come_back(tmp_path, suffix, size):
     frames = smooth_frames(5, *size)
     write(tmp_path / f"clip{suffix}", frames)
     info, decoded = read_video(tmp_path / f"clip{suffix}")
-    again = torch.stack(list(decoded))
+    again = to_float(torch.stack(list(decoded)))
     assert (info.height, info.width, info.fps) == (*size, 25.0)
     assert again.shape == frames.shape
     assert (again - frames).abs().mean() < 0.015
@@ -70,7 +70,7 @@ def test_joined_videos_are_the_whole(tmp_path, suffix, fps):
         write(folder / name, some, fps, joinable=True)
     join_videos([folder / name for name in ("b.mp4", "a.mp4", "c.mp4")], folder / f"whole{suffix}")
     info, decoded = read_video(folder / f"whole{suffix}")
-    again = torch.stack(list(decoded))
+    again = to_float(torch.stack(list(decoded)))
     assert info.fps == pytest.approx(fps, abs=1e-6)
     assert again.shape == frames.shape
     assert (again - frames).abs().mean(dim=(1, 2, 3)).max() < 0.02

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from harmonizer_ns.types import Cameras, Frames
-from harmonizer_ns.warp import backproject, backward_warp, pixel_grid, project, reproject
+from harmonizer_ns.warp import (
+    backproject,
+    backward_warp,
+    inverse_intrinsics,
+    median_depth,
+    pixel_grid,
+    project,
+    reproject,
+)
 
 
 def camera(x=0.0, y=0.0, z=0.0, yaw=0.0, width=24, height=16, focal=20.0):
@@ -155,3 +163,21 @@ def test_reprojection_is_projection_of_the_backprojection():
     wanted_pixels, wanted_z = project(backproject(depth, here), there)
     torch.testing.assert_close(pixels, wanted_pixels, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(z, wanted_z, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_inverse_of_intrinsics_is_torchs_own_to_the_last_bit(dtype):
+    focal, center = 20 + 1500 * torch.rand(300, 2, dtype=dtype), 2000 * torch.rand(300, 2, dtype=dtype)
+    intrinsics = torch.diag_embed(torch.cat([focal, torch.ones(300, 1, dtype=dtype)], dim=1))
+    intrinsics[:, :2, 2] = center
+    assert torch.equal(inverse_intrinsics(intrinsics), torch.linalg.inv(intrinsics))
+
+
+def test_a_median_of_depth_is_exact_in_small_images_and_close_in_large_ones():
+    small = torch.rand(3, 1, 90, 160) * (torch.rand(3, 1, 90, 160) > 0.3)
+    small[2] = 0
+    found = median_depth(small)
+    assert found[:2].tolist() == [image[image > 0].median().item() for image in small[:2]]
+    assert found[2].isnan()
+    large = torch.rand(1, 1, 1080, 1920) + 1
+    assert median_depth(large).item() == pytest.approx(large.median().item(), rel=0.01)

@@ -68,9 +68,10 @@ def main(config: EnhanceConfig) -> None:
     options = _options(config)
     check_paths(config.input, config.output)
     references = find_references(config.ref, frame_names(config.input))
-    enhancer = load_enhancer(config.enhancer, choose_device(config.device), **options)
+    device = choose_device(config.device)
+    enhancer = load_enhancer(config.enhancer, device, **options)
     _warn(config, enhancer)
-    frames = FrameEnhancer(enhancer, references, config.batch, config.temporal)
+    frames = FrameEnhancer(enhancer, references, config.batch, config.temporal, device)
     done = _with_progress_bar(config, options, frames)
     count = "1 frame" if done == 1 else f"{done} frames"
     print(f"{count} repaired: {config.output}" if done else f"nothing to do: {config.output} is there already")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from harmonizer_ns.devices import sent
 from harmonizer_ns.distill.view_files import digest_of, read_view, view_path, write_view
 from harmonizer_ns.images import to_float, to_uint8
 from harmonizer_ns.types import Cameras, PseudoView
@@ -60,7 +61,7 @@ class StoredView:
         """The view as float in [0, 1] on a device, to which bytes are sent; its camera stays on the CPU."""
         if torch.device(device).type == "cuda" and not self.pixels.is_pinned():
             self.pixels = self.pixels.pin_memory()
-        rgb, render, weight = to_float(self.pixels.to(device, non_blocking=True)).split((3, 3, 1))
+        rgb, render, weight = to_float(sent(self.pixels, device)).split((3, 3, 1))
         return PseudoView(rgb, render, weight, camera=self.camera, step=self.step, target=self.target)
 
 

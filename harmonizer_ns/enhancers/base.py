@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harmonizer_ns.finite import all_finite
 from harmonizer_ns.types import Frames
 
 
@@ -83,8 +84,9 @@ class Repaired:
         for name, image, like in (("rgb", self.rgb, frames.rgb), ("confidence", self.confidence, frames.alpha)):
             if image.shape != like.shape:
                 raise ValueError(f"the enhancer returned {name} of shape {tuple(image.shape)}, not {tuple(like.shape)}")
-            if not torch.isfinite(image).all():
-                raise ValueError(f"the enhancer returned {name} with NaN or infinity")
+        if not all_finite([self.rgb, self.confidence]):
+            name = "confidence" if all_finite([self.rgb]) else "rgb"
+            raise ValueError(f"the enhancer returned {name} with NaN or infinity")
         return Repaired(self.rgb.to(frames.rgb).clamp(0.0, 1.0), self.confidence.to(frames.rgb).clamp(0.0, 1.0))
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.poses import rotation_angle
-from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import look_up
+from harmonizer_ns.types import Cameras, Frames
+from harmonizer_ns.warp import look_up, median_depth
 
 HISTORY = 4
 """How many outputs are kept: what the temporal enhancers were trained with."""
@@ -46,24 +46,36 @@ CutTest = Callable[[Frames, Frames], bool]
 """Whether a frame (the second, a batch of one as the first) begins another shot than the one before it."""
 
 
+class CameraMotion(NamedTuple):
+    """From one camera to another: shift, turn in radians, factor of focal length; and the median depth of an image."""
+
+    shift: float
+    angle: float
+    zoom: float
+    depth: float
+
+    @staticmethod
+    def between(before: Cameras, after: Cameras, depth: Float[Tensor, "1 1 h w"]) -> CameraMotion:
+        """Measure it between batches of one; a host waits for it once. The depth is NaN where nothing is known."""
+        before = before.to(after.camera_to_world.device)
+        shift = (before.centers - after.centers).norm(dim=-1)
+        angle = rotation_angle(before.camera_to_world[:, :3, :3], after.camera_to_world[:, :3, :3])
+        zoom = after.intrinsics[:, 0, 0] / before.intrinsics[:, 0, 0]
+        return CameraMotion(*torch.cat([shift, angle, zoom, median_depth(depth).to(shift)]).tolist())
+
+
 def is_camera_cut(before: Frames, after: Frames) -> bool:
     """Whether a frame's camera is so far from that of the frame before that its picture is another shot.
 
     So it is after a change of size, a shift beyond `CUT_SHIFT` of the frame's median depth, a turn beyond `CUT_ANGLE`,
     or a zoom beyond `CUT_ZOOM`. Without any depth, shifts are not judged.
     """
-    camera = after.cameras
-    old = before.cameras.to(camera.camera_to_world.device)
+    old, camera = before.cameras, after.cameras
     if (old.width, old.height) != (camera.width, camera.height):
         return True
-    if rotation_angle(old.camera_to_world[:, :3, :3], camera.camera_to_world[:, :3, :3]).item() > CUT_ANGLE:
-        return True
-    zoom = (camera.intrinsics[0, 0, 0] / old.intrinsics[0, 0, 0]).item()
-    if max(zoom, 1 / zoom) > CUT_ZOOM:
-        return True
-    known = before.depth[before.depth > 0]
-    shift = (old.centers - camera.centers).norm().item()
-    return known.numel() > 0 and shift > CUT_SHIFT * known.median().item()
+    motion = CameraMotion.between(old, camera, before.depth)
+    turned = motion.angle > CUT_ANGLE or max(motion.zoom, 1 / motion.zoom) > CUT_ZOOM
+    return turned or motion.shift > CUT_SHIFT * motion.depth
 
 
 class _Memory(NamedTuple):

@@ -19,7 +19,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json, write_json, written_whole
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item, References
 from harmonizer_ns.footage.video_parts import VideoParts
-from harmonizer_ns.images import beside, load_image, save_image
+from harmonizer_ns.images import beside, load_bytes, load_image, save_image
 from harmonizer_ns.media import check_video_output, image_files, media_kind, read_video
 from harmonizer_ns.types import as_frames
 
@@ -135,7 +135,7 @@ def open_footage(source: Path) -> Footage:
         items = (Item(i, f"{i:06d}.png", lambda frame=frame: frame) for i, frame in enumerate(decoded))
         return Footage(items, info.frames, info.fps, source)
     paths = image_files(source) if source.is_dir() else [source]
-    return Footage([Item(i, path.name, partial(load_image, path)) for i, path in enumerate(paths)], len(paths))
+    return Footage([Item(i, path.name, partial(load_bytes, path)) for i, path in enumerate(paths)], len(paths))
 
 
 class ImageFiles:
@@ -174,7 +174,7 @@ class ImageFiles:
         for item in items:
             path = self._path(item)
             there = path.is_file() and not self._overwrite
-            yield replace(item, repaired=partial(load_image, path)) if there else item
+            yield replace(item, repaired=partial(load_bytes, path)) if there else item
 
     def write(self, item: Item, picture: Float[Tensor, "3 h w"]) -> None:
         """Write a picture; under its name there is never a part of one.

@@ -13,13 +13,14 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from harmonizer_ns.devices import sent
 from harmonizer_ns.enhancers.base import Context, Enhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.images import resize
+from harmonizer_ns.images import resize, to_float
 from harmonizer_ns.types import Frames, as_frames
 
 CUT = 0.15
@@ -36,14 +37,14 @@ class Item:
     Args:
         number: counted from 0.
         file: name that its file has or would have.
-        load: gives its colours, ``3 h w`` in [0, 1]; may raise InputError.
+        load: gives its colours; may raise InputError.
         repaired: gives its repaired colours when they are there already.
     """
 
     number: int
     file: str
-    load: Callable[[], Tensor]
-    repaired: Callable[[], Tensor] | None = None
+    load: Callable[[], UInt8[Tensor, "3 h w"]]
+    repaired: Callable[[], UInt8[Tensor, "3 h w"]] | None = None
 
 
 @dataclass
@@ -55,6 +56,7 @@ class FrameEnhancer:
         references: finds the photos.
         batch: most frames at once, for enhancers that take each by itself.
         temporal: whether frames follow each other in time.
+        device: where the enhancer is; frames go there as bytes, and its last outputs stay there.
 
     Raises:
         InputError: on an empty batch.
@@ -64,6 +66,7 @@ class FrameEnhancer:
     references: References
     batch: int = 4
     temporal: bool = True
+    device: str = "cpu"
     failures: list[str] = field(default_factory=list)
     """What was wrong with frames that were left out."""
 
@@ -95,7 +98,7 @@ class FrameEnhancer:
     def _remember(self, stream: EnhancerStream, item: Item) -> None:
         rgb = self._loaded(item)
         if rgb is not None and item.repaired is not None:
-            stream.remember(as_frames(rgb), item.repaired()[None])
+            stream.remember(as_frames(rgb), self._sent(item.repaired())[None])
 
     def _in_batches(self, items: Iterable[Item]) -> Iterator[tuple[Item, Tensor, Tensor]]:
         pending = ((item, self._loaded(item)) for item in items if item.repaired is None)
@@ -114,10 +117,13 @@ class FrameEnhancer:
 
     def _loaded(self, item: Item) -> Float[Tensor, "3 h w"] | None:
         try:
-            return item.load()
+            return self._sent(item.load())
         except InputError as error:
             self.failures.append(str(error))
             return None
+
+    def _sent(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+        return to_float(sent(image, self.device))
 
 
 def is_colour_cut(before: Frames, after: Frames) -> bool:

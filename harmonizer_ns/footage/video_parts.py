@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from harmonizer_ns.errors import InputError
@@ -123,7 +123,7 @@ class VideoParts:
         self._numbers = []
         write_json(self._folder / _STATE, self._state)
 
-    def _written(self, number: int) -> Float[Tensor, "3 h w"]:
+    def _written(self, number: int) -> UInt8[Tensor, "3 h w"]:
         part = next(part for part in self._state["parts"] if number in part["numbers"])
         _, frames = read_video(self._folder / part["file"])
         return next(frame for other, frame in zip(part["numbers"], frames, strict=True) if other == number)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harmonizer_ns.plugin.cameras import to_nerfstudio
 from harmonizer_ns.types import EMPTY_ALPHA, Cameras, Frames, cat_frames
-from harmonizer_ns.warp import pixel_grid
+from harmonizer_ns.warp import inverse_intrinsics, pixel_grid
 
 
 class ModelRenderer:
@@ -58,7 +58,7 @@ def ray_lengths(camera: Cameras) -> Float[Tensor, "1 1 h w"]:
     """Distance along each pixel's ray for one unit of z-depth: ``|K^-1 [p, 1]|``."""
     pixels = pixel_grid(camera.width, camera.height, camera.intrinsics.device)
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays = torch.einsum("ij,hwj->hwi", torch.linalg.inv(camera.intrinsics[0]), homogeneous)
+    rays = torch.einsum("ij,hwj->hwi", inverse_intrinsics(camera.intrinsics)[0], homogeneous)
     return rays.norm(dim=-1)[None, None]
 
 

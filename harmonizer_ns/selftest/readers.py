@@ -19,6 +19,7 @@ from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import damage_of
 from harmonizer_ns.files import file_digest, read_json, write_json
 from harmonizer_ns.footage.files import open_footage
+from harmonizer_ns.images import to_float
 from harmonizer_ns.pairs import read_pairs
 from harmonizer_ns.selftest import inputs
 from harmonizer_ns.selftest.damage import BYTES, FULL_CHECKPOINT, GZIP, JSON, SAFETENSORS, TORCH, YAML, Form
@@ -83,7 +84,7 @@ def _splats(suffix: str, *forms: Form) -> Reader:
 
 
 def _film(path: Path) -> Any:
-    frames = [item.load() for item in open_footage(path).items]
+    frames = [to_float(item.load()) for item in open_footage(path).items]
     return frames[0], [as_frames(frame) for frame in frames]
 
 

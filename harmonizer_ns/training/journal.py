@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import written_whole
-from harmonizer_ns.images import contact_sheet, save_image, to_uint8
+from harmonizer_ns.images import contact_sheet, save_image, to_pixels
 from harmonizer_ns.training.trainee import Pictures
 
 Tracker = Literal["tensorboard", "wandb", "none"]
@@ -82,7 +82,7 @@ class WandbSink(Sink):
 
     def picture(self, name: str, image: Float[Tensor, "3 h w"], step: int) -> None:
         """Keep an image of one step, in [0, 1]."""
-        self._run.log({name: self._wandb.Image(to_uint8(image).permute(1, 2, 0).numpy())}, step=step)
+        self._run.log({name: self._wandb.Image(to_pixels(image))}, step=step)
 
     def close(self) -> None:
         """Write what is left."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Enhancer
-from harmonizer_ns.images import to_uint8
+from harmonizer_ns.images import to_pixels
 from harmonizer_ns.poses import quaternion_to_rotation, rotation_to_quaternion
 from harmonizer_ns.types import Cameras, Frames, Renderer
 from harmonizer_ns.viewing.guard import guard_viser
@@ -178,7 +178,7 @@ class SceneViewer:
             return self._scene.photos(view)
 
     def _send(self, client: Any, shown: Shown) -> None:
-        picture = to_uint8(shown.picture[0].cpu()).permute(1, 2, 0).numpy()
+        picture = to_pixels(shown.picture[0])
         client.scene.set_background_image(picture, format="jpeg", jpeg_quality=85)
         if not self.panel.enabled.value:  # switched off meanwhile
             self.panel.show_choice()

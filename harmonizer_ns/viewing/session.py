@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer
-from harmonizer_ns.enhancers.stream import EnhancerStream
-from harmonizer_ns.poses import rotation_angle
+from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
+from harmonizer_ns.enhancers.stream import CameraMotion, EnhancerStream
 from harmonizer_ns.types import Cameras, Frames
 from harmonizer_ns.viewing.gui import ViewSettings
 
@@ -61,11 +61,9 @@ class _Client:
 
 
 def _moved(before: Cameras, frame: Frames) -> bool:
-    known = frame.depth[frame.depth > 0]
-    depth = known.median().item() if known.numel() else 0.0
-    shift = (before.centers - frame.cameras.centers).norm().item()
-    angle = rotation_angle(before.camera_to_world[:, :3, :3], frame.cameras.camera_to_world[:, :3, :3])
-    return shift > _SAME_SHIFT * depth or angle.item() > _SAME_ANGLE
+    motion = CameraMotion.between(before, frame.cameras, frame.depth)
+    near = motion.shift <= _SAME_SHIFT * motion.depth or motion.shift == 0  # without depth only the same place is
+    return not near or motion.angle > _SAME_ANGLE
 
 
 class ViewSession:
@@ -77,7 +75,7 @@ class ViewSession:
 
     def __init__(self, load: Callable[[str], Enhancer]) -> None:
         self._load = load
-        self._enhancers: dict[str, Enhancer] = {}
+        self._enhancers: dict[str, ParkedEnhancer] = {}
         self._clients: dict[Hashable, _Client] = {}
 
     @torch.no_grad()
@@ -112,21 +110,30 @@ class ViewSession:
         except ValueError:
             state.stream.reset()  # it remembers what was just refused
             raise
-        if frame.rgb.is_cuda:
-            torch.cuda.synchronize(frame.rgb.device)  # honest milliseconds
+        # What was checked is there, so these milliseconds are honest on a GPU too.
         return EnhancedFrame(repaired.rgb, (time.perf_counter() - started) * 1000, str(frame.rgb.device))
 
     def forget(self, client: Hashable) -> None:
         """A client has gone."""
         self._clients.pop(client, None)
+        self._park()
 
     def _client(self, client: Hashable, name: str) -> _Client:
         if name not in self._enhancers:
-            self._enhancers[name] = self._load(name)
+            found = self._load(name)
+            self._enhancers[name] = found if isinstance(found, ParkedEnhancer) else ParkedEnhancer(found)
         state = self._clients.get(client)
         if state is None or state.enhancer != name:
             state = self._clients[client] = _Client(name, EnhancerStream(self._enhancers[name]))
+            self._park()
         return state
+
+    def _park(self) -> None:
+        """Enhancers that no client uses wait on the CPU."""
+        used = {state.enhancer for state in list(self._clients.values())}
+        for name, enhancer in list(self._enhancers.items()):
+            if name not in used:
+                enhancer.to("cpu")
 
 
 def pause_at_rest(seconds: float, clients: int) -> float:

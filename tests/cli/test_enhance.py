@@ -17,7 +17,7 @@ from harmonizer_ns.enhancers.images import repair_image
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer
-from harmonizer_ns.images import load_image, save_image
+from harmonizer_ns.images import load_image, save_image, to_float
 from harmonizer_ns.media import read_video, written_video
 from harmonizer_ns.types import as_frames
 
@@ -85,7 +85,7 @@ def test_a_folder_in_batches(folder, negative, tmp_path):
 def test_a_video(video, negative, tmp_path, capsys):
     run(video, tmp_path / "out.mp4", "--side-by-side")
     info, frames = read_video(tmp_path / "out.mp4")
-    frames = torch.stack(list(frames))
+    frames = to_float(torch.stack(list(frames)))
     assert info.fps == pytest.approx(24000 / 1001)
     assert frames.shape == (6, 3, 24, 64)
     before, after = frames.chunk(2, dim=-1)
@@ -100,7 +100,7 @@ def test_a_video_to_a_folder_and_back(video, negative, tmp_path):
     run(tmp_path / "frames", tmp_path / "out.mov", "--fps", 12)
     info, frames = read_video(tmp_path / "out.mov")
     assert info.fps == 12
-    assert (torch.stack(list(frames)) - torch.stack([picture(i) for i in range(6)])).abs().mean() < 0.03
+    assert (to_float(torch.stack(list(frames))) - torch.stack([picture(i) for i in range(6)])).abs().mean() < 0.03
 
 
 def test_what_is_there_is_not_done_again(folder, video, negative, tmp_path, capsys):
@@ -261,7 +261,7 @@ def test_images_folders_and_videos_through_a_difix_folder(folder, video, tiny_di
     assert (repaired - expected).abs().max() < 1.5 / 255
     assert torch.equal(load_image(tmp_path / "0.png"), repaired[0])
     assert load_image(tmp_path / "images" / "one_pixel.png").shape == (3, 1, 1)
-    assert (torch.stack(list(read_video(tmp_path / "clip.mp4")[1])) - expected).abs().mean() < 0.1
+    assert (to_float(torch.stack(list(read_video(tmp_path / "clip.mp4")[1]))) - expected).abs().mean() < 0.1
 
 
 def test_precision_reaches_the_network(folder, tiny_difix, tmp_path, monkeypatch):

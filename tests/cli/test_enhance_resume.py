@@ -10,7 +10,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.footage import video_parts
 from harmonizer_ns.footage.files import enhance_path, find_references
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item
-from harmonizer_ns.images import save_image
+from harmonizer_ns.images import save_image, to_float
 from harmonizer_ns.media import read_video, written_video
 
 
@@ -66,7 +66,7 @@ def test_it_goes_on_with_the_same_history(video, tmp_path, side_by_side):
     assert grey(rgb for rgb, _ in resumed.shown) == pytest.approx([0.4, 0.45, 0.5, 0.55, 0.6], abs=0.011)
     assert grey(resumed.shown[0][1]) == pytest.approx([0.65, 0.7, 0.75], abs=0.011)
     info, frames = read_video(target)
-    halves = [picture[..., -32:] for picture in frames]
+    halves = [to_float(picture[..., -32:]) for picture in frames]
     assert info.fps == pytest.approx(30000 / 1001)
     assert grey(halves) == pytest.approx([0.8 - 0.05 * i for i in range(9)], abs=0.011)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
@@ -91,7 +91,7 @@ def test_frames_that_were_left_out_are_told_once_at_the_end(tmp_path):
         enhance(tmp_path / "in", tmp_path / "out.mp4", resumed)
     assert len(resumed.shown) == 2
     expected = [0.8 - 0.05 * i for i in (0, 2, 3, 4, 5, 6)]
-    assert grey(read_video(tmp_path / "out.mp4")[1]) == pytest.approx(expected, abs=0.011)
+    assert grey(map(to_float, read_video(tmp_path / "out.mp4")[1])) == pytest.approx(expected, abs=0.011)
 
 
 def test_nothing_is_left_of_a_run_that_ended_before_its_first_part(video, tmp_path):

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.errors import check_limits
-from harmonizer_ns.images import to_float, to_uint8
+from harmonizer_ns.images import to_float, to_pixels
 from harmonizer_ns.progress import counted
 from harmonizer_ns.splats.model import Splats, base_colors, chosen
 from harmonizer_ns.splats.rendering import SplatRenderer, rasterize
@@ -168,8 +167,7 @@ def _filled(photo: Frames, mask: Float[Tensor, "1 h w"]) -> Frames:
     """Fill the mask from around (Telea 2004)."""
     import cv2
 
-    pixels = np.ascontiguousarray(to_uint8(photo.rgb[0]).permute(1, 2, 0).numpy())
-    filled = cv2.inpaint(pixels, (mask[0] > 0).byte().numpy(), 3, cv2.INPAINT_TELEA)
+    filled = cv2.inpaint(to_pixels(photo.rgb[0]), (mask[0] > 0).byte().numpy(), 3, cv2.INPAINT_TELEA)
     return Frames(to_float(torch.from_numpy(filled).permute(2, 0, 1))[None], photo.alpha, photo.depth, photo.cameras)
 
 

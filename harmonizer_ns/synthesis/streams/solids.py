@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harmonizer_ns.images import local_mean, to_uint8
+from harmonizer_ns.images import local_mean, to_pixels
 from harmonizer_ns.synthesis.streams.grabcut import cut_out, doubtful_edge
 from harmonizer_ns.synthesis.streams.shading import depth_normals
 from harmonizer_ns.types import Frames
@@ -143,6 +143,5 @@ def sharpen(mask: Float[Tensor, "1 h w"], frame: Float[Tensor, "3 h w"]) -> Floa
     labels = doubtful_edge(mask[0].numpy() > 0, np.ones((side, side), np.uint8))
     if not ((labels == cv2.GC_FGD).any() and (labels == cv2.GC_BGD).any()):
         return mask
-    pixels = np.ascontiguousarray(to_uint8(frame).permute(1, 2, 0).numpy())
-    cut = torch.from_numpy(cut_out(pixels, labels, 3, 0))[None].float()
+    cut = torch.from_numpy(cut_out(to_pixels(frame), labels, 3, 0))[None].float()
     return cut if 2 / 3 < cut.sum() / mask.sum() < 4 / 3 else mask

@@ -91,6 +91,10 @@ class Batch:
         moved = self.changed(lambda value: value.to(device, non_blocking=True))
         return replace(moved, inputs=replace(moved.inputs, is_previous=self.inputs.is_previous.to(device)))
 
+    def pin_memory(self) -> Batch:
+        """Copy the pictures into memory from which a GPU copies without help; a `DataLoader` asks for it."""
+        return self.changed(Tensor.pin_memory)
+
 
 def warp_view(pair: Pair, neighbour: Pair | None = None) -> WarpedView:
     """Load a pair and warp its candidates; without depth and cameras it has none.

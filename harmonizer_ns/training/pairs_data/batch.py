@@ -71,6 +71,10 @@ class PairBatch:
         """Copy the batch to a device."""
         return self._changed(lambda value: value.to(device, non_blocking=True))
 
+    def pin_memory(self) -> PairBatch:
+        """Copy the batch into memory from which a GPU copies without help; a `DataLoader` asks for it."""
+        return self._changed(Tensor.pin_memory)
+
     def as_clip(self) -> PairBatch:
         """Take consecutive frames, oldest first, as one clip."""
         return replace(self._changed(lambda value: value[None]), names=self.names[-1:], seeds=self.seeds[-1:])
