@@ -25,6 +25,8 @@ choose candidates."""
 _CANDIDATES = 48
 """Photos that are compared closely, so that the cost for a photo hardly grows with their number."""
 _ANGLES = (2.0, 30.0)
+_WIDEST = 60.0
+"""The largest angle to a source for photos that have none below."""
 _BEST_ANGLE, _BELOW, _ABOVE = 10.0, 4.0, 10.0
 
 
@@ -112,9 +114,12 @@ def _companions(
     if len(photos) > _CANDIDATES:
         photos = _candidates(index, unit, points, thin(mine, _FEW_POINTS), shows)
     here = photos.index(index)
-    scores = angle_scores(here, unit[photos], points[mine]) * shows(photos, mine)
-    scores[here] = 0
-    others = tuple(photos[j] for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
+    shown = shows(photos, mine)
+    shown[here] = False
+    others: tuple[int, ...] = ()
+    for widest in (_ANGLES[1], _WIDEST):
+        scores = angle_scores(here, unit[photos], points[mine], widest) * shown
+        others = others or tuple(photos[j] for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
     z = project(points[mine][None], unit[[index]])[1][0]
     near, far = z.quantile(z.new_tensor([0.01, 0.99])).tolist()
     return Companions(others, 0.8 * near, 1.5 * far) if others and near > 0 else None
@@ -131,16 +136,18 @@ def _candidates(
     return sorted({index, *favour.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()})
 
 
-def angle_scores(index: int, cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "n p"]:
+def angle_scores(
+    index: int, cameras: Cameras, points: Float[Tensor, "p 3"], widest: float = _ANGLES[1]
+) -> Float[Tensor, "n p"]:
     """Score how well each camera goes with one camera at each point, in [0, 1].
 
     The score is a bell over the angle ``a`` between both rays, as in MVSNet (Yao et al. 2018): steep below 10 degrees,
-    wide above, 0 outside of 2 to 30 degrees; times the ratio of both resolutions ``min(s, 1/s)``.
+    wide above, 0 outside of 2 to ``widest`` degrees; times the ratio of both resolutions ``min(s, 1/s)``.
     """
     rays = normalize(points[None] - cameras.centers[:, None], dim=-1)
     angle = torch.rad2deg(torch.acos((rays * rays[index]).sum(-1).clamp(-1, 1)))
     width = torch.where(angle < _BEST_ANGLE, _BELOW, _ABOVE)
-    bell = torch.exp(-((angle - _BEST_ANGLE) ** 2) / (2 * width**2)) * (angle >= _ANGLES[0]) * (angle <= _ANGLES[1])
+    bell = torch.exp(-((angle - _BEST_ANGLE) ** 2) / (2 * width**2)) * (angle >= _ANGLES[0]) * (angle <= widest)
     sharpness = cameras.intrinsics[:, 1, 1, None] / project(points[None], cameras)[1].clamp(min=1e-12)
     ratio = sharpness / sharpness[index]
     return bell * torch.minimum(ratio, 1 / ratio)

@@ -71,9 +71,7 @@ class Missing:
     _C = None
 
 
-@pytest.mark.parametrize(
-    ("built", "message"), [(Failing, r"11\.8\) mismatches; install"), (Missing, "found no nvcc")]
-)
+@pytest.mark.parametrize(("built", "message"), [(Failing, r"11\.8\) mismatches; install"), (Missing, "found no nvcc")])
 def test_a_compiler_that_fails_is_told_in_one_line(toolkit, monkeypatch, built, message):
     monkeypatch.setitem(sys.modules, BUILT, built())
     with pytest.raises(InputError, match=message):

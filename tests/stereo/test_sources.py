@@ -48,6 +48,11 @@ def test_the_best_photo_comes_first_and_all_depths_lie_in_the_range():
     assert ((z > found[0].near) & (z < found[0].far)).float().mean() > 0.99
 
 
+def test_photos_that_stand_far_apart_have_to_do():
+    cameras, points = on_an_arc([0, 40, 90]), cloud()
+    assert [one and one.others for one in find_companions(cameras, points, None, 4)] == [(1,), (0, 2), (1,)]
+
+
 def test_points_that_a_photo_does_not_show_are_not_shared():
     cameras, points = on_an_arc([0, 10, -10]), cloud()
     found = find_companions(cameras, points, [torch.arange(200), torch.arange(100), torch.arange(0)], 4)
