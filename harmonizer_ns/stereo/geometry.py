@@ -26,7 +26,7 @@ from harmonizer_ns.types import Cameras
 
 FOLDER = "geometry"
 """Where results are kept."""
-_FORMAT = 4
+_FORMAT = 5
 """Grows whenever the same photos give something else."""
 _CHECKSUM = "checksum"
 
