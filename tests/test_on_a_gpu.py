@@ -84,7 +84,7 @@ def test_a_round_brings_photos_up_once_and_bytes_down():
 
 
 def test_gsplat_trainer_learns_measures_and_goes_on(capture, tmp_path):
-    options = {"enhancer": "builtin", "num_targets": 1, "num_references": 1, "fade": False, "pose_opt": True}
+    options = {"enhancer": "builtin", "num_targets": 1, "num_references": 1, "trust": "lasting", "pose_opt": True}
     config = tiny(capture, tmp_path, **options)
     trainer = Trainer(config, load_data(config), CUDA)
     trainer.repairs.run(10)
@@ -120,7 +120,7 @@ def test_mcmc_moves_and_adds_splats(capture, tmp_path):
 
 @pytest.mark.parametrize("nerf", [False, True])
 def test_nerfstudio_learns_and_renders(capture, tmp_path, nerf):
-    config = tiny_config(capture, tmp_path, nerf=nerf, pipeline__enhancer="builtin", pipeline__fade=False)
+    config = tiny_config(capture, tmp_path, nerf=nerf, pipeline__enhancer="builtin", pipeline__trust="lasting")
     config.machine.device_type, config.mixed_precision = "cuda", nerf
     trainer = start(config)
     pipeline = trainer.pipeline
