@@ -106,8 +106,9 @@ class Config(GeometrySettings, DistillSettings):
     """Photos of any lens are undistorted, so that only pinhole cameras are trained."""
     random_bkgd: bool = False
     """Random background in training, against transparency."""
-    opacity_reg: float = 0.0
-    """Weight of the mean opacity in the loss."""
+    opacity_reg: float | None = None
+    """Weight of the mean opacity in the loss, which thins out what floats before few photos; None: 0.02 where at most
+    50 photos are learned from, 0 with more."""
     scale_reg: float = 0.0
     """Weight of the mean scale in the loss."""
     pose_opt: bool = False
@@ -178,7 +179,7 @@ class McmcConfig(Config):
 
     init_opa: float = 0.5
     init_scale: float = 0.1
-    opacity_reg: float = 0.01
+    opacity_reg: float | None = 0.01
     scale_reg: float = 0.01
     strategy: MCMCStrategy = field(default_factory=MCMCStrategy)
     """Density control."""
@@ -210,6 +211,8 @@ class HarmonizeConfig(DefaultConfig):
     means_lr: float = 1.6e-5
     """As in training, ten times smaller: the splats are nearly in place."""
     opacities_lr: float = 2e-2
+    opacity_reg: float | None = 0.0
+    """Weight of the mean opacity in the loss."""
     strategy: DefaultStrategy = field(default_factory=lambda: DefaultStrategy(refine_stop_iter=0))
     """Density control; off by default."""
 

@@ -23,6 +23,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
 from harmonizer_ns.metrics import splat_loss
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.splats.thinning import mean_opacity, opacity_weight
 from harmonizer_ns.stereo.teacher import DepthTeacher, disparity
 from harmonizer_ns.types import Cameras, PseudoView, cat_cameras
 from harmonizer_ns.warp import in_frustum, project
@@ -116,8 +117,9 @@ class Objective:
     def regularization(self, splats: Mapping[str, Tensor]) -> Losses:
         """Mean opacity and scale, as in Kheradmand et al. 2024."""
         losses = {}
-        if self.config.opacity_reg > 0:
-            losses["opacity"] = self.config.opacity_reg * torch.sigmoid(splats["opacities"]).mean()
+        weight = opacity_weight(self.config.opacity_reg, len(self.scene.train))
+        if weight > 0:
+            losses["opacity"] = weight * mean_opacity(splats)
         if self.config.scale_reg > 0:
             losses["scale"] = self.config.scale_reg * torch.exp(splats["scales"]).mean()
         return losses

@@ -20,8 +20,10 @@ from harmonizer_ns.report import Report, View, heading
 POST_RENDER, PROGRESSIVE = "post-render", "progressive"
 WHOLE = f"{PROGRESSIVE} + {POST_RENDER}"
 DENSE = "dense seeds"
-GEOMETRY = ("--seeds", "auto")
-"""Flags of the method's own beginning; without, splats begin at the capture's points."""
+THINNED = f"{DENSE}, thinned"
+SEEDS, THINNING = ("--seeds", "auto"), ("--opacity_reg", "None")
+"""Flags of the method's own; without, splats begin at the capture's points, and opacity costs nothing."""
+METHOD = (*SEEDS, *THINNING)
 PARTS: dict[str, tuple[str, ...]] = {
     "no gate": (
         *("--gate.unseen_weight", "1", "--gate.photo_tolerance", "1e6"),
@@ -31,9 +33,11 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no fade": ("--trust", "lasting", "--photo_share", "0.65"),
     "no small steps": ("--step_fraction", "1e6"),
     "no geometry": ("--seeds", "capture"),
+    "no thinning": ("--opacity_reg", "0"),
 }
 """What turns one part of the method off: the gate (all pixels count), photos (for the enhancer and the gate), the
-fading of trust, the way to the targets (cameras are there at once), and what photos give by being compared."""
+fading of trust, the way to the targets (cameras are there at once), what photos give by being compared, and the price
+of opacity."""
 SHOWN_VIEWS = 3
 """So many views of a scene, the worst, are shown with their pictures."""
 
@@ -62,15 +66,16 @@ def rows_of(run: Run, own: Mapping[str, Sequence[str]]) -> list[Row]:
     shipped = [
         Row(PLAIN, NO_REPAIRS),
         Row(POST_RENDER, NO_REPAIRS, "enhanced"),
-        Row(DENSE, (*NO_REPAIRS, *GEOMETRY)),
-        Row("one-time", (*GEOMETRY, "--fix_steps", str(max(1, run.steps // 2)))),
-        Row(PROGRESSIVE, GEOMETRY),
-        Row(WHOLE, GEOMETRY, "enhanced"),
-        *(Row(name, (*GEOMETRY, *options)) for name, options in PARTS.items()),
+        Row(DENSE, (*NO_REPAIRS, *SEEDS)),
+        Row(THINNED, (*NO_REPAIRS, *METHOD)),
+        Row("one-time", (*METHOD, "--fix_steps", str(max(1, run.steps // 2)))),
+        Row(PROGRESSIVE, METHOD),
+        Row(WHOLE, METHOD, "enhanced"),
+        *(Row(name, (*METHOD, *options)) for name, options in PARTS.items()),
     ]
     if taken := sorted({row.name for row in shipped} & set(own)):
         raise InputError(f"there is a row {taken[0]!r} already; give your options another name")
-    rendered = [Row(name, (*GEOMETRY, *flags)) for name, flags in own.items()]
+    rendered = [Row(name, (*METHOD, *flags)) for name, flags in own.items()]
     enhanced = [Row(f"{row.name} + {POST_RENDER}", row.options, "enhanced") for row in rendered]
     return [*shipped, *(row for pair in zip(rendered, enhanced, strict=True) for row in pair)]
 

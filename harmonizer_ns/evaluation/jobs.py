@@ -114,13 +114,14 @@ def make_job(
 def arguments_of(job: Job, output: Path) -> list[str]:
     """Write the command line of gsplat_trainer for a job.
 
-    Splats begin at the capture's points unless the job says otherwise; what photos give is shared by all jobs.
+    Splats begin at the capture's points and are not thinned out unless the job says otherwise; what photos give is
+    shared by all jobs.
     """
     return [
         "default",
         *("--data_dir", str(folder_of(output, job.scene)), "--data_format", "nerfstudio", "--data_factor", "1"),
         *("--result_dir", str(_running(output, job)), "--device", job.device, "--enhancer", job.enhancer),
-        *("--seeds", "capture", "--geometry_dir", str(output)),
+        *("--seeds", "capture", "--opacity_reg", "0", "--geometry_dir", str(output)),
         *("--max_steps", str(job.steps), "--seed", str(job.seed)),
         *("--eval_steps", str(job.steps), "--save_steps", str(job.steps), "--no-save_ply"),
         *("--lpips_net", "none", "--render_traj_path", "none"),

@@ -26,6 +26,7 @@ from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.plugin.report import say
 from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
+from harmonizer_ns.splats.thinning import mean_opacity, opacity_weight
 from harmonizer_ns.stereo.fusion import Seeds
 from harmonizer_ns.stereo.teacher import DepthTeacher
 
@@ -124,6 +125,9 @@ class HarmonizeSplatfactoModelConfig(SplatfactoModelConfig):
     """Settings of splatfacto that also runs without CUDA."""
 
     _target: type = field(default_factory=lambda: HarmonizeSplatfactoModel)
+    opacity_reg: float | None = None
+    """Weight of the mean opacity in the loss, which thins out what floats before few photos; None: 0.02 where at most
+    50 photos are learned from, 0 with more."""
 
 
 class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
@@ -149,8 +153,11 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Upstream's losses, and in training the distance to the photo's depth, for which depth must be drawn."""
+        """Upstream's losses; in training also the mean opacity, and how far the photo's depth is, if depth is drawn."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        weight = opacity_weight(self.config.opacity_reg, self.num_train_data)
+        if self.training and weight > 0:
+            losses["opacity_reg"] = weight * mean_opacity(self.gauss_params)
         if self.teacher is not None and self.training:
             depth = torch.where(outputs["accumulation"] > 0, outputs["depth"], 0.0).permute(2, 0, 1)
             losses["depth_loss"] = self.teacher.on_image(depth, batch["image_idx"], self.step)

@@ -308,7 +308,9 @@ class HarmonizeTrainer(Trainer):
 def baseline_config(
     config: HarmonizeTrainerConfig, *, started_from_checkpoint: bool, has_points: bool
 ) -> HarmonizeTrainerConfig:
-    """The same run as nerfstudio would do it, in a sub-folder ``baseline``: no repairs, no depth, the capture's points.
+    """The same run as nerfstudio would do it, in a sub-folder ``baseline``.
+
+    It begins at the capture's points, has neither repairs nor photos' depth, and opacity costs nothing.
 
     Args:
         config: of the run to compare with.
@@ -317,6 +319,8 @@ def baseline_config(
     """
     baseline = deepcopy(config)
     baseline.pipeline.enhancer, baseline.pipeline.depth_weight = "none", 0.0
+    if hasattr(baseline.pipeline.model, "opacity_reg"):
+        baseline.pipeline.model.opacity_reg = 0.0
     if has_points:
         baseline.pipeline.seeds = "capture"
     baseline.pipeline.geometry_dir = config.pipeline.geometry_dir or config.get_base_dir()

@@ -106,10 +106,13 @@ def test_each_part_off_is_one_setting_of_the_trainer_changed(captures, tmp_path)
         "no fade": {"trust", "photo_share"},
         "no small steps": {"step_fraction"},
         "no geometry": {"seeds"},
+        "no thinning": {"opacity_reg"},
     }
     seeds = {row: (config.seeds, config.geometry_dir) for row, config in configs.items()}
     assert seeds["plain"] == seeds["no geometry"] == ("capture", tmp_path)
     assert seeds["dense seeds"] == seeds["progressive"] == ("auto", tmp_path)
+    thinned = {row: configs[row].opacity_reg for row in ("plain", "dense seeds", "dense seeds, thinned", "progressive")}
+    assert thinned == {"plain": 0, "dense seeds": 0, "dense seeds, thinned": None, "progressive": None}
     assert configs["dense seeds"].round_steps(0, 11) == ()
     assert configs["plain"].round_steps(0, 11) == ()
     assert list(configs["progressive"].round_steps(0, 11)) == [4, 8]
