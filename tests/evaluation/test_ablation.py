@@ -68,7 +68,7 @@ def test_rows_share_their_trainings(captures, tmp_path):
     assert keys["plain"] == keys["post-render"]
     assert keys["progressive"] == keys["progressive + post-render"]
     assert keys["bold"] == keys["bold + post-render"]
-    assert len(set(keys.values())) == 4 + len(PARTS) + 1
+    assert len(set(keys.values())) == 5 + len(PARTS) + 1
     plain = next(trial.job for trial in trials if trial.row == "plain")
     assert plain.options[-2:] == NO_REPAIRS
     assert "--sh_degree" in plain.options
