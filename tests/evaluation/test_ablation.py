@@ -133,7 +133,7 @@ def test_what_is_finished_is_not_done_again(captures, tmp_path, at_once):
     scenes = prepare(PROTOCOL, captures[:1], tmp_path)
     assert work(plan(PROTOCOL, scenes, {}, "cpu"), tmp_path) == []
     first = trained(tmp_path)
-    assert len(first) == len(set(first)) == 2 * (4 + len(PARTS))
+    assert len(first) == len(set(first)) == 2 * (5 + len(PARTS))
     assert work(plan(PROTOCOL, scenes, {"mine": ["--photo_share", "0.5"]}, "cpu"), tmp_path) == []
     assert len(trained(tmp_path)) == len(first) + 2
     assert not (tmp_path / "running").exists() or not list((tmp_path / "running").iterdir())
