@@ -285,15 +285,15 @@ def test_a_whole_ablation(captures, tmp_path, capsys, at_once):
     assert told["settings"]["protocol"]["runs"][0]["seeds"] == [3]
     assert len(told["settings"]["protocol"]["enhancer"]["sha256"]) == 64
     rows = {row[0]: row for row in told["tables"][0]["rows"]}
-    assert len(rows) == 6 + len(PARTS)
+    assert len(rows) == 7 + len(PARTS)
     assert all(row[1] is not None for row in rows.values())
     assert {"plain", "harmonized", "enhanced", "truth"} == set(told["views"][0]["pictures"])
     assert (tmp_path / "out" / "report.html").is_file()
     output = capsys.readouterr().out
-    assert "[9/9]" in output
+    assert "[11/11]" in output
     assert [file.suffix for file in (tmp_path / "out" / "geometry").iterdir()] == [".safetensors"]
     ablate.main(ablate.parse(command))
-    assert "9 jobs, 0 to do" in capsys.readouterr().out
+    assert "11 jobs, 0 to do" in capsys.readouterr().out
     with pytest.raises(InputError, match="another --output: runs"):
         ablate.main(ablate.parse([*command[:-6], "--seeds", "4", "--device", "cpu"]))
 
