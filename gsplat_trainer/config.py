@@ -108,7 +108,7 @@ class Config(GeometrySettings, DistillSettings):
     """Random background in training, against transparency."""
     opacity_reg: float | None = None
     """Weight of the mean opacity in the loss, which thins out what floats before few photos; None: 0.02 where at most
-    50 photos are learned from, 0 with more."""
+    20 photos are learned from, 0 with more."""
     scale_reg: float = 0.0
     """Weight of the mean scale in the loss."""
     pose_opt: bool = False

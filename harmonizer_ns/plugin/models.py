@@ -127,7 +127,7 @@ class HarmonizeSplatfactoModelConfig(SplatfactoModelConfig):
     _target: type = field(default_factory=lambda: HarmonizeSplatfactoModel)
     opacity_reg: float | None = None
     """Weight of the mean opacity in the loss, which thins out what floats before few photos; None: 0.02 where at most
-    50 photos are learned from, 0 with more."""
+    20 photos are learned from, 0 with more."""
 
 
 class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):

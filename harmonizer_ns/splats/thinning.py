@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FEW_PHOTOS = 50
-"""So many photos at most are few. More were not tried."""
+FEW_PHOTOS = 20
+"""So many photos at most are few; with more the price gains little, or costs."""
 _WEIGHT = 0.02
 
 
