@@ -301,7 +301,11 @@ def pretend(patch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in _TENSOR.items():
         patch.setattr(Tensor, name, value)
     for name in ("tensor", "as_tensor"):
-        patch.setattr(torch, name, _made_up(getattr(torch, name)))
+        real, made = getattr(torch, name), _made_up(getattr(torch, name))
+        others = [module for key, module in sys.modules.items() if not key.startswith("torch.")]
+        for module in others:  # torchmetrics has imported it by name
+            if getattr(module, "__dict__", {}).get(name) is real:
+                patch.setattr(module, name, made)
     for name, value in FACTS.items():
         patch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
     patch.setattr(torch.accelerator, "current_stream", lambda *_: _STREAM)

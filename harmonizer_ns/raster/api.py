@@ -35,7 +35,8 @@ def rasterization(means: Float[Tensor, "n 3"], *args: Any, **kwargs: Any) -> Ren
 
     from harmonizer_ns.raster import gsplat_kernels
 
-    gsplat_kernels.load_gsplat_kernels()
+    if means.device.type == "cuda":
+        gsplat_kernels.load_gsplat_kernels()
     return gsplat.rasterization(means, *args, **kwargs)
 
 
