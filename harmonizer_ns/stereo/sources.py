@@ -119,7 +119,9 @@ def _companions(
     others: tuple[int, ...] = ()
     for widest in (_ANGLES[1], _WIDEST):
         scores = angle_scores(here, unit[photos], points[mine], widest) * shown
-        others = others or tuple(photos[j] for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
+        others = tuple(photos[j] for j in greedy_cover(scores, count) if (scores[j] > 0).sum() >= MIN_POINTS)
+        if others:
+            break
     z = project(points[mine][None], unit[[index]])[1][0]
     near, far = z.quantile(z.new_tensor([0.01, 0.99])).tolist()
     return Companions(others, 0.8 * near, 1.5 * far) if others and near > 0 else None
