@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "view": Command("harmonizer_ns.cli.view", "look at a reconstruction in the browser, enhanced or not"),
     "convert": Command("harmonizer_ns.cli.convert", "turn a released checkpoint (.pkl) into an enhancer folder"),
     "enhancers": Command("harmonizer_ns.cli.enhancers", "list the enhancers, how to install them, and their licences"),
+    "doctor": Command("harmonizer_ns.cli.doctor", "tell what works on this machine, and what to install for the rest"),
     "bench": Command("harmonizer_ns.cli.bench", "measure speed and memory"),
     "selftest": Command("harmonizer_ns.cli.selftest", "try damaged files, killed writers and a full disk"),
 }

@@ -51,6 +51,19 @@ def load_gsplat_kernels() -> None:
         raise InputError(f"gsplat found no nvcc to compile its CUDA kernels with; {_remedies()}")
 
 
+def kernels_found() -> str:
+    """Say in words what `load_gsplat_kernels` will find; nothing is compiled.
+
+    Raises:
+        InputError: when there are no kernels, and no compiler for them.
+    """
+    if _come_compiled():
+        return "gsplat came with them"
+    if not _found_nvcc():
+        raise InputError(f"there are none, and no nvcc to compile them with; {_remedies()}")
+    return "compiled before" if _were_compiled() else "nvcc will compile them at their first use, for some minutes"
+
+
 def _remedies() -> str:
     return (
         f"install the CUDA toolkit {torch.version.cuda}, torch's version, with nvcc on PATH or CUDA_HOME set, or work "
