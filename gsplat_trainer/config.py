@@ -250,6 +250,7 @@ def check(config: Config) -> None:
         require_gsply(f"--export_formats {name}")
     positive = dict.fromkeys(("max_steps", "data_factor", "batch_size", "sh_degree_interval"), (1, math.inf))
     check_limits(config, sh_degree=(0, 3), ssim_lambda=(0, 1), **positive)
+    check_limits(config, opacity_reg=(0, math.inf), scale_reg=(0, math.inf))
     if config.all_gpus and getattr(config.strategy, "absgrad", False):
         raise InputError("gsplat knows no --strategy.absgrad on several GPUs: leave out that or --all_gpus")
     if config.all_gpus and not config.disable_viewer:

@@ -64,7 +64,7 @@ def suggestion(name: str, known: Collection[str], what: str) -> str:
 
 
 def check_limits(settings: Any, **limits: tuple[float, float]) -> None:
-    """Refuse settings: numbers, and ranges ``(first, last)``, that leave their limits ``(low, high)``.
+    """Refuse settings: numbers, and ranges ``(first, last)``, that leave their limits ``(low, high)``; None may stand.
 
     Args:
         settings: a dataclass.
@@ -75,6 +75,8 @@ def check_limits(settings: Any, **limits: tuple[float, float]) -> None:
     """
     for name, (low, high) in limits.items():
         value = getattr(settings, name)
+        if value is None:
+            continue
         first, last = value if isinstance(value, tuple) else (value, value)
         if not low <= first <= last <= high:
             within = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"

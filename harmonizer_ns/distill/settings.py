@@ -75,7 +75,7 @@ class DistillSettings:
         Raises:
             InputError: naming the setting, and for an unknown enhancer the known ones.
         """
-        check_limits(self, pseudo_loss_weight=(0, 1), **({} if self.photo_share is None else {"photo_share": (0.5, 1)}))
+        check_limits(self, pseudo_loss_weight=(0, 1), photo_share=(0.5, 1))
         check_limits(self, num_targets=(1, math.inf), num_references=(0, math.inf), store_capacity=(1, math.inf))
         check_limits(self, extrapolation=(1e-6, math.inf), step_fraction=(1e-6, math.inf))
         if self.targets == "path" and self.camera_path is None:

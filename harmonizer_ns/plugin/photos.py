@@ -68,13 +68,13 @@ class DatasetPhotos:
         return manager.cached_train if self._split == "train" else manager.cached_eval
 
     def photo(self, index: int) -> Float[Tensor, "3 h w"]:
-        """One photo in [0, 1]; transparent pixels are shown on black."""
+        """One photo in [0, 1]; transparent pixels are black, the others have their own colour, however opaque."""
         return _as_rgb(self._data(index)["image"])
 
     def mask(self, index: int) -> Bool[Tensor, "1 h w"] | None:
         """Which pixels of a photo count, neither masked nor transparent ones; None for all."""
         data = self._data(index)
-        counts = _as_float(data["image"][..., 3:]).gt(0.5).all(-1, keepdim=True)
+        counts = _is_opaque(data["image"])
         if "mask" in data:
             counts &= data["mask"].bool()
         return None if counts.all() else counts.permute(2, 0, 1)
@@ -175,11 +175,13 @@ def _as_float(image: Tensor) -> Float[Tensor, "h w c"]:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
+def _is_opaque(image: Tensor) -> Bool[Tensor, "h w 1"]:
+    """Tell which pixels are more than half opaque; without an alpha channel all are."""
+    return _as_float(image[..., 3:]).gt(0.5).all(-1, keepdim=True)
+
+
 def _as_rgb(image: Tensor) -> Float[Tensor, "3 h w"]:
-    rgb = _as_float(image)
-    if rgb.shape[-1] == 4:
-        rgb = rgb[..., :3] * rgb[..., 3:]
-    return rgb.permute(2, 0, 1)
+    return (_as_float(image[..., :3]) * _is_opaque(image)).permute(2, 0, 1)
 
 
 def _undistort(camera: NerfstudioCameras, data: dict) -> tuple[dict, Cameras]:

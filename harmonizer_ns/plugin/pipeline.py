@@ -32,11 +32,11 @@ from harmonizer_ns.distill.rounds import progress_bar
 from harmonizer_ns.distill.run_report import mark_quality, mark_round
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.plugin import state as saved
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.dataparser import PlyNerfstudio, check_count, check_outputs
-from harmonizer_ns.plugin.models import EnhancedModel, begin_at
+from harmonizer_ns.plugin.models import EnhancedModel, HarmonizeSplatfactoModelConfig, begin_at
 from harmonizer_ns.plugin.photos import TrainingPhotos, as_capture
 from harmonizer_ns.plugin.pseudo import Losses, pseudo_view_loss
 from harmonizer_ns.plugin.renderer import ModelRenderer, frames_from_outputs
@@ -91,6 +91,8 @@ class HarmonizePipeline(VanillaPipeline):
         if test_mode == "val":  # a run that is only looked at opens without its enhancer
             config.check()
             config.check_geometry()
+            if isinstance(config.model, HarmonizeSplatfactoModelConfig):
+                check_limits(config.model, opacity_reg=(0, math.inf))
         if issubclass(config.model._target, SplatfactoModel):
             prepare_rasterizer(device)
         self._prepare_data(config, check=test_mode == "val")

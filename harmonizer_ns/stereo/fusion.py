@@ -14,7 +14,7 @@ from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.images import resize, to_float, to_uint8
 from harmonizer_ns.progress import counted
 from harmonizer_ns.stereo.consistency import ask
-from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
+from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.views import inverted
 from harmonizer_ns.warp import backproject, sample
@@ -52,17 +52,6 @@ class Seeds:
             torch.cat([self.colors, other.colors]),
             torch.cat([self.normals, other.normals]),
         )
-
-
-def dense_seeds(
-    capture: Capture,
-    settings: StereoSettings = StereoSettings(),
-    among: Sequence[int] | None = None,
-    device: torch.device | str = "cpu",
-) -> Seeds:
-    """Find the capture's own points, which stay as they are, and behind them those that its photos' depth gives."""
-    chosen = list(among if among is not None else capture.train or range(len(capture)))
-    return Seeds.of(capture) + fuse(capture.part(chosen), estimate_depth(capture, settings, chosen, device), settings)
 
 
 def fuse(capture: Capture, maps: Sequence[DepthMap], settings: StereoSettings = StereoSettings()) -> Seeds:

@@ -70,6 +70,12 @@ def test_bad_pose_names_its_photo(own_capture, tmp_path, value, complaint):
     assert complaint in text
 
 
+def test_a_negative_weight_of_opacity(tmp_path):
+    config = tiny_config(tmp_path, tmp_path)
+    config.pipeline.model.opacity_reg = -0.02
+    assert "opacity_reg should be at least 0, got -0.02" in message(config)
+
+
 @pytest.mark.parametrize("seeds", ["auto", "capture"])
 def test_no_seed_points(own_capture, tmp_path, seeds):
     write_points(own_capture / "points.ply", torch.zeros(0, 3), torch.zeros(0, 3))

@@ -43,3 +43,4 @@ def test_transparent_pixels_do_not_count(own_capture, tmp_path, nerf, masks):
     assert photos.mask(0).sum() == 30 * (56 if masks else 64)
     for place, index in enumerate(own.train):
         assert torch.equal(found.mask(place), own.mask(index))
+        assert torch.equal(found.photo(place), own.photo(index))  # half-transparent pixels are no darker

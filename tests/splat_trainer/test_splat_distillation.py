@@ -3,7 +3,6 @@
 
 import ast
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from splat_runs import CPU, go, tiny
 from toy_enhancer import Mixer
+from two_processes import run_two
 
 import gsplat_trainer
 import gsplat_trainer.__main__ as command
@@ -36,12 +36,12 @@ def test_it_imports_neither_nerfstudio_nor_its_plugin():
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def _process(rank: int, port: int, data: str, folder: str) -> None:
+def _process(rank: int, data: str, folder: str) -> None:
     enhancer = Mixer()
     repairs.load_enhancer = lambda name: enhancer
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"  # a port that is free now may be taken when both have started
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     config = tiny(Path(data), Path(folder) / "o")
     trainer = Trainer(config, load_data(config), CPU, World(rank, 2))
     with trainer.whole_scene():
@@ -74,10 +74,7 @@ def _process(rank: int, port: int, data: str, folder: str) -> None:
 
 
 def test_one_process_repairs_and_all_see_the_same_pseudo_views(colmap, tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    torch.multiprocessing.spawn(_process, args=(port, str(colmap), str(tmp_path)), nprocs=2)
+    run_two(_process, str(colmap), str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (first["calls"], second["calls"]) == (3, 0)
     assert first["views"] == second["views"] != []

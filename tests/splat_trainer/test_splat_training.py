@@ -2,6 +2,7 @@
 """Whole runs: what users find in the result folder, resume, and what learns from what."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -180,6 +181,9 @@ def test_bad_settings_are_named(colmap, tmp_path, options, match):
         ({"num_references": -1}, "num_references"),
         ({"store_capacity": 0}, "store_capacity"),
         ({"step_fraction": 0.0}, "step_fraction"),
+        ({"opacity_reg": -0.01}, "opacity_reg"),
+        ({"opacity_reg": math.nan}, "opacity_reg"),
+        ({"scale_reg": -0.01}, "scale_reg"),
         ({"targets": "path"}, "camera path"),
         ({"enhancer": "nobody"}, "nobody"),
     ],

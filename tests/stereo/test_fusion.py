@@ -7,32 +7,28 @@ from solids import off_surface
 from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.images import to_float
 from harmonizer_ns.raster import set_num_threads
-from harmonizer_ns.stereo.depth import DepthMap, estimate_depth
-from harmonizer_ns.stereo.fusion import dense_seeds, fuse
+from harmonizer_ns.stereo.depth import DepthMap
+from harmonizer_ns.stereo.fusion import fuse
+from harmonizer_ns.stereo.geometry import look_at
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.types import Cameras
 
 EVERY = StereoSettings(seeds=1e6)
 
 
-def test_seeds_lie_on_the_surfaces_and_have_their_colours(photos, room):
-    seeds = dense_seeds(photos, EVERY)
-    own = len(photos.points)
-    assert torch.equal(seeds.points[:own], photos.points)
-    assert len(seeds) > 5 * own
-    dense = seeds.points[own:]
-    assert (off_surface(dense, room) < 0.01).float().mean() > 0.97
-    assert (room.color(dense.double()) - seeds.colors[own:]).abs().mean() < 0.07
+def test_seeds_lie_on_the_surfaces_and_have_their_colours(photos, maps, room):
+    seeds = fuse(photos, maps, EVERY)
+    assert len(seeds) > 5 * len(photos.points)
+    assert (off_surface(seeds.points, room) < 0.01).float().mean() > 0.97
+    assert (room.color(seeds.points.double()) - seeds.colors).abs().mean() < 0.07
 
 
-def test_a_surface_that_many_photos_show_gets_its_points_once(photos):
-    maps = estimate_depth(photos)
+def test_a_surface_that_many_photos_show_gets_its_points_once(photos, maps):
     pixels = sum(int((m.confidence >= EVERY.confidence).sum()) for m in maps)
     assert len(fuse(photos, maps, EVERY)) < 0.5 * pixels
 
 
-def test_the_number_of_seeds_is_limited(photos):
-    maps = estimate_depth(photos)
+def test_the_number_of_seeds_is_limited(photos, maps):
     seeds = fuse(photos, maps, StereoSettings(seeds=5))
     most = int(5 * (6 * 72 * 96) ** 0.5)
     assert 0.9 * most < len(seeds) <= most
@@ -53,31 +49,27 @@ def test_of_too_many_seeds_those_are_kept_that_show_detail():
     assert len(fuse(capture, [depth], EVERY)) == 32 * 64
 
 
-def test_normals_look_at_the_photos(photos):
-    seeds = dense_seeds(photos)
+def test_normals_look_at_the_photos(photos, maps):
+    seeds = fuse(photos, maps)
     towards = (seeds.normals * (torch.tensor([0.0, 0.0, -3.0]) - seeds.points)).sum(-1)
     known = seeds.normals.norm(dim=-1) > 0
-    assert known[len(photos.points) :].float().mean() > 0.8
+    assert known.float().mean() > 0.8
     assert (towards[known] > 0).float().mean() > 0.99
 
 
 def test_neither_threads_nor_the_order_of_photos_change_a_bit(photos):
-    first = dense_seeds(photos)
+    first = look_at(photos, StereoSettings()).seeds
     set_num_threads(2)
-    second = dense_seeds(photos.part([5, 2, 0, 4, 1, 3]))
+    second = look_at(photos.part([5, 2, 0, 4, 1, 3]), StereoSettings()).seeds
     for name in ("points", "colors", "normals"):
         assert torch.equal(getattr(first, name), getattr(second, name))
 
 
-def test_without_depth_the_capture_s_points_remain(photos):
-    alone = dense_seeds(photos, among=[2])
-    assert torch.equal(alone.points, photos.points)
-    assert torch.equal(alone.colors, photos.colors)
-    assert len(dense_seeds(replace(photos, points=torch.zeros(0, 3), colors=torch.zeros(0, 3)), among=[])) == 0
+def test_one_photo_alone_gives_no_seeds(photos):
+    assert len(look_at(photos.part([2]), StereoSettings()).seeds) == 0
 
 
-def test_colours_are_the_mean_of_the_photos_that_agree(photos, room):
-    maps = estimate_depth(photos)
+def test_colours_are_the_mean_of_the_photos_that_agree(photos, maps):
     one = fuse(photos, [replace(m, witnesses=()) for m in maps], EVERY)
     first = maps[0].confidence >= EVERY.confidence
     assert torch.allclose(one.colors[: int(first.sum())], to_float(photos.photo(0)).permute(1, 2, 0)[first])
