@@ -40,8 +40,9 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out.split() == ["harmonizer", __version__]
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", ["--help", "enhancers", "convert --help"])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"), [("--help", ""), ("--help", "1"), ("enhancers", "1"), ("convert --help", "1")]
+)
 def test_output_that_nobody_reads_ends_a_command_without_a_word(words, unbuffered):
     command = [sys.executable, "-m", "harmonizer_ns.cli.main", *words.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}

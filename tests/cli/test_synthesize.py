@@ -225,6 +225,7 @@ def has_ended(process: int) -> bool:
 def test_a_stopped_run_leaves_no_workers_and_no_lock(work, who, number, told):
     recipe = "streams: [{kind: dim, count: 1, settings: {seconds: 60}, photos: [photos]}]"
     (work / "recipe.yaml").write_text(recipe)
+    (work / "photos" / "1.png").unlink()  # one task has one worker
     options = [str(work / "recipe.yaml"), "--output", str(work / "x"), "--workers", "2"]
     parent = subprocess.Popen([sys.executable, toy_streams.__file__, *options], stderr=subprocess.PIPE, text=True)
     while not (begun := list((work / "x").glob("dim/.*.partial/*/0000_target.png"))):
@@ -252,13 +253,15 @@ def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(work):
 
 
 def test_streams_are_given_splats_and_nerfs_by_workers_too(work):
-    (work / "recipe.yaml").write_text("streams: [{kind: named, count: 2}]")
-    for output, *more in (["x"], ["y", "--workers", "2"]):
-        options = [str(work / "recipe.yaml"), "--output", str(work / output), *more]
-        subprocess.run([sys.executable, toy_streams.__file__, *options], check=True, stdout=subprocess.DEVNULL)
+    (work / "recipe.yaml").write_text("streams: [{kind: named, count: 1}]")
+    here, there = ([str(work / "recipe.yaml"), "--output", str(work / name)] for name in "xy")
+    main(here)
+    command = [sys.executable, toy_streams.__file__, *there, "--workers", "2"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for output in "xy":
         pairs = read_pairs(work / output / "pairs.json")
-        sources = [pair.source for pair in pairs.train + pairs.test]
-        assert [source["parameters"] for source in sources] == [{"reconstructors": ["nerf", "splat"]}] * 2
+        (source,) = [pair.source for pair in pairs.train + pairs.test]
+        assert source["parameters"] == {"reconstructors": ["nerf", "splat"]}
 
 
 def test_a_missing_nerfstudio_is_one_clear_error(monkeypatch):

@@ -179,13 +179,3 @@ def test_sizes_that_do_not_fit_are_refused(enhancer):
         enhancer.network(images(1, 3, 32, 36))
     with pytest.raises(ValueError, match="looks at 0 previous outputs, got 1"):
         enhancer.network(images(1, 3, 32, 32), context=images(1, 1, 3, 32, 32))
-
-
-def test_it_is_one_graph_for_the_compiler():
-    """A break would end CUDA graphs too."""
-    torch.manual_seed(0)
-    network = DifixNetwork.from_config(config()).eval()
-    inputs = images(1, 3, 16, 16), images(1, 1, 3, 16, 16, seed=1)
-    with torch.inference_mode():
-        output = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)(*inputs)
-        torch.testing.assert_close(output, network(*inputs))

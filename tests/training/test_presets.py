@@ -2,9 +2,7 @@
 """Every preset, on scaled-down networks with random weights."""
 
 import json
-import multiprocessing
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from clip_toys import HEIGHT, WIDTH, write_clip
 from torchvision.models import squeezenet1_1
+from two_processes import run_two
 
 from harmonizer_ns.cli import train as command
 from harmonizer_ns.enhancers.base import Context
@@ -94,7 +93,7 @@ def frames(count: int = 1) -> Frames:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_trains_resumes_exactly_and_exports(name, pairs, squeezenet, tmp_path):
-    whole, parts = (tiny(name, pairs, tmp_path / folder, squeezenet, steps=20) for folder in ("whole", "parts"))
+    whole, parts = (tiny(name, pairs, tmp_path / folder, squeezenet, steps=4) for folder in ("whole", "parts"))
     outcome = train(whole)
     assert outcome.finished
     assert outcome.skipped == 0
@@ -111,6 +110,17 @@ def test_every_preset_trains_resumes_exactly_and_exports(name, pairs, squeezenet
     repaired = enhancer.enhance(frames(2), Context()).rgb
     assert repaired.shape == (2, 3, HEIGHT, WIDTH)
     assert bool(((repaired >= 0) & (repaired <= 1)).all())
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_trains_on_a_gpu_in_its_half_precision(name, pairs, squeezenet, tmp_path):
+    config = replace(tiny(name, pairs, tmp_path, squeezenet), device="cuda", precision="auto")
+    assert config.schedule.max_steps == 2
+    outcome = train(config)
+    assert (outcome.finished, outcome.skipped) == (True, 0)
+    assert load_run(list_runs(tmp_path / "checkpoints")[-1]).state["identity"]["precision"] == "bf16"
+    assert (tmp_path / "enhancer").is_dir()
 
 
 def test_half_of_the_steps_show_context(pairs, squeezenet, tmp_path):
@@ -196,6 +206,7 @@ def test_difix_can_read_what_was_trained(trained):
 def _member(rank: int, port: int, options: list[str]) -> None:
     """One of two processes, as torchrun starts it."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
     os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(1)
     command.main(command.parse(options))
@@ -215,11 +226,8 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     ]
     command.main(command.parse([*options, "--output", str(tmp_path / "one"), "--data.batch", "2"]))
     together = [*options, "--output", str(tmp_path / "two"), "--data.batch", "1"]
-    multiprocessing.set_forkserver_preload([__name__])  # what takes long to be imported is so once
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(_member, (port, together), nprocs=2, start_method="forkserver")
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    run_two(_member, store.port, together)
     one, two = (load_run(list_runs(tmp_path / name / "checkpoints")[-1]).tensors["weights"] for name in ("one", "two"))
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
     torch.manual_seed(0)
