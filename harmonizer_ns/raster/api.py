@@ -134,6 +134,8 @@ def _composite(
 
 def _meta(splats: tuple[Tensor, ...], ids: Ids | None, hits: TileHits, tiles: tuple[int, int]) -> dict[str, Any]:
     """What gsplat tells about intermediate results."""
+    from harmonizer_ns.raster.tiles import ROW, hit_keys
+
     radii, means2d, depths, conics, opacities, _ = splats
     camera_ids, gaussian_ids = ids if ids is not None else (None, None)
     return {
@@ -147,8 +149,8 @@ def _meta(splats: tuple[Tensor, ...], ids: Ids | None, hits: TileHits, tiles: tu
         "tile_width": tiles[0],
         "tile_height": tiles[1],
         "tiles_per_gauss": torch.from_numpy(hits.counts).reshape(radii.shape),
-        "isect_ids": torch.from_numpy(hits.keys),
-        "flatten_ids": torch.from_numpy(hits.ids),
+        "isect_ids": torch.from_numpy(hit_keys(hits, depths.detach().reshape(-1).numpy(), tiles[0] * tiles[1])),
+        "flatten_ids": torch.from_numpy(hits.hits[:, ROW].copy()),
         "isect_offsets": torch.from_numpy(hits.offsets[:-1]).reshape(-1, tiles[1], tiles[0]),
     }
 

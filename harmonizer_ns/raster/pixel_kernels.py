@@ -16,8 +16,8 @@ Backward, with ``v`` the gradient by ``C``, ``v_A`` by the accumulated alpha and
 ``R_0 + w_0 q_0 = v . C - v_A T_end`` is known, so one front-to-back pass suffices, with two numbers of state per
 pixel however many channels there are.
 
-A row of a tile is one 16-wide vector; its state lies in a small array, plane after plane. Rows that the splat's
-ellipse misses are skipped.
+A block of 4x2 pixels is one vector; the state of a tile's blocks lies in a small array, plane after plane. A hit knows
+which blocks its splat may colour; those whose pixels have all stopped are passed over.
 """
 
 from __future__ import annotations
@@ -26,29 +26,36 @@ import numpy as np
 from numba import njit
 
 from harmonizer_ns.raster.simd import (
+    WIDTH,
+    add_scaled,
     any_lane,
     broadcast,
-    lane_numbers,
     larger,
     load,
+    lowest_bit,
     magnitude,
-    power_of_two,
+    negated_magnitude,
     select,
     smaller,
     store,
-    total,
-    whole_part,
+    store_totals,
+    times_power_of_two,
+    zeros,
 )
 from harmonizer_ns.raster.tiles import (
+    BLOCK_HEIGHT,
+    BLOCK_WIDTH,
+    BLOCKS,
+    BLOCKS_ACROSS,
+    BLOCKS_DOWN,
     COLOR,
-    CONIC_XX,
-    CONIC_XY,
-    CONIC_YY,
-    HALF_HEIGHT,
-    LIMIT,
-    OPACITY,
-    SLOPE,
+    PEAK,
+    ROW,
+    SLOT,
     TILE,
+    XX,
+    XY,
+    YY,
     X,
     Y,
 )
@@ -57,7 +64,12 @@ F = np.float32
 MIN_ALPHA = np.float32(1.0 / 255.0)
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
-CHECK_EVERY = 8  # hits between two looks at which rows are still transparent
+MIN_LOG2_ALPHA = np.float32(-np.log2(255.0))
+ROUND = np.float32(1.5 * 2**23)  # added to a small float, it leaves no bits after the point
+CHECK_EVERY = 16  # hits between two looks at which blocks are still transparent
+NUM_BLOCKS = BLOCKS_ACROSS * BLOCKS_DOWN
+# A hit's gradient: v_sigma times 1, dx, dy, dx^2, dx dy, dy^2, then |dL/dx|, |dL/dy| if wanted, then colours.
+MOMENTS = 6
 
 # Not "fast": comparisons with NaN must keep their meaning.
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
@@ -68,82 +80,80 @@ HELPER = {"error_model": "numpy", "nogil": True, "fastmath": FLAGS, "forceinline
 
 
 @njit(**HELPER)
-def _exp_negative(sigma):
-    """``exp(-sigma)`` for ``sigma >= 0`` to 2e-7: ``2^n`` by bits, ``2^f`` for ``f`` in [-1/2, 1/2] by Taylor."""
-    power = larger(sigma * F(-1.4426950408889634), F(-125.0))
-    whole = whole_part(power - F(0.5))
-    f = power - whole
-    poly = f * F(1.5403530e-4) + F(1.3333558e-3)
-    poly = poly * f + F(9.6181291e-3)
-    poly = poly * f + F(5.5504109e-2)
-    poly = poly * f + F(2.4022651e-1)
-    poly = poly * f + F(6.9314718e-1)
-    poly = poly * f + F(1.0)
-    return poly * power_of_two(whole)
+def _exp2(power):
+    """``2 ** power`` to 3e-7, for powers from -126 to 127: ``2 ** n`` by bits, the rest in [-1/2, 1/2] by minimax."""
+    shifted = power + ROUND
+    f = power - (shifted - ROUND)
+    poly = f * F(1.3276472e-3) + F(9.675541e-3)
+    poly = poly * f + F(5.550713e-2)
+    poly = poly * f + F(2.402212e-1)
+    poly = poly * f + F(6.9314694e-1)
+    poly = poly * f + F(1.0000001)
+    return times_power_of_two(poly, shifted)
 
 
 @njit(**HELPER)
 def _falloff(splat, dx, dy):
-    """``o exp(-sigma)`` on a row of pixels and the alpha it gives."""
-    across, fixed = splat[CONIC_XY] * dy, F(0.5) * splat[CONIC_YY] * dy * dy
-    sigma = (dx * (F(0.5) * splat[CONIC_XX]) + across) * dx + fixed
-    raw = _exp_negative(sigma) * splat[OPACITY]
-    alpha = smaller(raw, MAX_ALPHA)
-    return raw, select((alpha >= MIN_ALPHA) & (sigma >= F(0.0)), alpha, F(0.0))
+    """``o exp(-sigma)`` on a block and the alpha it gives; where that is 0, the first may be anything."""
+    power = (dx * splat[XX] + dy * splat[XY]) * dx + (dy * dy * splat[YY] + splat[PEAK])
+    raw = _exp2(power)
+    seen = (power >= MIN_LOG2_ALPHA) & (power <= splat[PEAK] + F(1e-3))  # sigma is 0 or more but for rounding
+    return raw, select(seen, smaller(raw, MAX_ALPHA), F(0.0))
 
 
 @njit(**HELPER)
-def _refresh_live(state, live):
-    """Mark the rows of the tile in which some pixel still lets light through; tell whether any does."""
-    some = False
-    for y in range(TILE):
-        live[y] = any_lane(load(state[y], 0) > F(0.0))
-        some |= live[y]
-    return some
+def _place(block, lane):
+    """Column and row of a pixel within its tile."""
+    x = BLOCK_WIDTH * (block % BLOCKS_ACROSS) + lane % BLOCK_WIDTH
+    return x, BLOCK_HEIGHT * (block // BLOCKS_ACROSS) + lane // BLOCK_WIDTH
 
 
 @njit(**HELPER)
-def _rows_touched(splat, top):
-    """First and one past the last row of the tile within the splat's ellipse."""
-    center = splat[Y] - top - F(0.5)
-    low = np.ceil(center - splat[HALF_HEIGHT])
-    high = np.floor(center + splat[HALF_HEIGHT])
-    return np.int64(max(low, F(0.0))), np.int64(min(high, F(TILE - 1))) + 1
+def _pixel_centers():
+    """Coordinates of the pixels' centres, two planes for each block of a tile."""
+    centers = np.empty(2 * NUM_BLOCKS * WIDTH, np.float32)
+    for block in range(NUM_BLOCKS):
+        for lane in range(WIDTH):
+            x, y = _place(block, lane)
+            centers[2 * block * WIDTH + lane] = x + F(0.5)
+            centers[(2 * block + 1) * WIDTH + lane] = y + F(0.5)
+    return centers
 
 
 @njit(**HELPER)
-def _misses_row(splat, dy, left):
-    """Whether ``sigma`` stays above the splat's limit on all 16 pixels of a row."""
-    far = splat[X] - left - F(0.5)
-    near = far - F(TILE - 1)
-    dx = min(max(splat[SLOPE] * dy, near), far)
-    sigma = F(0.5) * (splat[CONIC_XX] * dx * dx + splat[CONIC_YY] * dy * dy) + splat[CONIC_XY] * dx * dy
-    return sigma > splat[LIMIT]
+def _live_blocks(state, stride):
+    """The bits of the blocks in which some pixel still lets light through."""
+    bits = np.int64(0)
+    for block in range(NUM_BLOCKS):
+        bits |= np.int64(any_lane(load(state, block * stride) > F(0.0))) << block
+    return bits
 
 
 @njit(**HELPER)
-def _blend_row(row, splat, dx, dy, channels):
-    """Put one splat behind what 16 pixels show. Planes of ``row``: T while alive, T at the end, channels."""
+def _blend_block(state, at, splat, dx, dy, channels):
+    """Put one splat behind what a block shows. Planes of ``state``: T, once stopped its negative, then channels."""
     _, alpha = _falloff(splat, dx, dy)
-    light = load(row, 0)
-    after = light * (F(1.0) - alpha)
+    old = load(state, at)
+    light = larger(old, F(0.0))
+    weight = alpha * light
+    after = light - weight
     ends = after <= MIN_TRANSMITTANCE
-    weight = select(ends, F(0.0), alpha * light)
-    store(row, 0, select(ends, F(0.0), after))
-    store(row, TILE, select(ends, load(row, TILE), after))
-    for k in range(len(channels)):
-        store(row, (2 + k) * TILE, load(row, (2 + k) * TILE) + weight * splat[COLOR + k])
+    weight = select(ends, F(0.0), weight)
+    store(state, at, select(ends, negated_magnitude(old), after))
+    for k in range(1, 1 + len(channels)):
+        plane = at + k * WIDTH
+        store(state, plane, load(state, plane) + weight * splat[COLOR - 1 + k])
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FLAGS)
-def forward_tiles(begin, end, splats, ids, offsets, backgrounds, tiles_x, tiles_y, image, light, channels):
+def forward_tiles(begin, end, splats, hits, offsets, backgrounds, tiles_x, tiles_y, image, light, channels):
     """Render the tiles ``begin`` to ``end`` (counted over all cameras).
 
     Args:
         begin: first tile.
         end: one past the last tile.
-        splats: the splat table, ``rows 9+k``.
-        ids: row of each hit.
+        splats: the splat table, ``rows 6+k``.
+        hits: the hit table.
         offsets: first hit of each tile.
         backgrounds: ``cameras k``.
         tiles_x: tiles across.
@@ -152,104 +162,105 @@ def forward_tiles(begin, end, splats, ids, offsets, backgrounds, tiles_x, tiles_
         light: out, the transmittance at the end, ``cameras height width``.
         channels: a tuple of ``k`` zeros; its length is part of the compiled type.
     """
-    height, width = light.shape[1], light.shape[2]
-    state = np.empty((TILE, (2 + len(channels)) * TILE), np.float32)
-    live = np.empty(TILE, np.bool_)
+    stride = (1 + len(channels)) * WIDTH
+    state, centers = np.empty(NUM_BLOCKS * stride, np.float32), _pixel_centers()
     for tile in range(begin, end):
         camera, place = tile // (tiles_x * tiles_y), tile % (tiles_x * tiles_y)
         top, left = (place // tiles_x) * TILE, (place % tiles_x) * TILE
-        rows, columns = min(TILE, height - top), min(TILE, width - left)
+        rows, columns = min(TILE, light.shape[1] - top), min(TILE, light.shape[2] - left)
         state[:] = F(0.0)
-        state[:rows, :columns] = F(1.0)
-        state[:, TILE : 2 * TILE] = F(1.0)
+        for block in range(NUM_BLOCKS):
+            for lane in range(WIDTH):
+                x, y = _place(block, lane)
+                state[block * stride + lane] = F(x < columns and y < rows)
+        live = np.int64(0)
         for hit in range(offsets[tile], offsets[tile + 1]):
-            if (hit - offsets[tile]) % CHECK_EVERY == 0 and not _refresh_live(state, live):
-                break
-            splat = splats[ids[hit]]
-            dx = (splat[X] - F(left) - F(0.5)) - lane_numbers()
-            first, last = _rows_touched(splat, F(top))
-            for y in range(first, last):
-                dy = splat[Y] - F(top + y) - F(0.5)
-                if live[y] and not _misses_row(splat, dy, F(left)):
-                    _blend_row(state[y], splat, dx, dy, channels)
-        for y in range(rows):
-            for x in range(columns):
-                through = state[y, TILE + x]
-                light[camera, top + y, left + x] = through
-                for k in range(len(channels)):
-                    color = state[y, (2 + k) * TILE + x]
-                    image[camera, top + y, left + x, k] = color + through * backgrounds[camera, k]
+            if (hit - offsets[tile]) % CHECK_EVERY == 0:
+                live = _live_blocks(state, stride)
+                if live == 0:
+                    break
+            splat = splats[hits[hit, ROW]]
+            x, y = broadcast(splat[X] - F(left)), broadcast(splat[Y] - F(top))
+            blocks = hits[hit, BLOCKS] & live
+            while blocks:
+                block = lowest_bit(blocks)
+                blocks &= blocks - 1
+                at = 2 * block * WIDTH
+                dx, dy = x - load(centers, at), y - load(centers, at + WIDTH)
+                _blend_block(state, block * stride, splat, dx, dy, channels)
+        for block in range(NUM_BLOCKS):
+            for lane in range(WIDTH):
+                x, y = _place(block, lane)
+                if x < columns and y < rows:
+                    at = block * stride + lane
+                    through = abs(state[at])
+                    light[camera, top + y, left + x] = through
+                    for k in range(len(channels)):
+                        color = state[at + (1 + k) * WIDTH]
+                        image[camera, top + y, left + x, k] = color + through * backgrounds[camera, k]
 
 
 @njit(**HELPER)
-def _add(sums, plane, value):
-    store(sums, plane * TILE, load(sums, plane * TILE) + value)
+def _add_absolute(extra, splat, v_x, v_y):
+    """Add ``|dL/d centre| / ln 2`` of a block, where it is wanted."""
+    if len(extra) == 0:
+        return extra
+    gx, gy = extra
+    xx, xy, yy = F(2.0) * splat[XX], splat[XY], F(2.0) * splat[YY]
+    return (gx + magnitude(v_x * xx + v_y * xy), gy + magnitude(v_x * xy + v_y * yy))
 
 
 @njit(**HELPER)
-def _unblend_row(row, sums, splat, dx, dy, channels, absolute):
-    """Backward of `_blend_row`; adds into ``sums``, kept per column.
+def _unblend_block(state, at, moments, extra, colors, splat, dx, dy):
+    """Backward of `_blend_block`; adds to the sums over pixels, which it returns.
 
-    Planes of ``row``: T while alive, R, then v per channel. Planes of ``sums``: ``v_sigma`` times 1, dy, dy^2,
-    |dL/dx|, |dL/dy|, then per channel ``w v``.
+    Planes of ``state``: T, 0 once stopped, R, then v per channel.
     """
     raw, alpha = _falloff(splat, dx, dy)
-    light = load(row, 0)
-    after = light * (F(1.0) - alpha)
-    ends = after <= MIN_TRANSMITTANCE
-    alpha = select(ends, F(0.0), alpha)
+    light = load(state, at)
     weight = alpha * light
-    store(row, 0, select(ends, F(0.0), after))
+    after = light - weight
+    ends = after <= MIN_TRANSMITTANCE
+    weight, alpha = select(ends, F(0.0), weight), select(ends, F(0.0), alpha)
+    store(state, at, select(ends, F(0.0), after))
     shade = broadcast(F(0.0))
-    for k in range(len(channels)):
-        v = load(row, (2 + k) * TILE)
-        shade = shade + v * splat[COLOR + k]
-        _add(sums, 5 + k, weight * v)
-    behind = load(row, TILE) - weight * shade
-    store(row, TILE, behind)
-    v_alpha = light * shade - behind / (F(1.0) - alpha)
-    v_sigma = select((alpha > F(0.0)) & (raw <= MAX_ALPHA), raw * v_alpha * F(-1.0), F(0.0))
-    _add(sums, 0, v_sigma)
-    _add(sums, 1, v_sigma * dy)
-    _add(sums, 2, v_sigma * (dy * dy))
-    if absolute:
-        a, b, c = splat[CONIC_XX], splat[CONIC_XY], splat[CONIC_YY]
-        _add(sums, 3, magnitude(v_sigma * (dx * a + b * dy)))
-        _add(sums, 4, magnitude(v_sigma * (dx * b + c * dy)))
-
-
-@njit(**HELPER)
-def _store_hit(grad, sums, splat, dx, channels):
-    """Turn column sums into one hit's gradient: x, y, conic xx, xy, yy, opacity, |x|, |y|, channels."""
-    a, b, c = splat[CONIC_XX], splat[CONIC_XY], splat[CONIC_YY]
-    zeroth, first, second = load(sums, 0), load(sums, TILE), load(sums, 2 * TILE)
-    mx, my = total(zeroth * dx), total(first)
-    grad[0], grad[1] = a * mx + b * my, b * mx + c * my
-    grad[2], grad[3], grad[4] = F(0.5) * total(zeroth * dx * dx), total(first * dx), F(0.5) * total(second)
-    grad[5] = -total(zeroth) / splat[OPACITY]
-    grad[6], grad[7] = total(load(sums, 3 * TILE)), total(load(sums, 4 * TILE))
-    for k in range(len(channels)):
-        grad[8 + k] = total(load(sums, (5 + k) * TILE))
+    for k in range(len(colors)):
+        shade = shade + load(state, at + (2 + k) * WIDTH) * splat[COLOR + k]
+    colors = add_scaled(colors, weight, state, at + 2 * WIDTH)
+    own = weight * shade
+    behind = load(state, at + WIDTH) - own
+    store(state, at + WIDTH, behind)
+    # -raw dL/dalpha, with raw = alpha where it is not clamped
+    v_sigma = select(raw <= MAX_ALPHA, behind * (alpha / (F(1.0) - alpha)) - own, F(0.0))
+    v_x, v_y = v_sigma * dx, v_sigma * dy
+    s, sx, sy, sxx, sxy, syy = moments
+    moments = (s + v_sigma, sx + v_x, sy + v_y, sxx + v_x * dx, sxy + v_x * dy, syy + v_y * dy)
+    return moments, _add_absolute(extra, splat, v_x, v_y), colors
 
 
 @njit(**HELPER)
 def _load_tile(state, camera, top, left, image, light, v_image, v_light, channels):
     """Start the backward pass: T = 1 and R from the finished image; pixels outside the image stay dark."""
+    stride = (2 + len(channels)) * WIDTH
     state[:] = F(0.0)
-    for y in range(min(TILE, light.shape[1] - top)):
-        for x in range(min(TILE, light.shape[2] - left)):
+    for block in range(NUM_BLOCKS):
+        for lane in range(WIDTH):
+            x, y = _place(block, lane)
+            if left + x >= light.shape[2] or top + y >= light.shape[1]:
+                continue
+            at = block * stride + lane
             rest = v_light[camera, top + y, left + x] * light[camera, top + y, left + x]
             for k in range(len(channels)):
                 v = v_image[camera, top + y, left + x, k]
-                state[y, (2 + k) * TILE + x] = v
+                state[at + (2 + k) * WIDTH] = v
                 rest += v * image[camera, top + y, left + x, k]
-            state[y, x] = F(1.0)
-            state[y, TILE + x] = rest
+            state[at] = F(1.0)
+            state[at + WIDTH] = rest
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FLAGS)
 def backward_tiles(
-    begin, end, splats, ids, slots, offsets, tiles_x, tiles_y, image, light, v_image, v_light, grads, absolute, channels
+    begin, end, splats, hits, offsets, tiles_x, tiles_y, image, light, v_image, v_light, grads, absolute, channels
 ):
     """Gradients of the tiles ``begin`` to ``end``: one line of ``grads`` per hit, at the hit's slot.
 
@@ -257,8 +268,7 @@ def backward_tiles(
         begin: first tile.
         end: one past the last tile.
         splats: the splat table.
-        ids: row of each hit.
-        slots: line of ``grads`` of each hit.
+        hits: the hit table.
         offsets: first hit of each tile.
         tiles_x: tiles across.
         tiles_y: tiles down.
@@ -266,49 +276,55 @@ def backward_tiles(
         light: the transmittance at the end.
         v_image: gradient by ``image``.
         v_light: gradient by ``light``.
-        grads: out, ``hits 8+k``.
-        absolute: whether to sum the absolute gradients by the splat's position too.
+        grads: out, ``slots 6+a+k``.
+        absolute: a tuple of ``a`` = 2 zeros to sum the absolute gradients by the splat's position too, else empty.
         channels: a tuple of ``k`` zeros.
     """
-    state = np.empty((TILE, (2 + len(channels)) * TILE), np.float32)
-    sums = np.empty((5 + len(channels)) * TILE, np.float32)
-    live = np.empty(TILE, np.bool_)
+    stride = (2 + len(channels)) * WIDTH
+    state, centers = np.empty(NUM_BLOCKS * stride, np.float32), _pixel_centers()
     for tile in range(begin, end):
         camera, place = tile // (tiles_x * tiles_y), tile % (tiles_x * tiles_y)
         top, left = (place // tiles_x) * TILE, (place % tiles_x) * TILE
         _load_tile(state, camera, top, left, image, light, v_image, v_light, channels)
-        some = True
+        live = np.int64(-1)
         for hit in range(offsets[tile], offsets[tile + 1]):
-            if some and (hit - offsets[tile]) % CHECK_EVERY == 0:
-                some = _refresh_live(state, live)
-            grad = grads[slots[hit]]
-            if not some:
-                grad[:] = F(0.0)
-                continue
-            splat = splats[ids[hit]]
-            sums[:] = F(0.0)
-            dx = (splat[X] - F(left) - F(0.5)) - lane_numbers()
-            first, last = _rows_touched(splat, F(top))
-            for y in range(first, last):
-                dy = splat[Y] - F(top + y) - F(0.5)
-                if live[y] and not _misses_row(splat, dy, F(left)):
-                    _unblend_row(state[y], sums, splat, dx, dy, channels, absolute)
-            _store_hit(grad, sums, splat, dx, channels)
+            if live != 0 and (hit - offsets[tile]) % CHECK_EVERY == 0:
+                live = _live_blocks(state, stride)
+            splat = splats[hits[hit, ROW]]
+            x, y = broadcast(splat[X] - F(left)), broadcast(splat[Y] - F(top))
+            moments, extra, colors = zeros((0, 0, 0, 0, 0, 0)), zeros(absolute), zeros(channels)
+            blocks = hits[hit, BLOCKS] & live
+            while blocks:
+                block = lowest_bit(blocks)
+                blocks &= blocks - 1
+                at = 2 * block * WIDTH
+                dx, dy = x - load(centers, at), y - load(centers, at + WIDTH)
+                moments, extra, colors = _unblend_block(state, block * stride, moments, extra, colors, splat, dx, dy)
+            store_totals(grads[hits[hit, SLOT]], 0, moments + extra + colors)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def gather_hits(begin, end, starts, grads, absolute, v_means2d, v_conics, v_opacities, v_absolute, v_colors):
-    """Add up each row's hits, always in the order of its tiles, so that the sum never depends on threads."""
-    totals = np.empty(grads.shape[1])
+def gather_hits(begin, end, splats, starts, blocks, grads, v_means2d, v_conics, v_opacities, v_absolute, v_colors):
+    """Add up each row's hits, always in the order of its tiles, so that the sum never depends on threads.
+
+    Rows without slots keep their zeros. ``v_absolute`` has no columns where it is not wanted.
+    """
+    sums = np.empty(grads.shape[1])
+    first = MOMENTS + v_absolute.shape[1]
+    ln2 = np.log(2.0)
     for row in range(begin, end):
-        totals[:] = 0.0
+        if starts[row] == starts[row + 1]:
+            continue
+        sums[:] = 0.0
         for slot in range(starts[row], starts[row + 1]):
-            for k in range(totals.shape[0]):
-                totals[k] += grads[slot, k]
-        v_means2d[row, 0], v_means2d[row, 1] = totals[0], totals[1]
-        v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = totals[2], totals[3], totals[4]
-        v_opacities[row] = totals[5]
-        if absolute:
-            v_absolute[row, 0], v_absolute[row, 1] = totals[6], totals[7]
+            if blocks[slot]:
+                for k in range(sums.shape[0]):
+                    sums[k] += grads[slot, k]
+        xx, xy, yy = -2.0 * ln2 * splats[row, XX], -ln2 * splats[row, XY], -2.0 * ln2 * splats[row, YY]
+        v_means2d[row, 0], v_means2d[row, 1] = xx * sums[1] + xy * sums[2], xy * sums[1] + yy * sums[2]
+        v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = 0.5 * sums[3], sums[4], 0.5 * sums[5]
+        v_opacities[row] = -sums[0] * 2.0 ** -splats[row, PEAK]
+        for k in range(v_absolute.shape[1]):
+            v_absolute[row, k] = ln2 * sums[MOMENTS + k]
         for k in range(v_colors.shape[1]):
-            v_colors[row, k] = totals[8 + k]
+            v_colors[row, k] = sums[first + k]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harmonizer_ns.raster.pixel_kernels import backward_tiles, forward_tiles, gather_hits
+from harmonizer_ns.raster.pixel_kernels import MOMENTS, backward_tiles, forward_tiles, gather_hits
 from harmonizer_ns.raster.threads import parallel_chunks
 from harmonizer_ns.raster.tiles import COLOR, TileHits
 
@@ -46,7 +46,7 @@ class _Rasterize(torch.autograd.Function):
         tag = (0,) * width
 
         def task(begin: int, end: int) -> None:
-            forward_tiles(begin, end, splats, hits.ids, hits.offsets, *constant, image, light, tag)
+            forward_tiles(begin, end, splats, hits.hits, hits.offsets, *constant, image, light, tag)
 
         parallel_chunks(task, len(hits.offsets) - 1, TILES_PER_TASK)
         ctx.save_for_backward(means2d)
@@ -61,20 +61,19 @@ class _Rasterize(torch.autograd.Function):
         v_image = v_image.detach()
         v_padded = _pad(v_image.numpy(), width)
         v_light = np.ascontiguousarray(-v_alpha.detach().numpy()[..., 0])
-        grads = np.empty((len(hits.ids), 8 + width), np.float32)
-        tag = (0,) * width
+        tag, absolute = (0,) * width, (0, 0) if ctx.absgrad else ()
+        grads = np.empty((len(hits.blocks), MOMENTS + len(absolute) + width), np.float32)
+        tile_inputs = (splats, hits.hits, hits.offsets, *ctx.tiles, image, light, v_padded, v_light)
 
         def tile_task(begin: int, end: int) -> None:
-            backward_tiles(
-                begin, end, splats, hits.ids, hits.slots, hits.offsets, *ctx.tiles, image, light, v_padded, v_light,
-                grads, ctx.absgrad, tag,
-            )  # fmt: skip
+            backward_tiles(begin, end, *tile_inputs, grads, absolute, tag)
 
         parallel_chunks(tile_task, len(hits.offsets) - 1, TILES_PER_TASK)
         rows = len(hits.starts) - 1
-        sizes = (2, 3, None, 2, ctx.channels)
-        outputs = [np.empty(rows if k is None else (rows, k), np.float32) for k in sizes]
-        parallel_chunks(lambda b, e: gather_hits(b, e, hits.starts, grads, ctx.absgrad, *outputs), rows, ROWS_PER_TASK)
+        sizes = (2, 3, None, len(absolute), ctx.channels)
+        outputs = [np.zeros(rows if k is None else (rows, k), np.float32) for k in sizes]
+        inputs = (splats, hits.starts, hits.blocks, grads)
+        parallel_chunks(lambda b, e: gather_hits(b, e, *inputs, *outputs), rows, ROWS_PER_TASK)
         v_means2d, v_conics, v_opacities, v_absolute, v_colors = (
             torch.from_numpy(array).reshape(*ctx.rows, *array.shape[1:]) for array in outputs
         )

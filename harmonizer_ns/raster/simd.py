@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sixteen float32 lanes as one value inside numba kernels.
+"""Eight float32 lanes as one value inside numba kernels.
 
 LLVM's loop vectoriser gives up on the compositing loops, so the kernels say what they want: ``+ - * /``, the
 comparisons ``>= > <=`` and ``&`` work lane by lane on vectors (and float32 scalars), with `load`, `store`, `select`
-and the rest below. LLVM maps them to whatever the machine has: one AVX-512 register, two AVX or four SSE/NEON ones.
+and the rest below. LLVM maps them to whatever the machine has: one AVX register or two SSE/NEON ones.
 
 numba's disk cache watches only the file of a cached kernel: after changing this file, touch those that use it.
 """
@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-WIDTH = 16
+WIDTH = 8
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 INTS = ir.VectorType(ir.IntType(32), WIDTH)
 BITS = ir.VectorType(ir.IntType(1), WIDTH)
@@ -27,10 +27,10 @@ CONTRACT = ("contract", "nsz", "arcp")
 
 
 class _Lanes(types.Type):
-    """Numba type of a vector (``float32x16``) or of a comparison's result (``mask16``)."""
+    """Numba type of a vector (``float32x8``) or of a comparison's result (``mask8``)."""
 
 
-VECTOR, MASK = _Lanes(name="float32x16"), _Lanes(name="mask16")
+VECTOR, MASK = _Lanes(name="float32x8"), _Lanes(name="mask8")
 
 
 @register_model(_Lanes)
@@ -89,7 +89,7 @@ def _pointer(context, builder, array_type, array, index):
 
 @intrinsic
 def load(typingctx, array, index):
-    """The lanes ``array[index : index + 16]`` of a contiguous float32 vector."""
+    """The lanes ``array[index : index + 8]`` of a contiguous float32 vector."""
 
     def codegen(context, builder, sig, args):
         return builder.load(_pointer(context, builder, sig.args[0], *args), align=4)
@@ -99,7 +99,7 @@ def load(typingctx, array, index):
 
 @intrinsic
 def store(typingctx, array, index, value):
-    """Write the lanes to ``array[index : index + 16]``."""
+    """Write the lanes to ``array[index : index + 8]``."""
 
     def codegen(context, builder, sig, args):
         builder.store(args[2], _pointer(context, builder, sig.args[0], args[0], args[1]), align=4)
@@ -116,16 +116,6 @@ def broadcast(typingctx, value):
         return _broadcast(builder, args[0], sig.args[0])
 
     return VECTOR(types.float32), codegen
-
-
-@intrinsic
-def lane_numbers(typingctx):
-    """0, 1, ..., 15."""
-
-    def codegen(context, builder, sig, args):
-        return _constant(FLOATS, [float(lane) for lane in range(WIDTH)])
-
-    return VECTOR(), codegen
 
 
 @intrinsic
@@ -167,45 +157,6 @@ def magnitude(typingctx, value):
 
 
 @intrinsic
-def whole_part(typingctx, value):
-    """Lanes rounded toward zero; they must fit 32 bits."""
-
-    def codegen(context, builder, sig, args):
-        return builder.sitofp(builder.fptosi(args[0], INTS), FLOATS)
-
-    return VECTOR(VECTOR), codegen
-
-
-@intrinsic
-def power_of_two(typingctx, exponent):
-    """``2 ** exponent`` for whole exponents in [-126, 127], by writing the exponent's bits."""
-
-    def codegen(context, builder, sig, args):
-        biased = builder.add(builder.fptosi(args[0], INTS), _constant(INTS, [127] * WIDTH))
-        return builder.bitcast(builder.shl(biased, _constant(INTS, [23] * WIDTH)), FLOATS)
-
-    return VECTOR(VECTOR), codegen
-
-
-@intrinsic
-def total(typingctx, value):
-    """The sum of the lanes, pairwise."""
-
-    def codegen(context, builder, sig, args):
-        part, width = args[0], WIDTH
-        while width > 1:
-            width //= 2
-            halves = []
-            for start in (0, width):
-                lanes = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(start, start + width)))
-                halves.append(builder.shuffle_vector(part, ir.Constant(part.type, ir.Undefined), lanes))
-            part = builder.fadd(*halves)
-        return builder.extract_element(part, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(VECTOR), codegen
-
-
-@intrinsic
 def any_lane(typingctx, mask):
     """Whether some lane of the mask is set."""
 
@@ -214,3 +165,103 @@ def any_lane(typingctx, mask):
         return cgutils.is_not_null(builder, bits)
 
     return types.boolean(MASK), codegen
+
+
+@intrinsic
+def negated_magnitude(typingctx, value):
+    """Minus the absolute values."""
+
+    def codegen(context, builder, sig, args):
+        bits = builder.or_(builder.bitcast(args[0], INTS), _constant(INTS, [0x80000000] * WIDTH))
+        return builder.bitcast(bits, FLOATS)
+
+    return VECTOR(VECTOR), codegen
+
+
+@intrinsic
+def times_power_of_two(typingctx, value, shifted):
+    """``value * 2 ** n`` for ``shifted = 1.5 * 2 ** 23 + n``, whose last bits are ``n``: they become the exponent's."""
+
+    def codegen(context, builder, sig, args):
+        bits, power = (builder.bitcast(arg, INTS) for arg in args)
+        return builder.bitcast(builder.add(bits, builder.shl(power, _constant(INTS, [23] * WIDTH))), FLOATS)
+
+    return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """The number of the lowest bit that is set in a positive integer."""
+
+    def codegen(context, builder, sig, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def zeros(typingctx, like):
+    """As many vectors of zeros as the tuple ``like`` is long."""
+    kind = types.UniTuple(VECTOR, len(like))
+
+    def codegen(context, builder, sig, args):
+        return context.make_tuple(builder, kind, [_constant(FLOATS, [0.0] * WIDTH)] * len(kind))
+
+    return kind(like), codegen
+
+
+@intrinsic
+def add_scaled(typingctx, sums, factor, array, index):
+    """The tuple ``sums`` with the vectors at ``array[index:]``, times ``factor``, added one to one."""
+
+    def codegen(context, builder, sig, args):
+        added = []
+        for k, value in enumerate(cgutils.unpack_tuple(builder, args[0])):
+            at = builder.add(args[3], ir.Constant(args[3].type, k * WIDTH))
+            plane = builder.load(_pointer(context, builder, sig.args[2], args[2], at), align=4)
+            added.append(builder.fadd(value, builder.fmul(args[1], plane, flags=CONTRACT), flags=CONTRACT))
+        return context.make_tuple(builder, sig.return_type, added)
+
+    return sums(sums, VECTOR, array, types.intp), codegen
+
+
+def _halves_added(builder, a, b, low, high):
+    """``low`` lanes of two vectors plus their ``high`` lanes; the second's begin at 8."""
+    return builder.fadd(
+        *(builder.shuffle_vector(a, b, _constant(INTS, lanes)) for lanes in (low, high)), flags=CONTRACT
+    )
+
+
+def _totals(builder, vectors):
+    """The sums over the lanes of eight vectors, as one vector."""
+    v = [vectors[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)]  # the steps below stay within 128 bits, which orders them anew
+    for low, high in (
+        ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+        ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+        ([0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]),
+    ):
+        v = [_halves_added(builder, a, b, low, high) for a, b in zip(v[::2], v[1::2], strict=True)]
+    return v[0]
+
+
+@intrinsic
+def store_totals(typingctx, array, index, sums):
+    """Write the sum over the lanes of each vector of a tuple to ``array[index:]``."""
+
+    def codegen(context, builder, sig, args):
+        vectors = cgutils.unpack_tuple(builder, args[2])
+        nothing = _constant(FLOATS, [0.0] * WIDTH)
+        for first in range(0, len(vectors), WIDTH):
+            part = vectors[first : first + WIDTH]
+            values = _totals(builder, part + [nothing] * (WIDTH - len(part)))
+            at = builder.add(args[1], ir.Constant(args[1].type, first))
+            place = _pointer(context, builder, sig.args[0], args[0], at)
+            if len(part) == WIDTH:
+                builder.store(values, place, align=4)
+                continue
+            for number in [ir.Constant(ir.IntType(32), lane) for lane in range(len(part))]:
+                lane = builder.gep(builder.bitcast(place, ir.FloatType().as_pointer()), [number])
+                builder.store(builder.extract_element(values, number), lane)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, sums), codegen

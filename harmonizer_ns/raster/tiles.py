@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which splats touch which 16x16 tile, front to back.
+"""Which splats touch which 16x16 tile, front to back, and which of its blocks of 4x2 pixels.
 
 A splat colours a pixel only where ``alpha = o exp(-sigma) >= 1/255``, that is inside the ellipse
 ``sigma <= ln(255 o)``. A tile is listed for a splat if gsplat lists it (it meets the square of the splat's radius)
-and the ellipse's bounding box meets it: fewer hits than gsplat's, the same image.
+and the ellipse meets one of its blocks: fewer hits than gsplat's, the same image.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ from harmonizer_ns.raster.threads import parallel_chunks
 TILE = 16
 CHUNK = 4096
 
-# Columns of the splat table that the pixel kernels read; colours follow.
-X, Y, CONIC_XX, CONIC_XY, CONIC_YY, OPACITY, HALF_HEIGHT, LIMIT, SLOPE, COLOR = range(10)
+BLOCK_WIDTH, BLOCK_HEIGHT = 4, 2
+BLOCKS_ACROSS, BLOCKS_DOWN = TILE // BLOCK_WIDTH, TILE // BLOCK_HEIGHT
+
+# Columns of the splat table that the pixel kernels read; colours follow. With d = centre - pixel,
+# log2(o exp(-sigma)) = XX dx^2 + XY dx dy + YY dy^2 + PEAK.
+X, Y, XX, XY, YY, PEAK, COLOR = range(7)
+LOG2_255 = math.log2(255.0)
+
+# Columns of the hit table.
+ROW, BLOCKS, SLOT = range(3)
 
 
 @dataclass(frozen=True)
@@ -30,22 +38,20 @@ class TileHits:
     """Splat-tile pairs of all cameras, sorted by camera, tile (row-major), depth.
 
     Args:
-        splats: one line per projected row, columns as named above (9 geometry values, then colours).
+        splats: one line per projected row, columns as named above (6 geometry values, then colours).
         counts: number of tiles of each row.
         offsets: where each tile's hits begin; one entry more than there are tiles.
-        ids: the row of each hit.
-        slots: each hit's rank when sorted by row and then tile.
-        starts: where each row's slots begin; one entry more than there are rows.
-        keys: ``camera | tile | depth bits`` as in gsplat.
+        hits: of each hit the row, the bits of the blocks that the splat may colour (row-major), and the slot.
+        starts: where each row's slots begin, one for each tile of its box; one entry more than there are rows.
+        blocks: the bits of each slot; 0 where the splat misses the tile, which then is no hit.
     """
 
     splats: np.ndarray
     counts: np.ndarray
     offsets: np.ndarray
-    ids: np.ndarray
-    slots: np.ndarray
+    hits: np.ndarray
     starts: np.ndarray
-    keys: np.ndarray
+    blocks: np.ndarray
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -63,30 +69,89 @@ def _tile_range(center, half, tiles):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _bound_chunk(begin, end, radii, means2d, conics, opacities, colors, tiles_x, tiles_y, splats, boxes, counts):
-    """Fill the splat table, the tile box and the number of tiles of the rows ``begin`` to ``end``."""
+def _ellipse(line):
+    """``p``, ``q``, slope and reach of a splat's ellipse ``|x - X - slope dy| <= sqrt(p - q dy^2)``.
+
+    It ends ``reach`` above and below the centre; NaN where float32 does not determine it.
+    """
+    a, b, c = -2.0 * np.float64(line[XX]), -np.float64(line[XY]), -2.0 * np.float64(line[YY])
+    limit = (np.float64(line[PEAK]) + LOG2_255) * 1.0001 + 2e-4  # rounding must not lose a pixel
+    det = a * c - b * b
+    if not det > 1e-6 * a * c:
+        return np.nan, np.nan, np.nan, np.nan
+    return 2.0 * limit / a, det / (a * a), b / a, math.sqrt(2.0 * limit * a / det)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _bound_chunk(begin, end, radii, means2d, conics, opacities, colors, tiles_x, tiles_y, splats, boxes, sizes):
+    """Fill the splat table, the tile box and the number of its tiles of the rows ``begin`` to ``end``."""
+    log2_e = 1.0 / math.log(2.0)
     for row in range(begin, end):
         if not _drawable(row, radii, opacities, colors):
             continue
-        a, b, c = np.float64(conics[row, 0]), np.float64(conics[row, 1]), np.float64(conics[row, 2])
-        limit = math.log(255.0 * opacities[row]) * 1.0001 + 1e-4  # rounding must not lose a pixel
-        det = a * c - b * b
+        line = splats[row]
+        line[X], line[Y] = means2d[row, 0], means2d[row, 1]
+        line[XX], line[YY] = -0.5 * log2_e * conics[row, 0], -0.5 * log2_e * conics[row, 2]
+        line[XY], line[PEAK] = -log2_e * conics[row, 1], math.log2(opacities[row])
+        for k in range(colors.shape[1]):
+            line[COLOR + k] = colors[row, k]
+        p, q, slope, reach = _ellipse(line)
         half_x = half_y = np.float64(radii[row])
-        reach_y = np.inf
-        if det > 1e-6 * a * c:  # otherwise float32 conics do not determine the ellipse
-            reach_y = math.sqrt(2.0 * limit * a / det)
-            half_x, half_y = min(half_x, math.sqrt(2.0 * limit * c / det)), min(half_y, reach_y)
+        if not math.isnan(reach):
+            half_x, half_y = min(half_x, math.sqrt(p * (1.0 + slope * slope / q))), min(half_y, reach)
         x0, x1 = _tile_range(means2d[row, 0], half_x, tiles_x)
         y0, y1 = _tile_range(means2d[row, 1], half_y, tiles_y)
         boxes[row, 0], boxes[row, 1], boxes[row, 2], boxes[row, 3] = x0, x1, y0, y1
-        counts[row] = (x1 - x0) * (y1 - y0)
-        line = splats[row]
-        line[X], line[Y] = means2d[row, 0], means2d[row, 1]
-        line[CONIC_XX], line[CONIC_XY], line[CONIC_YY] = conics[row, 0], conics[row, 1], conics[row, 2]
-        line[OPACITY], line[HALF_HEIGHT], line[LIMIT] = opacities[row], min(reach_y, 1e6), limit
-        line[SLOPE] = -b / a
-        for k in range(colors.shape[1]):
-            line[COLOR + k] = colors[row, k]
+        sizes[row] = (x1 - x0) * (y1 - y0)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _span(center, dy, p, q, slope, low, high):
+    """``low`` and ``high`` widened to the ellipse's span of a row of pixels, with a margin for rounding."""
+    square = p - q * dy * dy
+    if square < 0.0:
+        return low, high
+    middle, half = center + slope * dy, math.sqrt(square) + 0.01
+    return min(low, middle - half), max(high, middle + half)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _mark_band(blocks, x0, x1, band, low, high):
+    """Set the bits of the blocks of a tile row's band whose pixel centres lie between ``low`` and ``high``."""
+    first = math.ceil(max((low - 0.5) / BLOCK_WIDTH - 0.75, np.float64(BLOCKS_ACROSS * x0)))
+    last = math.floor(min((high - 0.5) / BLOCK_WIDTH, BLOCKS_ACROSS * x1 - 1.0))
+    for x in range(first // BLOCKS_ACROSS, last // BLOCKS_ACROSS + 1):
+        left, right = max(first - BLOCKS_ACROSS * x, 0), min(last - BLOCKS_ACROSS * x, BLOCKS_ACROSS - 1)
+        bits = (15 >> (BLOCKS_ACROSS - 1 - right + left)) << left
+        blocks[x - x0] |= np.uint32(bits << (BLOCKS_ACROSS * band))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _mark_chunk(begin, end, splats, boxes, starts, blocks, counts):
+    """Set the bits of all slots of the rows ``begin`` to ``end``, and count those with any."""
+    for row in range(begin, end):
+        own = blocks[starts[row] : starts[row + 1]]
+        if own.shape[0] == 0:
+            continue
+        x0, x1, y0, y1 = boxes[row]
+        p, q, slope, reach = _ellipse(splats[row])
+        if math.isnan(reach):
+            own[:] = np.uint32(0xFFFFFFFF)
+            counts[row] = own.shape[0]
+            continue
+        x, y = np.float64(splats[row, X]), np.float64(splats[row, Y])
+        first = np.int64(max(math.ceil(y - reach - 0.51), np.float64(TILE * y0)))
+        last = np.int64(min(math.floor(y + reach - 0.49), TILE * y1 - 1.0))
+        for band in range(first // BLOCK_HEIGHT, last // BLOCK_HEIGHT + 1):
+            dy = y - BLOCK_HEIGHT * band - 0.5
+            low, high = _span(x, dy, p, q, slope, np.inf, -np.inf)
+            low, high = _span(x, dy - 1.0, p, q, slope, low, high)
+            if low <= high:
+                tile = band // BLOCKS_DOWN
+                line = own[(tile - y0) * (x1 - x0) :]
+                _mark_band(line, x0, x1, band - BLOCKS_DOWN * tile, low, high)
+        for bits in own:
+            counts[row] += bits != 0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -120,30 +185,38 @@ def _depth_order(begin, end, counts, bits):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _count_tiles(order, boxes, tiles_x, per_tile):
-    for row in order:
+def _count_tiles(begin, end, boxes, starts, blocks, tiles_x, per_tile):
+    """Add the hits of the rows ``begin`` to ``end`` to their tiles' numbers."""
+    for row in range(begin, end):
         x0, x1, y0, y1 = boxes[row]
+        slot = starts[row]
         for y in range(y0, y1):
             for x in range(x0, x1):
-                per_tile[y * tiles_x + x] += 1
+                per_tile[y * tiles_x + x] += blocks[slot] != 0
+                slot += 1
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _fill_tiles(order, boxes, tiles_x, bits, camera_key, starts, cursor, ids, slots, keys):
+def _fill_tiles(order, boxes, starts, blocks, tiles_x, cursor, hits):
     """Append each row, front to back, to its tiles' lists; ``cursor`` holds each tile's next free place."""
     for row in order:
         x0, x1, y0, y1 = boxes[row]
         slot = starts[row]
-        depth = np.int64(bits[row])
         for y in range(y0, y1):
             for x in range(x0, x1):
-                tile = y * tiles_x + x
-                at = cursor[tile]
-                cursor[tile] = at + 1
-                ids[at] = row
-                slots[at] = slot
-                keys[at] = camera_key | (np.int64(tile) << 32) | depth
+                if blocks[slot]:
+                    tile = y * tiles_x + x
+                    hit = hits[cursor[tile]]
+                    hit[ROW], hit[BLOCKS], hit[SLOT] = row, np.int32(blocks[slot]), slot
+                    cursor[tile] += 1
                 slot += 1
+
+
+def hit_keys(hits: TileHits, depths: np.ndarray, tiles: int) -> np.ndarray:
+    """Give gsplat's key of each hit: ``camera | tile | depth bits``, with as many bits for the tile as it needs."""
+    place = np.repeat(np.arange(len(hits.offsets) - 1), np.diff(hits.offsets))
+    camera, tile = place // tiles, place % tiles
+    return (camera << (32 + tiles.bit_length())) | (tile << 32) | depths.view(np.uint32)[hits.hits[:, ROW]]
 
 
 def find_hits(rows: Sequence[np.ndarray], camera_starts: list[int], tiles_xy: tuple[int, int]) -> TileHits:
@@ -157,29 +230,22 @@ def find_hits(rows: Sequence[np.ndarray], camera_starts: list[int], tiles_xy: tu
         tiles_xy: tiles across and down.
     """
     radii, means2d, depths, conics, opacities, colors = rows
-    tiles_x, tiles_y = tiles_xy
-    count, tiles = radii.shape[0], tiles_x * tiles_y
+    count, tiles = radii.shape[0], tiles_xy[0] * tiles_xy[1]
     splats = np.empty((count, COLOR + colors.shape[1]), np.float32)
     boxes, counts = np.zeros((count, 4), np.int32), np.zeros(count, np.int32)
-    parallel_chunks(
-        lambda b, e: _bound_chunk(
-            b, e, radii, means2d, conics, opacities, colors, tiles_x, tiles_y, splats, boxes, counts
-        ),
-        count,
-        CHUNK,
-    )
-    bits = depths.view(np.uint32)
-    orders = [_depth_order(b, e, counts, bits) for b, e in pairwise(camera_starts)]
-    offsets = np.zeros(len(orders) * tiles + 1, np.int32)
-    for camera, order in enumerate(orders):
-        _count_tiles(order, boxes, tiles_x, offsets[1 + camera * tiles :])
-    np.cumsum(offsets, out=offsets)
     starts = np.zeros(count + 1, np.int32)
-    np.cumsum(counts, out=starts[1:])
+    table = (radii, means2d, conics, opacities, colors, *tiles_xy, splats, boxes, starts[1:])
+    parallel_chunks(lambda begin, end: _bound_chunk(begin, end, *table), count, CHUNK)
+    np.cumsum(starts, out=starts)
+    blocks = np.zeros(starts[-1], np.uint32)
+    parallel_chunks(lambda b, e: _mark_chunk(b, e, splats, boxes, starts, blocks, counts), count, CHUNK)
+    offsets = np.zeros((len(camera_starts) - 1) * tiles + 1, np.int32)
+    for camera, (begin, end) in enumerate(pairwise(camera_starts)):
+        _count_tiles(begin, end, boxes, starts, blocks, tiles_xy[0], offsets[1 + camera * tiles :])
+    np.cumsum(offsets, out=offsets)
     cursor = offsets[:-1].copy()
-    ids, slots, keys = (np.empty(offsets[-1], kind) for kind in (np.int32, np.int32, np.int64))
-    for camera, order in enumerate(orders):
-        own = cursor[camera * tiles : (camera + 1) * tiles]
-        camera_key = np.int64(camera << (32 + tiles.bit_length()))
-        _fill_tiles(order, boxes, tiles_x, bits, camera_key, starts, own, ids, slots, keys)
-    return TileHits(splats, counts, offsets, ids, slots, starts, keys)
+    hits = np.empty((offsets[-1], 3), np.int32)
+    for camera, (begin, end) in enumerate(pairwise(camera_starts)):
+        order = _depth_order(begin, end, counts, depths.view(np.uint32))
+        _fill_tiles(order, boxes, starts, blocks, tiles_xy[0], cursor[camera * tiles :], hits)
+    return TileHits(splats, counts, offsets, hits, starts, blocks)
