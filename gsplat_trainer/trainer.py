@@ -43,6 +43,7 @@ from harmonizer_ns.finite import SkippedSteps, all_finite, check_finite
 from harmonizer_ns.interruption import Interruption, InterruptionError
 from harmonizer_ns.poses import FARTHEST
 from harmonizer_ns.random_state import random_state, set_random_state
+from harmonizer_ns.raster.gsplat_versions import mend_resets, shown
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
 from harmonizer_ns.splats.model import NAMES, Splats, check_splats, degree_of, parameters
@@ -76,6 +77,7 @@ class Trainer:
         self.config, self.scene, self.device, self.world = config, scene, device, world
         self.viewer = NoViewer()
         torch.manual_seed(config.seed + world.rank)
+        mend_resets()
         if device.type == "cpu":
             use_cpu_ops()
         self._check_batch()
@@ -272,19 +274,19 @@ class Trainer:
 
     def _mark_visible(self, drawn: list[Rasterized]) -> None:
         """Tell the optimizers which Gaussians this step showed."""
-        shown = torch.zeros(len(self.splats["means"]), dtype=torch.bool, device=self.device)
+        visible = torch.zeros(len(self.splats["means"]), dtype=torch.bool, device=self.device)
         for item in drawn:
             ids = item.info["gaussian_ids"]
             if ids is None:
-                shown |= (item.info["radii"] > 0).any(dim=0)
+                visible |= shown(item.info["radii"]).any(dim=0)
             else:
-                shown[ids] = True
+                visible[ids] = True
         for optimizer in self.optimizers.values():
             if isinstance(optimizer, VisibleAdam):
-                optimizer.visible = shown
+                optimizer.visible = visible
 
     def _control_density(self, step: int, info: dict[str, Any]) -> None:
-        step = max(step, 1)  # gsplat 1.4 resets all opacities at step 0
+        step = max(step, 1)  # until 1.5.2 gsplat resets all opacities at step 0
         arguments = (self.splats, self.optimizers, self.strategy_state, step, info)
         if isinstance(self.strategy, MCMCStrategy):
             self.strategy.step_post_backward(*arguments, lr=self.optimizers["means"].param_groups[0]["lr"])

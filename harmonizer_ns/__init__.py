@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harmonizer_ns.raster import rasterization
     from harmonizer_ns.types import Cameras, Frames
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Cameras", "Context", "Frames", "load_enhancer", "rasterization", "repair_image"]
 _HOMES = {
     "Cameras": "types",

@@ -26,6 +26,29 @@ def errors_in_one_line(program: str) -> Iterator[None]:
         raise SystemExit(f"{program}: {error}") from error
 
 
+class MissingExtraError(InputError):
+    """What is asked for needs packages that an extra of this one brings."""
+
+
+@contextmanager
+def of_extra(extra: str, purpose: str) -> Iterator[None]:
+    """The block imports what comes with an extra of this package.
+
+    Raises:
+        MissingExtraError: when it is not installed, naming the purpose, the package, and the line that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise MissingExtraError(f"{purpose} needs {package}: {install_line(extra)}") from error
+
+
+def install_line(extra: str) -> str:
+    """The command that adds an extra of this package to what is installed."""
+    return f"pip install 'harmonizer-ns[{extra}]'"
+
+
 @contextmanager
 def damage_of(source: Any) -> Iterator[None]:
     """The block takes over what a file holds; whatever a wrong layout brings it to is told as that file's damage.

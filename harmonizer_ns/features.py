@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 from harmonizer_ns.files import read_weights
 
 FeatureNet = Literal["vgg", "squeeze"]
@@ -73,7 +73,8 @@ def load_features(net: FeatureNet, path: Path | None = None) -> FeatureNetwork:
     Raises:
         InputError: when the file is missing, damaged or of another network, or the download fails.
     """
-    from torchvision import models
+    with of_extra("metrics", f"a network of features ({net})"):
+        from torchvision import models
 
     cuts = {"vgg": VGG16_CUTS, "squeeze": SQUEEZENET_CUTS}[net]
     with torch.device("meta"):
@@ -98,7 +99,8 @@ def load_lpips(net: LpipsNet, backbone: Path | None = None, heads: Path | None =
     Raises:
         InputError: as `load_features`.
     """
-    import lpips
+    with of_extra("metrics", "LPIPS"):
+        import lpips
 
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision in an outdated way
@@ -129,9 +131,9 @@ def lpips_or_nan(net: LpipsNet, say: Callable[[str], None]) -> Distance:
 
     @cache
     def loaded() -> Distance:
-        url = _address(_MODELS[net])
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         try:
+            url = _address(_MODELS[net])
+            file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
             if not file.is_file():
                 raise InputError(f"{url} is not in {file.parent}")
             return lpips_distance(net, file)
@@ -148,7 +150,8 @@ def pretrained(model: str, path: Path | None) -> dict[str, Tensor]:
 
 
 def _address(model: str) -> str:
-    from torchvision.models import get_model_weights
+    with of_extra("metrics", f"where {model} is downloaded"):
+        from torchvision.models import get_model_weights
 
     return get_model_weights(model)["DEFAULT"].url
 

@@ -295,6 +295,11 @@ def read_torch(path: Path, mapped: bool = False) -> Any:
         what = f"it holds more than plain data: {found[1]}" if found else "it is not plain data that torch has saved"
         raise InputError(f"{path} was refused, {what}") from error
     except Exception as error:  # a damaged pickle brings the unpickler to any of them
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{path} was refused, it is a TorchScript program, and no file is run: take the checkpoint that it was "
+                "exported from (diffusion_harmonizer.pkl, of NVIDIA's harmonizer_temporal.pt and _nontemporal.pt)"
+            ) from error
         raise InputError(f"{path} is not a whole torch checkpoint: {first_line(error)}") from error
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from harmonizer_ns.errors import of_extra
 from harmonizer_ns.features import fill, pretrained
 from harmonizer_ns.images import Padding, to_pixels
 from harmonizer_ns.types import Cameras
@@ -125,7 +126,8 @@ def load_raft(size: Literal["small", "large"] = "large", path: Path | None = Non
     Raises:
         InputError: when the file is missing, damaged or of another network, or the download fails.
     """
-    from torchvision.models import optical_flow
+    with of_extra("metrics", "RAFT"):
+        from torchvision.models import optical_flow
 
     name = f"raft_{size}"
     weights = pretrained(name, path)

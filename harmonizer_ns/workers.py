@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -120,10 +120,8 @@ def _end_with_parent() -> None:
 
 
 def _with_ray(do: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
-    try:
+    with of_extra("ray", "--ray"):
         import ray
-    except ImportError as error:
-        raise InputError("--ray needs Ray: pip install 'harmonizer-ns[ray]'") from error
     remote = ray.remote(lambda task: do(task))  # Ray takes plain functions alone
     waiting = [remote.remote(task) for task in tasks]
     try:

@@ -20,7 +20,7 @@ from harmonizer_ns import __version__
 from harmonizer_ns.cli.enhancers import where
 from harmonizer_ns.cli.parsing import read_options
 from harmonizer_ns.enhancers.table import SPECS
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, install_line
 
 EXAMPLES = """
 harmonizer doctor
@@ -28,6 +28,7 @@ harmonizer doctor --json      # to put beside a question
 """
 PACKAGE = "harmonizer-ns"
 _DECISIVE = "torch", "gsplat", "nerfstudio", "diffusers", "viser", "numpy", "numba"
+_OPENCVS = "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"
 COMPILERS = {
     "nvcc": "gsplat's kernels, where gsplat brings none",
     "c++": "packages of nerfstudio that come as source",
@@ -37,14 +38,23 @@ COMPILERS = {
 """Program -> what it compiles."""
 USES: dict[str, dict[str, str]] = {
     "ns-train harmonize": {"nerfstudio": "all of it", "matching": "seeds from five photos or fewer"},
-    "gsplat-trainer": {"matching": "seeds from five photos or fewer", "splats": ".spz and compressed .ply"},
+    "gsplat-trainer": {
+        "matching": "seeds from five photos or fewer",
+        "splats": ".spz and compressed .ply",
+        "metrics": "LPIPS",
+    },
     "harmonizer enhance": {},
     "harmonizer view": {"nerfstudio": "config.yml", "splats": ".spz and compressed .ply"},
-    "harmonizer evaluate": {"matching": "--protocol with five photos or fewer", "ray": "--ray"},
+    "harmonizer evaluate": {
+        "nerfstudio": "config.yml",
+        "metrics": "LPIPS, FID and KID",
+        "matching": "--protocol with five photos or fewer",
+        "ray": "--ray",
+    },
     "harmonizer ablate": {"matching": "scenes of five photos or fewer", "ray": "--ray"},
-    "harmonizer synthesize": {"synthesis": "the stream shadows", "ray": "--ray"},
+    "harmonizer synthesize": {"synthesis": "the stream shadows", "nerfstudio": "fitting NeRFs", "ray": "--ray"},
     "harmonizer scenes": {"synthesis": "all of it"},
-    "harmonizer train": {},
+    "harmonizer train": {"metrics": "losses of LPIPS, Gram and RAFT"},
     "harmonizer convert": {},
     "harmonizer bench": {},
     "harmonizer selftest": {"selftest": "all of it"},
@@ -82,7 +92,7 @@ def examine() -> dict[str, Any]:
         "gsplat's CUDA kernels": _kernels(),
         "compilers": {name: shutil.which(name) or f"missing; for {use}" for name, use in COMPILERS.items()},
         "weights": {name: where(spec) for name, spec in SPECS.items() if spec.architecture},
-        "extras": {name: f"missing: {_install(name)}" if name in missing else "installed" for name in extras()},
+        "extras": {name: f"missing: {install_line(name)}" if name in missing else "installed" for name in extras()},
         "commands": {name: _ability(uses, missing) for name, uses in USES.items()},
         "to mend": list(_faults()),
     }
@@ -141,10 +151,13 @@ def _version(name: str) -> str | None:
 
 
 def _faults() -> Iterator[str]:
-    """Packages of the core that are missing or of another version than is asked for."""
+    """Packages of the core that are missing or of another version than is asked for, and those that shadow them."""
     for needed in _needed():
         if not _fits(needed):
             yield f"pip install '{needed.name}{needed.specifier}'"
+    cv2 = [name for name in _OPENCVS if _version(name)]
+    if len(cv2) > 1:  # one overwrites the other
+        yield f"pip uninstall {' '.join(cv2)}; pip install 'opencv-python-headless<5'"
 
 
 def _device() -> str:
@@ -170,9 +183,5 @@ def _kernels() -> str:
 
 def _ability(uses: dict[str, str], missing: dict[str, list[str]]) -> str:
     """What a command can do here: all of it, or what it lacks with the line that installs it."""
-    lacks = [f"{what} needs {_install(extra)}" for extra, what in uses.items() if extra in missing]
+    lacks = [f"{what} needs {install_line(extra)}" for extra, what in uses.items() if extra in missing]
     return "; ".join(lacks) or "ready"
-
-
-def _install(extra: str) -> str:
-    return f"pip install '{PACKAGE}[{extra}]'"

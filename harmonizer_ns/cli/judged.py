@@ -16,7 +16,7 @@ from harmonizer_ns.distill.settings import GSPLAT_TRAINER, NS_TRAIN
 from harmonizer_ns.enhancers.base import Enhancer
 from harmonizer_ns.enhancers.digest import weights_digest
 from harmonizer_ns.enhancers.specs import load_enhancer
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 from harmonizer_ns.evaluation.networks import Networks
 from harmonizer_ns.evaluation.pictures import PairScene, Scene, as_video, holds_pictures, pair_scenes, two_folders
 from harmonizer_ns.evaluation.rendered import FittedScene
@@ -86,7 +86,8 @@ def _gsplat_run(folder: Path, config: EvaluationConfig, device: str) -> tuple[Sc
 
 
 def _nerfstudio_run(file: Path, config: EvaluationConfig, device: str) -> tuple[Scene, str | None]:
-    from harmonizer_ns.plugin.opening import open_held_out
+    with of_extra("nerfstudio", f"{file} is a run of nerfstudio: opening it"):
+        from harmonizer_ns.plugin.opening import open_held_out
 
     fit, own = open_held_out(file, device, trust=config.trust)
     name = f"{fit.capture.name} {file.resolve().parent.name}"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harmonizer_ns.cli.parsing import read_options
-from harmonizer_ns.errors import InputError, suggestion
+from harmonizer_ns.errors import InputError, of_extra, suggestion
 
 EXAMPLES = """
 harmonizer selftest                                    # a minute or two
@@ -47,10 +47,10 @@ def main(config: SelfTestConfig) -> None:
     """Test readers, then writers."""
     if not Path("/proc/self/statm").is_file():
         raise InputError("the self-test needs Linux: it forks, and limits memory")
-    try:
+    with of_extra("selftest", "the self-test"):
         import hypothesis  # noqa: F401 - the self-test draws with it
-    except ImportError as error:
-        raise InputError("the self-test needs hypothesis: pip install 'harmonizer-ns[selftest]'") from error
+
+        import harmonizer_ns.plugin.configs  # noqa: F401 - nerfstudio's files are among those that it damages
     import torch
 
     warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's calls of torch would stand between the table's rows

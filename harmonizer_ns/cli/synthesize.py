@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 from harmonizer_ns.cli.parsing import read_options
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 from harmonizer_ns.files import locked, remove_leftovers
 from harmonizer_ns.pairs import read_pairs
 from harmonizer_ns.progress import duration
@@ -131,10 +131,8 @@ def build_nerf(settings: CurationSettings, seed: int) -> Reconstructor:
     Raises:
         InputError: without nerfstudio.
     """
-    try:
+    with of_extra("nerfstudio", "the reconstructor nerf"):
         from harmonizer_ns.plugin.reconstruct import NerfConfig, NerfReconstructor
-    except ModuleNotFoundError as error:
-        raise InputError(f"the reconstructor nerf needs nerfstudio ({error}): pip install harmonizer-ns") from error
     return NerfReconstructor(NerfConfig(steps=settings.steps, seed=seed))
 
 

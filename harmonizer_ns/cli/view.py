@@ -15,7 +15,7 @@ from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli.parsing import dtype_option, read_options
 from harmonizer_ns.devices import Device, Precision, choose_device
 from harmonizer_ns.enhancers.specs import load_enhancer
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 from harmonizer_ns.raster.gsplat_kernels import prepare_rasterizer
 from harmonizer_ns.references import NUM_REFERENCES, ReferenceSelector
 from harmonizer_ns.splats.files import read_splats
@@ -101,7 +101,8 @@ def open_scene(config: ViewConfig, device: str) -> ViewedScene:
         InputError: when it cannot be opened.
     """
     if config.scene.suffix in (".yml", ".yaml"):
-        from harmonizer_ns.plugin.opening import open_run
+        with of_extra("nerfstudio", f"{config.scene} is a run of nerfstudio: opening it"):
+            from harmonizer_ns.plugin.opening import open_run
 
         if config.data is not None:
             raise InputError("--data is for splats: a nerfstudio run knows its own photos")

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmonizer_ns.errors import InputError, first_line
+from harmonizer_ns.errors import InputError, MissingExtraError, first_line, of_extra
 from harmonizer_ns.features import Distance, LpipsNet, lpips_distance
 from harmonizer_ns.files import file_digest, read_weights
 
@@ -86,7 +86,7 @@ class Networks:
         if name not in self._loaded:
             try:
                 self._loaded[name], self.recipes[name] = load()
-            except NotAvailableError as error:
+            except (NotAvailableError, MissingExtraError) as error:
                 self._loaded[name] = self.lacks(name, str(error))
         return self._loaded[name]
 
@@ -168,7 +168,9 @@ class InceptionFeatures(nn.Module):
     num_features = 2048
 
     def __init__(self, path: Path) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        with of_extra("metrics", "FID"):
+            import torchmetrics  # noqa: F401 - compares what this network finds
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         super().__init__()
         read_weights(path)  # refuses code, which torch-fidelity would run

@@ -24,6 +24,7 @@ from harmonizer_ns.errors import first_line
 from harmonizer_ns.features import lpips_or_nan
 from harmonizer_ns.plugin.cameras import from_nerfstudio, opencv_poses
 from harmonizer_ns.plugin.report import say
+from harmonizer_ns.raster.gsplat_versions import mend_resets
 from harmonizer_ns.splats.model import MIN_POINTS, from_splatfacto, seed_splats, to_splatfacto
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, rasterize
 from harmonizer_ns.splats.thinning import mean_opacity, opacity_weight
@@ -137,6 +138,7 @@ class HarmonizeSplatfactoModel(EnhancedModel, SplatfactoModel):
 
     def populate_modules(self) -> None:
         """As upstream. Seed colours are set here because upstream moves them to CUDA."""
+        mend_resets()
         points = self.seed_points
         if points is not None and len(points[0]) < MIN_POINTS:  # upstream cannot size them
             points = self.seed_points = None

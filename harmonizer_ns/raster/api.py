@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rasterization` with gsplat 1.4's signature: gsplat itself on CUDA, our kernels on the CPU."""
+"""`rasterization` with gsplat's signature: gsplat itself on CUDA, our kernels on the CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.raster.checks import TILE_SIZE, check_colors, check_options, check_shapes, require
+from harmonizer_ns.raster.gsplat_versions import check_newer, meta_radii
 
 if TYPE_CHECKING:
     from harmonizer_ns.raster.tiles import TileHits
@@ -141,14 +142,14 @@ def _meta(splats: tuple[Tensor, ...], ids: Ids | None, hits: TileHits, tiles: tu
     return {
         "camera_ids": camera_ids,
         "gaussian_ids": gaussian_ids,
-        "radii": radii,
+        "radii": meta_radii(radii, conics),
         "means2d": means2d,
         "depths": depths,
         "conics": conics,
         "opacities": opacities,
         "tile_width": tiles[0],
         "tile_height": tiles[1],
-        "tiles_per_gauss": torch.from_numpy(hits.counts).reshape(radii.shape),
+        "tiles_per_gauss": torch.from_numpy(hits.counts).reshape(depths.shape),
         "isect_ids": torch.from_numpy(hit_keys(hits, depths.detach().reshape(-1).numpy(), tiles[0] * tiles[1])),
         "flatten_ids": torch.from_numpy(hits.hits[:, ROW].copy()),
         "isect_offsets": torch.from_numpy(hits.offsets[:-1]).reshape(-1, tiles[1], tiles[0]),
@@ -181,6 +182,7 @@ def rasterization_cpu(
     distributed: bool = False,
     camera_model: Literal["pinhole", "ortho", "fisheye"] = "pinhole",
     covars: Float[Tensor, "n 3 3"] | None = None,
+    **newer: Any,
 ) -> Rendered:
     """Rasterize Gaussians on the CPU, differentiable in everything but ``Ks``.
 
@@ -213,6 +215,7 @@ def rasterization_cpu(
         distributed: not supported.
         camera_model: "pinhole".
         covars: world covariances instead of ``quats`` and ``scales``; only the upper triangle is read.
+        newer: arguments that gsplat has had since 1.5, at their defaults.
 
     Returns:
         images ``[C, H, W, D]``, alphas ``[C, H, W, 1]`` and gsplat's meta. ``tiles_per_gauss``, ``isect_ids``,
@@ -222,6 +225,7 @@ def rasterization_cpu(
         ValueError: on options the CPU does not support and on shapes that do not fit.
     """
     check_options(render_mode, rasterize_mode, camera_model, tile_size, sparse_grad, distributed)
+    check_newer(newer)
     check_shapes(means, quats, scales, covars, opacities, viewmats, Ks)
     check_colors(colors, viewmats.shape[0], means.shape[0], sh_degree)
     require(width > 0 and height > 0, f"The image size must be positive, got {width}x{height}")

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import InputError, of_extra
 
 _CHUNK = 256
 """Gaussians of a compressed PLY that share one range of positions, sizes and colours."""
@@ -35,11 +35,9 @@ def require_gsply(purpose: str) -> Any:
     Raises:
         InputError: when it is not installed; says how to.
     """
-    try:
+    with of_extra("splats", purpose):
         import gsply
         import zstandard  # noqa: F401 - gsply reads version 4 of .spz with it, and can do without
-    except ImportError as error:
-        raise InputError(f"{purpose} needs gsply: pip install 'harmonizer-ns[splats]'") from error
     return gsply
 
 

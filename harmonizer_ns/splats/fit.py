@@ -137,9 +137,8 @@ def _optimize(
     state = strategy.initialize_state(scene_scale=scale)
     halves = [_half(photo) for photo in photos]
     order: list[int] = []
-    for step in counted(
-        range(1, config.steps + 1), "steps of a fit"
-    ):  # from 1: gsplat 1.4 resets all opacities at step 0
+    # From 1: until 1.5.2 gsplat resets all opacities at step 0.
+    for step in counted(range(1, config.steps + 1), "steps of a fit"):
         order = order or torch.randperm(len(photos)).tolist()
         index = order.pop()
         photo = (halves if step <= config.coarse_fraction * config.steps else photos)[index]

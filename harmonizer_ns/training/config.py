@@ -35,6 +35,9 @@ class DataConfig:
 
     weights: tuple[float, ...] = ()
     """How often each pairs file is drawn from, relative to the others. Empty: by its number of pairs."""
+    fixing: float = 1.0
+    """How much more often than the others those pairs of a file are drawn that show what new views of a reconstruction
+    lack: of the streams sparse, underfit, cycle and cross_reference."""
     height: int = 576
     """Height of the training crops in pixels; rounded down to what the network takes."""
     width: int = 1024
@@ -61,6 +64,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_positive("data", self, "height", "width", "batch", "accumulation")
+        if not 0 < self.fixing < math.inf:
+            raise InputError(f"--data.fixing should be positive and finite, it is {self.fixing}")
         if not 1 <= self.zoom < math.inf:
             raise InputError(f"--data.zoom should be at least 1 and finite, it is {self.zoom}")
 

@@ -67,6 +67,12 @@ _HARMONIZER = replace(
     temporal=TemporalConfig(context=4, start=10_000),
     schedule=replace(_FIXER.schedule, max_steps=14_000),
 )
+_HARMONIZER_PUBLISHED = replace(
+    _FIXER,
+    model="nvidia/Harmonizer",
+    data=replace(_FIXER.data, accumulation=8, fixing=3.0),  # of 8 GPUs, each with one pair at a time
+    loss=LossConfig(l2=1.0, lpips=0.3),
+)
 _DETAIL = replace(
     _DIFIX,
     timestep=999,
@@ -111,6 +117,9 @@ _TABLE = {
     "difix": Preset("Difix: SD-Turbo with reference photos; UNet in full, LoRA on the VAE decoder", _DIFIX),
     "fixer": Preset("Fixer: Cosmos 0.6B on single frames; VAE frozen", _FIXER),
     "harmonizer": Preset("Harmonizer: Cosmos 0.6B, then with its own last 4 outputs as context", _HARMONIZER),
+    "harmonizer-published": Preset(
+        "Harmonizer as its repository trains it: no context, L2 and LPIPS, artifacts three times", _HARMONIZER_PUBLISHED
+    ),
     "detail-restoration": Preset("SD-Turbo with LoRA everywhere (18.5M parameters), for damaged detail", _DETAIL),
     "temporal-sd-turbo": Preset("SD-Turbo with its own last 4 outputs as context", _TEMPORAL_SD_TURBO),
     "builtin": Preset(

@@ -59,6 +59,12 @@ def test_what_is_missing_or_old_is_told_with_the_line_that_installs_it(monkeypat
     assert found["versions"]["gsplat"] == "missing"
 
 
+def test_two_opencvs_are_told(monkeypatch, capsys):
+    pretend(monkeypatch, [], {"opencv-python": "5.0.0", "opencv-python-headless": "4.10.0"})
+    (line,) = examined(capsys)["to mend"]
+    assert line.startswith("pip uninstall opencv-python opencv-python-headless; pip install")
+
+
 def test_a_machine_without_a_gpu_says_why(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)

@@ -266,7 +266,7 @@ def test_streams_are_given_splats_and_nerfs_by_workers_too(work):
 
 def test_a_missing_nerfstudio_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "harmonizer_ns.plugin.reconstruct", None)
-    with pytest.raises(InputError, match="pip install harmonizer-ns"):
+    with pytest.raises(InputError, match=r"pip install 'harmonizer-ns\[nerfstudio\]'"):
         synthesize.build_nerf(CurationSettings(reconstructor="nerf"), 0)
 
 

@@ -8,7 +8,7 @@ import tiny_cosmos
 import torch
 
 from harmonizer_ns.enhancers.checkpoint import load_checkpoint, read_states, save_checkpoint
-from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, CosmosNetwork
+from harmonizer_ns.enhancers.cosmos import CosmosEnhancer, CosmosNetwork, formats
 from harmonizer_ns.enhancers.cosmos.formats import convert, release_config, upstream_names
 from harmonizer_ns.enhancers.table import SPECS
 from harmonizer_ns.errors import InputError
@@ -132,6 +132,22 @@ def test_other_autoencoders_are_recognised(network):
     content["state_dict_vae"] = {"encoder.stages.0.weight": torch.zeros(1)}
     with pytest.raises(InputError, match="TorchScript"):
         convert(content, network.config, "here")
+
+
+def test_the_release_without_context_is_known_by_its_name(network, tmp_path, monkeypatch):
+    """In both suffixes; the service's own is a program, which is refused."""
+    tiny = {key: value for key, value in network.config.items() if key != "max_context"}
+    monkeypatch.setattr(formats, "TRANSFORMER", tiny["transformer"])
+    monkeypatch.setattr(formats, "release_config", lambda *given: release_config(*given) | {"vae": tiny["vae"]})
+    for name, context in {"harmonizer_nontemporal.pt": 0, "harmonizer_nontemporal.pkl": 0, "my.pkl": 4}.items():
+        torch.save(release(network), tmp_path / name)
+        enhancer = CosmosEnhancer.from_pretrained(tmp_path / name, cut=False)
+        assert enhancer.max_context == context
+        image = tiny_cosmos.images(1, 3, 32, 32)
+        assert torch.equal(enhancer.network(image), network(image))
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "harmonizer_nontemporal.pt")
+    with pytest.raises(InputError, match=r"TorchScript program, and no file is run: take .*diffusion_harmonizer\.pkl"):
+        read_states(tmp_path / "harmonizer_nontemporal.pt")
 
 
 class Bomb:

@@ -14,7 +14,7 @@ from harmonizer_ns.images import load_image, save_image
 from harmonizer_ns.training.config import DataConfig
 from harmonizer_ns.training.pairs_data.batch import collate
 from harmonizer_ns.training.pairs_data.crops import centre_window, covered, random_window
-from harmonizer_ns.training.pairs_data.dataset import MixtureSampler, PairDataset, items_of, load_item, shard
+from harmonizer_ns.training.pairs_data.dataset import FIXING, MixtureSampler, PairDataset, items_of, load_item, shard
 from harmonizer_ns.warp import backproject, pixel_grid
 
 
@@ -282,6 +282,26 @@ def test_sources_come_by_their_weights(weights):
         share = weight / sum(weights)
         assert counts[source] / 4096 == pytest.approx(share, abs=2e-3)
         assert (counts[source] > 0) == (weight > 0)
+
+
+def test_artifacts_come_so_many_times_as_often_within_their_file(files):
+    streams = ["sparse", "isp", "relight", "cycle"]
+    marked = [[replace(files[0][i % len(files[0])], source={"stream": streams[i % 4]}) for i in range(8)], files[1]]
+    one, three = (PairDataset(marked, crop_of(16, 24, fixing=f, weights=(3, 1))) for f in (1.0, 3.0))
+
+    def share(dataset, number=4096):
+        drawn = Counter()
+        for i in range(number):
+            source, index, _ = dataset.sampler.draw(i)
+            pair = dataset.items[source][index][0]
+            drawn["fixing" if pair.stream in FIXING else pair.stream and "other"] += 1
+        return {name: count / number for name, count in drawn.items()}
+
+    assert share(one) == pytest.approx({"fixing": 3 / 8, "other": 3 / 8, "": 1 / 4}, abs=0.05)
+    assert share(three) == pytest.approx({"fixing": 9 / 16, "other": 3 / 16, "": 1 / 4}, abs=2e-3)
+    assert one.fingerprint() != three.fingerprint()
+    with pytest.raises(InputError, match="fixing should be positive"):
+        crop_of(16, 24, fixing=0.0)
 
 
 def test_without_weights_every_item_is_as_likely():

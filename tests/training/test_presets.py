@@ -20,7 +20,7 @@ from harmonizer_ns.enhancers.lora import COSMOS
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.checkpoints import list_runs, load_run
-from harmonizer_ns.training.config import OneStepConfig, PartConfig, TrainingConfig
+from harmonizer_ns.training.config import LossConfig, OneStepConfig, PartConfig, TrainingConfig
 from harmonizer_ns.training.journal import curves, read_log
 from harmonizer_ns.training.models import make_ready
 from harmonizer_ns.training.presets import PRESETS
@@ -156,6 +156,9 @@ def test_presets_hold_the_papers_numbers():
     assert (fixer.vae.mode, fixer.loss.patches, fixer.data.references) == ("frozen", 1, 0)
     assert (harmonizer.temporal.context, harmonizer.temporal.start) == (4, 10_000)
     assert harmonizer.schedule.max_steps == 14_000
+    published = PRESETS["harmonizer-published"].config
+    assert published.loss == LossConfig(l2=1.0, lpips=0.3)
+    assert (published.data.fixing, published.temporal.context, published.schedule.max_steps) == (3.0, 0, 10_000)
     assert (detail.backbone.rank, detail.vae.rank, detail.loss.l1, detail.loss.gram) == (16, 8, 0.5, 0.07)
     assert (detail.optimizer.learning_rate, detail.schedule.warm_up, detail.schedule.decay) == (5e-5, 500, "linear")
 

@@ -42,9 +42,15 @@ TRANSFORMER: dict[str, Any] = {
 """Cosmos 2.0's text-to-image transformer of 0.6 billion parameters."""
 
 
-def release_config(release: EnhancerSpec) -> dict[str, Any]:
-    """A release's network, for `CosmosNetwork.from_config`; the autoencoder is diffusers' default, Wan 2.1's."""
-    return {"max_context": release.max_context, "transformer": TRANSFORMER, "vae": {}}
+def release_config(release: EnhancerSpec, file: str = "") -> dict[str, Any]:
+    """A release's network, for `CosmosNetwork.from_config`; the autoencoder is diffusers' default, Wan 2.1's.
+
+    Args:
+        release: whose weights these are.
+        file: name of the checkpoint; one that says "nontemporal" looks at no previous outputs.
+    """
+    context = 0 if "nontemporal" in file else release.max_context
+    return {"max_context": context, "transformer": TRANSFORMER, "vae": {}}
 
 
 _TRANSFORMER_NAMES = (
@@ -127,7 +133,7 @@ def read_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
         path = _download(release, revision)
     else:
         return load_checkpoint(find_folder(source, FILES, revision))
-    return convert(read_states(path), release_config(release), str(source))[0]
+    return convert(read_states(path), release_config(release, path.name), str(source))[0]
 
 
 def _download(release: EnhancerSpec, revision: str | None) -> Path:

@@ -11,10 +11,12 @@ at the current frame's place. The text is all zeros.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers import transformer_cosmos
 from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
@@ -74,6 +76,7 @@ class CosmosNetwork(OneStepNetwork):
             raise InputError(f"sigma should be positive, it is {sigma}")
         if max_context < 0 or (max_context % FRAMES_PER_LATENT and not cached_context):
             raise InputError(f"max_context should be a multiple of {FRAMES_PER_LATENT}, it is {max_context}")
+        _spare_torchvision()
         self.transformer = CosmosTransformer3DModel(**transformer)
         self.vae = AutoencoderKLWan(**vae)
         if max_context and not cached_context and sum(self.vae.config["temperal_downsample"]) != 2:
@@ -204,6 +207,14 @@ class CosmosNetwork(OneStepNetwork):
     def _statistics(self, like: Tensor) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
         """Mean and standard deviation of latents, in the precision of ``like``."""
         return self.latents_mean.to(like.dtype), self.latents_std.to(like.dtype)
+
+
+def _spare_torchvision() -> None:
+    """Let diffusers run where torchvision is not installed, by which it resizes a mask; ours has its size already."""
+    if not hasattr(transformer_cosmos, "transforms"):
+        functional = SimpleNamespace(resize=lambda mask, size, interpolation: mask)
+        modes = SimpleNamespace(NEAREST=None)
+        transformer_cosmos.transforms = SimpleNamespace(functional=functional, InterpolationMode=modes)  # type: ignore
 
 
 def _set_attention_norms(transformer: CosmosTransformer3DModel) -> None:

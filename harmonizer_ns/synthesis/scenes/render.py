@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from harmonizer_ns.errors import InputError
+from harmonizer_ns.errors import of_extra
 from harmonizer_ns.synthesis.scenes.cameras import Lens
 from harmonizer_ns.synthesis.scenes.meshes import Mesh
 from harmonizer_ns.synthesis.scenes.objects import Material, Part
@@ -62,11 +62,9 @@ def load_mitsuba(variant: Variant, threads: int = 0) -> Any:
     Raises:
         InputError: when Mitsuba is missing, with the command that installs it.
     """
-    try:
+    with of_extra("synthesis", "rendering scenes"):
         import drjit
         import mitsuba
-    except ImportError as error:
-        raise InputError("scenes are rendered by Mitsuba 3: pip install 'harmonizer-ns[synthesis]'") from error
     mitsuba.set_variant(variant)
     mitsuba.set_log_level(mitsuba.LogLevel.Error)
     if threads:

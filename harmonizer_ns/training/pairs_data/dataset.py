@@ -26,6 +26,8 @@ from harmonizer_ns.training.pairs_data.crops import centre_window, random_window
 
 Item = tuple[Pair, ...]
 """One pair, or the consecutive frames of a clip."""
+FIXING = frozenset({"sparse", "underfit", "cycle", "cross_reference"})
+"""The streams whose damage is what new views of a reconstruction lack."""
 
 
 def items_of(pairs: Sequence[Pair], frames: int | None) -> list[Item]:
@@ -144,6 +146,18 @@ def _quotas(shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(quotas)
 
 
+def _apart(files: list[list[Item]], shares: Sequence[float], fixing: float) -> tuple[list[list[Item]], list[float]]:
+    """Part each file's items in those of `FIXING` and the others, and its share: the former count ``fixing`` times."""
+    parts, parted = [], []
+    for items, share in zip(files, shares, strict=True):
+        chosen = [item for item in items if item[0].stream in FIXING]
+        others = [item for item in items if item[0].stream not in FIXING]
+        whole = fixing * len(chosen) + len(others)
+        parts += [chosen, others]
+        parted += [share * part / whole if part else 0.0 for part in (fixing * len(chosen), len(others))]
+    return parts, parted
+
+
 def shard(batch: int, size: int, rank: int = 0, processes: int = 1) -> range:
     """Number the draws in batch number ``batch`` of one process.
 
@@ -177,6 +191,9 @@ class PairDataset:
             )
         self.data, self.clip, self.seed = data, frames is not None, seed
         self.sampler = MixtureSampler([len(items) for items in self.items], data.weights, seed)
+        if data.fixing != 1:
+            self.items, shares = _apart(self.items, data.weights or self.sampler.sizes, data.fixing)
+            self.sampler = MixtureSampler([len(items) for items in self.items], shares, seed)
 
     def __getitem__(self, number: int) -> PairBatch:
         """Load draw number ``number``, as a batch of one."""
