@@ -116,20 +116,23 @@ def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer, monke
     assert results["psnr_enhanced"] == pytest.approx(rows["harmonize: rgb_enhanced"]["psnr"], abs=1e-4)
 
 
-@pytest.mark.parametrize(("nerf", "interrupted_at"), [(False, 5), (False, 3), (True, 5)])
-def test_interrupted_run_continues_bit_identically(capture, tmp_path, mixer, nerf, interrupted_at):
-    whole = run(tiny_config(capture, tmp_path / "whole", nerf=nerf, final_report=False))
-
-    mixer.calls, mixer.fail_at = 0, interrupted_at
-    stopped = start(tiny_config(capture, tmp_path / "stopped", nerf=nerf, final_report=False, steps_per_save=5))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train()
-    mixer.fail_at = -1
-    resumed = run(
-        tiny_config(capture, tmp_path / "resumed", nerf=nerf, final_report=False, load_dir=stopped.checkpoint_dir)
-    )
-    assert resumed.step == whole.step == 29
-    assert_identical(checkpoint(whole, 29), checkpoint(resumed, 29))
+@pytest.mark.parametrize(("nerf", "interruptions"), [(False, (3, 5)), (True, (5,))])  # the 5th repair is of round 2
+def test_interrupted_run_continues_bit_identically(capture, tmp_path, mixer, nerf, interruptions):
+    options = {"nerf": nerf, "final_report": False}
+    if nerf:
+        options |= {"max_num_iterations": 14, "pipeline__fix_steps": [4, 9]}
+    whole = run(tiny_config(capture, tmp_path / "whole", **options))
+    for number in interruptions:
+        mixer.calls, mixer.fail_at = 0, number
+        stopped = start(tiny_config(capture, tmp_path / f"stopped {number}", **options, steps_per_save=5))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
+        assert mixer.calls == number
+        mixer.fail_at = -1
+        folder = stopped.checkpoint_dir
+        resumed = run(tiny_config(capture, tmp_path / f"resumed {number}", **options, load_dir=folder))
+        assert resumed.step == whole.step
+        assert_identical(checkpoint(whole, whole.step), checkpoint(resumed, whole.step))
 
 
 def test_starts_from_a_checkpoint_of_the_plain_method(capture, tmp_path, mixer):
@@ -166,9 +169,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(capture, tmp_path, mixer, monkey
 @pytest.mark.parametrize("nerf", [False, True])
 def test_distorted_photos_of_any_lens_are_undistorted_once(tmp_path, mixer, nerf):
     data = write_capture(tmp_path / "capture", k1=0.05, k2=0.01)
-    trainer = run(tiny_config(data, tmp_path / "out", nerf=nerf, final_report=False))
+    options = {"final_report": False, "max_num_iterations": 6, "pipeline__fix_steps": [4]}
+    trainer = run(tiny_config(data, tmp_path / "out", nerf=nerf, **options))
     photos = trainer.pipeline.photos
-    assert trainer.pipeline.repairs.summary()["rounds"] == 2
+    assert trainer.pipeline.repairs.summary()["rounds"] == 1
     for index, camera in enumerate(photos.cameras):
         assert tuple(photos.photo(index).shape) == (3, camera.height, camera.width)
 
