@@ -88,6 +88,15 @@ def check_capture(folder):
     return meta
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_textures():
+    """Photos of 96 pixels show nothing of textures of 256, whose making takes most of a scene's time."""
+    make = procedural.random_texture
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(procedural, "random_texture", lambda rng, size, photos: make(rng, 48, photos))
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_scene(tmp_path_factory):
     pytest.importorskip("mitsuba")
