@@ -120,7 +120,7 @@ def test_saved_run_evaluates_to_the_same_numbers(capture, tmp_path, mixer, monke
 def test_interrupted_run_continues_bit_identically(capture, tmp_path, mixer, nerf, interruptions):
     options = {"nerf": nerf, "final_report": False}
     if nerf:
-        options |= {"max_num_iterations": 14, "pipeline__fix_steps": [4, 9]}
+        options |= {"max_num_iterations": 14, "pipeline__fix_steps": [4, 9], "pipeline__max_image_width": 24}
     whole = run(tiny_config(capture, tmp_path / "whole", **options))
     for number in interruptions:
         mixer.calls, mixer.fail_at = 0, number
@@ -170,6 +170,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(capture, tmp_path, mixer, monkey
 def test_distorted_photos_of_any_lens_are_undistorted_once(tmp_path, mixer, nerf):
     data = write_capture(tmp_path / "capture", k1=0.05, k2=0.01)
     options = {"final_report": False, "max_num_iterations": 6, "pipeline__fix_steps": [4]}
+    options["pipeline__max_image_width"] = 32
     trainer = run(tiny_config(data, tmp_path / "out", nerf=nerf, **options))
     photos = trainer.pipeline.photos
     assert trainer.pipeline.repairs.summary()["rounds"] == 1
