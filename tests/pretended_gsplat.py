@@ -24,8 +24,11 @@ def _rasterization(means: Tensor, *args: Any, absgrad: bool = False, **kwargs: A
     with inside():
         args, kwargs = tuple(map(_entering, args)), {name: _entering(value) for name, value in kwargs.items()}
         image, alpha, meta = rasterization_cpu(_entering(means), *args, absgrad=absgrad, **kwargs)
-    for tensor in (image, alpha, *_tensors(meta.values())):
+    for tensor in (image, alpha):
         put(tensor)
+    for name, value in meta.items():  # backward kernels index with what carries no gradient, and are not watched
+        if isinstance(value, Tensor):
+            meta[name] = put(value if value.requires_grad else value.clone())
     means2d = meta["means2d"]
     if means2d.requires_grad:
         means2d.register_hook(lambda gradient: _leaving(gradient, means2d if absgrad else None))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harmonizer_ns.bench.frames import parse_size, sample_frames
+from harmonizer_ns.bench.timing import Measurement, device_name, measure
 from harmonizer_ns.devices import Device, Precision, choose_device, choose_dtype
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.enhancers.specs import ARCHITECTURES, load_enhancer, options_of, resolve
@@ -30,8 +30,6 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import read_json
 from harmonizer_ns.metrics import psnr
 from harmonizer_ns.types import Frames
-
-_LINUX_RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -66,23 +64,6 @@ class EnhancersBench:
     """Also time the graph as released (no cuts, not compiled) on the same weights; by default on a GPU."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured.
-
-    Args:
-        milliseconds: per frame.
-        peak: bytes at most; on a GPU of tensors, on a CPU of the whole process; None where it cannot be told.
-    """
-
-    milliseconds: tuple[float, ...]
-    peak: int | None
-
-    def quantile(self, share: float) -> float:
-        """Milliseconds that this share of the frames take at most."""
-        return float(torch.tensor(self.milliseconds).quantile(share))
-
-
 def run(bench: EnhancersBench) -> None:
     """Print one line for each enhancer, size and precision.
 
@@ -93,7 +74,7 @@ def run(bench: EnhancersBench) -> None:
     if bench.tiny_decoder and bench.images is None:
         raise InputError("--tiny-decoder wants --images: what a decoder loses cannot be told from noise")
     sizes = {size: parse_size(size) for size in bench.sizes}
-    print(f"{_device_name(device)}, torch {torch.__version__}, {bench.references} reference(s), {bench.frames} frames")
+    print(f"{device_name(device)}, torch {torch.__version__}, {bench.references} reference(s), {bench.frames} frames")
     print(
         f"{'enhancer':34s} {'size':>10s} {'':6s} {'median':>10s} {'p95':>10s} {'fps':>7s} {'peak':>10s}"
         f" {'PSNR against its first line':>28s}"
@@ -104,8 +85,8 @@ def run(bench: EnhancersBench) -> None:
             for label, enhancer in contenders(name, device, choose_dtype(precision, device), bench):
                 for size, (width, height) in sizes.items():
                     frames = sample_frames(bench.images, height, width).to(device)
-                    photos = [_photos(enhancer, frames, i, bench.references) for i in range(len(frames))]
-                    measured = measure(_stream(enhancer, frames, photos), bench, device)
+                    photos = [photos_of(enhancer, frames, i, bench.references) for i in range(len(frames))]
+                    measured = measure(stream_step(enhancer, frames, photos), device, bench.frames, bench.warmup)
                     alone = zip(frames, photos, strict=True)
                     output = torch.cat([enhancer.enhance(one, Context((shown,))).rgb.cpu() for one, shown in alone])
                     same = None if size not in first else psnr(output, first[size]).mean().item()
@@ -184,22 +165,7 @@ def tiny_twin(enhancer: Enhancer, bench: EnhancersBench) -> Enhancer | None:
     return DifixEnhancer(enhancer.network, tile=bench.tile, tiny_decoder=tiny, compiled=bench.compile)
 
 
-def measure(step: Callable[[], Any], bench: EnhancersBench, device: torch.device) -> Measurement:
-    """Time ``step`` one call at a time, after some calls to warm up."""
-    for _ in range(bench.warmup):
-        step()
-    _reset_peak(device)
-    milliseconds = []
-    for _ in range(bench.frames):
-        _wait(device)
-        start = time.perf_counter()
-        step()
-        _wait(device)
-        milliseconds.append(1e3 * (time.perf_counter() - start))
-    return Measurement(tuple(milliseconds), _peak(device))
-
-
-def _stream(enhancer: Enhancer, frames: Frames, photos: list[Frames | None]) -> Callable[[], Repaired]:
+def stream_step(enhancer: Enhancer, frames: Frames, photos: list[Frames | None]) -> Callable[[], Repaired]:
     """One frame of a stream; the last outputs are kept between calls."""
     turns = cycle(list(zip(frames, photos, strict=True)))
     stream = EnhancerStream(enhancer, enhancer.max_context, steadies=False)
@@ -212,7 +178,7 @@ def _stream(enhancer: Enhancer, frames: Frames, photos: list[Frames | None]) -> 
     return step
 
 
-def _photos(enhancer: Enhancer, frames: Frames, index: int, references: int) -> Frames | None:
+def photos_of(enhancer: Enhancer, frames: Frames, index: int, references: int) -> Frames | None:
     """The frames that follow a frame, as its reference photos."""
     count = min(references, enhancer.max_references)
     return frames[[(index + 1 + i) % len(frames) for i in range(count)]] if count else None
@@ -227,30 +193,3 @@ def _print_line(name: str, size: str, precision: str, measured: Measurement, sam
         f"{1e3 / median:7.1f} {peak:>10s} {agreement}".rstrip(),
         flush=True,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device}, {torch.get_num_threads()} thread(s)"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _LINUX_RESET.exists():
-        _LINUX_RESET.write_text("5")  # the process's own high-water mark
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if not _LINUX_RESET.exists():
-        return None
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

@@ -8,18 +8,19 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harmonizer_ns.devices import choose_dtype
+from harmonizer_ns.devices import choose_dtype, compiled
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.checkpoint import StoredNetwork
 from harmonizer_ns.enhancers.latent_cache import LatentCache
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.finite import all_finite
 from harmonizer_ns.images import Padding, resize
 from harmonizer_ns.types import Frames
 
@@ -84,6 +85,17 @@ def own_arguments(model: type[Any], config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration are arguments of that diffusers model; the rest is diffusers' own or other versions'."""
     known = inspect.signature(model.__init__).parameters
     return {name: value for name, value in config.items() if name in known}
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(network: Network) -> Network:
+    """Let 2-D convolutions read and write channels last, which is what fast kernels want: on a CPU too."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 class OneStepEnhancer(ABC):
@@ -151,8 +163,16 @@ class OneStepEnhancer(ABC):
         padding = Padding.to_multiple(frames.cameras.height, frames.cameras.width, self.network.multiple)
         self._begin_step()
         output = padding.undo(self._repaired(self._prepared(frames.rgb, padding), padding, frames, context))
+        if output.dtype == torch.float16 and not all_finite([output]) and all_finite([frames.rgb]):
+            self._widen()
+            return self.enhance(frames, context)
         rgb = (output.float() / 2 + 0.5).clamp(0, 1).to(frames.rgb.device)
         return Repaired(rgb, torch.ones_like(rgb[:, :1]))
+
+    def _widen(self) -> None:
+        """Compute in float32 from now on: weights that learned in bfloat16 may make numbers too large for float16."""
+        logger.warning("%s makes numbers too large for float16: it goes on in float32", type(self).__name__)
+        self.to(next(self._running()[0].parameters()).device, torch.float32)
 
     @abstractmethod
     def _running(self) -> list[nn.Module]:
@@ -177,8 +197,7 @@ class OneStepEnhancer(ABC):
 
     def _ready(self, step: Any) -> Any:
         """A step as it runs: compiled if that was asked for."""
-        mode = "reduce-overhead" if torch.cuda.is_available() else "default"
-        return torch.compile(step, mode=mode, dynamic=False) if self._compiled else step
+        return compiled(step) if self._compiled else step
 
     def _begin_step(self) -> None:
         """Tell CUDA graphs that the outputs of the last step are not needed any more."""

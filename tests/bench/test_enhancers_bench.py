@@ -4,8 +4,9 @@ import tiny_cosmos
 import torch
 from tiny_difix import write_tiny_decoder
 
-from harmonizer_ns.bench.enhancers import EnhancersBench, Measurement, run
+from harmonizer_ns.bench.enhancers import EnhancersBench, run
 from harmonizer_ns.bench.frames import sample_frames
+from harmonizer_ns.bench.timing import Measurement
 from harmonizer_ns.cli import bench
 from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix import DifixEnhancer, DifixNetwork

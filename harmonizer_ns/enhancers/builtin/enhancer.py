@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from harmonizer_ns import devices
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.enhancers.builtin.inputs import BuiltinInputs, gather_inputs
 from harmonizer_ns.enhancers.builtin.network import MULTIPLE, BuiltinNetwork
@@ -26,6 +27,7 @@ class BuiltinEnhancer:
     Args:
         network: used as it is, on the device where it is.
         metadata: what its checkpoint says about data, licence and training.
+        compiled: compile the network, for every image size and number of photos anew; with CUDA graphs on a GPU.
     """
 
     max_references = 3
@@ -33,9 +35,12 @@ class BuiltinEnhancer:
     needs_geometry = True
     errors_repeat = True
 
-    def __init__(self, network: BuiltinNetwork, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, network: BuiltinNetwork, metadata: dict[str, Any] | None = None, *, compiled: bool = False
+    ) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.metadata = metadata or {}
+        self._choose = devices.compiled(self.network) if compiled else self.network
 
     @classmethod
     def from_pretrained(
@@ -45,6 +50,7 @@ class BuiltinEnhancer:
         revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> BuiltinEnhancer:
         """Load a checkpoint folder, here or on the Hub; None gives the weights that ship with the project.
 
@@ -53,6 +59,7 @@ class BuiltinEnhancer:
             revision: of the Hub's repository.
             device: where to run.
             dtype: precision to run in; by default that of the weights, float32, on every device.
+            compiled: see the class.
 
         Raises:
             FileNotFoundError: when the packaged weights are not installed.
@@ -62,7 +69,9 @@ class BuiltinEnhancer:
         folder = asset("builtin") if folder_or_id is None else find_folder(folder_or_id, FILES, revision)
         checkpoint = load_checkpoint(folder)
         network = BuiltinNetwork.from_checkpoint(checkpoint)
-        return cls(network, checkpoint.metadata).to(device, dtype or next(network.parameters()).dtype)
+        return cls(network, checkpoint.metadata, compiled=compiled).to(
+            device, dtype or next(network.parameters()).dtype
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `from_pretrained` reads."""
@@ -92,7 +101,7 @@ class BuiltinEnhancer:
         """
         device, (height, width) = inputs.render.device, inputs.render.shape[-2:]
         padding, like = Padding.to_multiple(height, width, MULTIPLE), next(self.network.parameters())
-        choice = self.network(inputs.padded(padding).to(like.device, like.dtype), learned=learned)
+        choice = self._choose(inputs.padded(padding).to(like.device, like.dtype), learned=learned)
         return Repaired(
             rgb=padding.undo(choice.rgb).float().clamp(0, 1).to(device),
             confidence=padding.undo(choice.confidence).float().sigmoid().to(device),
