@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every enhancer must do, whatever is in it. New entries of the table are tested here without further ado."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_cosmos
 import torch
@@ -82,6 +84,32 @@ def test_a_gpu_gives_the_same_wherever_context_lies(name, tiny_difix, plane_fram
         _assert_fits(repaired, frames.to("cuda"))
         assert (repaired.rgb.cpu() - expected.rgb).abs().mean() < 0.01  # in half precision, maybe
     _assert_fits(enhancer.to("cpu").enhance(frames, Context(photos, (output,))), frames)
+
+
+IN_TILES = {
+    "tiny difix in tiles": lambda folder, tile: DifixEnhancer.from_pretrained(folder, tile=tile),
+    "tiny cosmos in tiles": lambda _, tile: CosmosEnhancer(tiny_cosmos.network(), cut=True, tile=tile),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [*ENHANCERS, *IN_TILES])
+def test_a_gpu_gives_the_same_in_half_precision(name, tiny_difix, plane_frames):
+    """A stream with a full history; so temporal SD-Turbo, tiles and kept latents run as they do for a video."""
+    make = IN_TILES.get(name)
+    enhancers = [ENHANCERS[name](tiny_difix) if make is None else make(tiny_difix, 64) for _ in range(2)]
+    on_cpu, on_gpu = enhancers[0], enhancers[1].to("cuda")
+    if hasattr(on_gpu, "network") and name != "builtin":
+        on_gpu.to("cuda", torch.bfloat16)
+    photos, outputs = plane_frames(2, 128, 192, shift=0.1, seed=1), ()
+    for step in range(6):
+        frames = plane_frames(1, 128, 192, shift=0.02 * step, seed=2)
+        expected = on_cpu.enhance(frames, Context(photos, outputs)).rgb
+        there = Context(photos.to("cuda"), tuple(output.to("cuda") for output in outputs))
+        repaired = on_gpu.enhance(frames.to("cuda"), there)
+        _assert_fits(repaired, frames.to("cuda"))
+        assert (repaired.rgb.cpu() - expected).abs().mean() < 0.03
+        outputs = (replace(frames, rgb=expected), *outputs)[:4]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])

@@ -4,9 +4,9 @@
 import pytest
 import tiny_cosmos
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm, WanUpsample
 
-from harmonizer_ns.enhancers.cosmos.cuts import FrameConvolution, cut_network
+from harmonizer_ns.enhancers.cosmos.cuts import ChannelNorm, FrameConvolution, cut_network
 from harmonizer_ns.enhancers.cosmos.formats import PlainCosmosNetwork
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
@@ -70,6 +70,25 @@ def test_several_frames_and_a_past_are_convolved_as_before(kernel, padding):
         cut(clip[:, :, 5:], clip[:, :, 3:5]),
     )
     assert_agree(torch.cat([first, second, third], dim=2), convolution(clip))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3), (torch.float16, 1e-3)])
+@pytest.mark.parametrize("images", [True, False])
+def test_normalisation_is_the_plain_formula_and_leaves_channels_last(dtype, most, images):
+    norm = WanRMS_norm(12, images=images)
+    torch.nn.init.uniform_(norm.gamma, 0.5, 2)
+    x = torch.randn(2, 5, 7, 12) * torch.logspace(-4, 4, 7)[:, None]  # its squares are too large for float16
+    x[0, 0, 0] = 0
+    x = x.movedim(-1, 1)
+    x = (x if images else x.unflatten(0, (1, 2)).transpose(1, 2)).to(dtype)
+    found = ChannelNorm(norm).to(dtype)(x)
+    exact = x.double() / x.double().square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-30)
+    exact = exact * norm.gamma.double()
+    assert found.dtype == dtype
+    assert found.movedim(1, -1).is_contiguous()
+    assert (found - exact).abs().max() <= most * exact.abs().max()
+    assert (found - exact).norm() <= (norm.to(dtype)(x) - exact).norm() * 1.01 + 1e-7 * exact.norm()
 
 
 def test_a_network_cut_for_single_frames_refuses_more():

@@ -119,6 +119,20 @@ def test_tiles_put_together_are_the_whole():
         torch.testing.assert_close(getattr(network, name)(*inputs), functions[name](*inputs))
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_is_too_large_for_float16_goes_on_in_float32(plane_frames, caplog, cut):
+    large = tiny_cosmos.network()
+    with torch.no_grad():
+        large.vae.encoder.conv_in.weight.mul_(3e4)  # normalisations take it back
+    expected = CosmosEnhancer(large, cut=cut).enhance(plane_frames(1)).rgb
+    enhancer = CosmosEnhancer(copy.deepcopy(large), cut=cut).to("cpu", torch.float16)
+    with caplog.at_level(logging.WARNING):
+        outputs = [enhancer.enhance(plane_frames(1)).rgb for _ in range(2)]
+    assert caplog.text.count("too large for float16") == 1
+    for output in outputs:
+        assert (output - expected).abs().mean() < 0.01
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_on_a_gpu(network, plane_frames, compiled):

@@ -7,6 +7,7 @@
 - The padding mask is zero: the patch embedding's columns for it are dropped.
 - Of a causal 3-D convolution only the last temporal tap sees the first frame: there it is a 2-D convolution. For the
   frames after it, the three taps are one 2-D convolution of three times as many channels.
+- Normalisations over channels, which lie last in memory here, are one kernel; no image is widened to float32 for them.
 - Nearest-neighbour upsampling copies values: it needs no detour through float32.
 
 Decoding only the current frame's latent, which saves temporal networks most, is how `CosmosNetwork` itself works.
@@ -19,7 +20,7 @@ import math
 from typing import Any, TypeVar
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanUpsample
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm, WanUpsample
 from diffusers.models.embeddings import apply_rotary_emb
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from torch.nn import functional as F
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
 
 Layer = TypeVar("Layer", bound=nn.Module)
+NORM_EPS = 1e-24
+"""Of the mean square, where diffusers has 1e-12 for the length of a pixel's channels: only zeros notice either."""
 Rotations = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 """Cosines and sines of the rotary position embedding."""
 
@@ -69,6 +72,8 @@ def _image_layers(vae: nn.Module, joint: bool) -> dict[nn.Module, nn.Module]:
         keep_video = joint and not name.startswith("decoder.")
         if isinstance(layer, WanUpsample):
             replaced[layer] = nn.Upsample(scale_factor=layer.scale_factor, mode=layer.mode)
+        elif isinstance(layer, WanRMS_norm):
+            replaced[layer] = ChannelNorm(layer)
         elif isinstance(layer, WanCausalConv3d) and not name.endswith(".time_conv"):
             replaced[layer] = FrameConvolution(layer, keep_video)
         elif isinstance(layer, WanCausalConv3d) and not keep_video:
@@ -125,6 +130,18 @@ class FixedBlock(nn.Module):
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
+class ChannelNorm(nn.Module):
+    """A ``WanRMS_norm``, ``g x / rms(x)`` over the channels, in one kernel that reads and writes channels last."""
+
+    def __init__(self, norm: WanRMS_norm) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.gamma.flatten().clone())
+
+    def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """Normalise every pixel."""
+        return F.rms_norm(x.movedim(1, -1), self.weight.shape, self.weight, NORM_EPS).movedim(-1, 1)
+
+
 class FrameConvolution(nn.Module):
     """A ``WanCausalConv3d`` made of 2-D convolutions.
 
@@ -153,8 +170,9 @@ class FrameConvolution(nn.Module):
         if self.clip is None:
             raise ValueError(f"a network cut for single frames got {x.shape[2]} frames")
         past = x[:, :, :0] if cache_x is None else cache_x
-        missing = torch.zeros_like(x[:, :, :1]).expand(-1, -1, self.taps - 1 - past.shape[2], -1, -1)
-        frames = torch.cat([missing, past, x], dim=2)
+        missing = self.taps - 1 - past.shape[2]
+        before = [past] if not missing else [torch.zeros_like(x[:, :, :1]).expand(-1, -1, missing, -1, -1), past]
+        frames = torch.cat([*before, x], dim=2)
         shifted = [_fold(frames[:, :, tap : tap + x.shape[2]]) for tap in range(self.taps)]
         return _unfold(self.clip(torch.cat(shifted, dim=1)), x)
 

@@ -14,7 +14,7 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.cosmos.cuts import cut_network
 from harmonizer_ns.enhancers.cosmos.formats import read_checkpoint
 from harmonizer_ns.enhancers.cosmos.network import CosmosNetwork
-from harmonizer_ns.enhancers.one_step import OneStepEnhancer
+from harmonizer_ns.enhancers.one_step import OneStepEnhancer, channels_last
 from harmonizer_ns.enhancers.tiles import in_tiles
 from harmonizer_ns.images import Padding
 from harmonizer_ns.types import Frames
@@ -47,7 +47,7 @@ class CosmosEnhancer(OneStepEnhancer):
         compiled: bool = False,
     ) -> None:
         super().__init__(network, metadata, tile=tile, compiled=compiled)
-        self._runs = _channels_last(cut_network(network)) if cut else network
+        self._runs = channels_last(cut_network(network)) if cut else network
         if tile:
             tile_autoencoder(self._runs, tile)
         if compiled:
@@ -115,11 +115,3 @@ def tile_autoencoder(network: CosmosNetwork, tile: int) -> None:
     network.encode = in_tiles(network.encode, side, (scale,))
     network.encode_jointly = in_tiles(network.encode_jointly, side, (scale, scale))
     network.decode = in_tiles(network.decode, side, (1,), scale)
-
-
-def _channels_last(network: CosmosNetwork) -> CosmosNetwork:
-    """Convolutions read and write channels last, which is what fast kernels want: three times faster on a CPU too."""
-    for module in network.vae.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network

@@ -16,7 +16,7 @@ from harmonizer_ns.enhancers.base import Context
 from harmonizer_ns.enhancers.difix.formats import read_checkpoint
 from harmonizer_ns.enhancers.difix.network import PROMPT, DifixNetwork
 from harmonizer_ns.enhancers.difix.tiled import TiledDifix, read_tiny_decoder
-from harmonizer_ns.enhancers.one_step import OneStepEnhancer
+from harmonizer_ns.enhancers.one_step import OneStepEnhancer, channels_last
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import Padding, resize
 from harmonizer_ns.types import Frames
@@ -53,7 +53,7 @@ class DifixEnhancer(OneStepEnhancer):
         if batch < 1:
             raise InputError(f"a batch has at least 1 frame, not {batch}")
         super().__init__(network, metadata, tile=tile, compiled=compiled)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(network)
         self.batch, self.tiny_decoder = batch, tiny_decoder
         runs = TiledDifix(network, tile, tiny_decoder) if tile or tiny_decoder else network
         self._latents_of, self._repair = self._ready(runs.latents), self._ready(runs.repair)
