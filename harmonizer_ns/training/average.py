@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
@@ -29,9 +30,9 @@ class Average:
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """Move toward the weights as they are after ``step`` steps."""
-        decay = min(self.decay, step / (step + 10))
-        for name, value in self.values.items():
-            value.lerp_(self.parameters[name], 1 - decay)
+        if self.values:
+            move = get_ema_multi_avg_fn(min(self.decay, step / (step + 10)))
+            move(list(self.values.values()), list(self.parameters.values()), step)
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harmonizer_ns.devices import DTYPES, choose_device, choose_dtype
+from harmonizer_ns.enhancers.one_step import channels_last
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.training.builtin.config import BuiltinConfig
 from harmonizer_ns.training.builtin.data import BuiltinData
@@ -72,7 +73,7 @@ def _prepare_one_step(config: OneStepConfig, accelerator: Accelerator) -> tuple[
     data = PairsData(config, network.multiple, *processes)  # type: ignore[arg-type]
     criterion = Criterion(config.loss, accelerator.device, data.lacks_motion)
     options = (config.temporal, config.saving.difix_checkpoint)
-    return OneStepTrainee(network.to(accelerator.device), criterion, *options), data
+    return OneStepTrainee(channels_last(network.to(accelerator.device)), criterion, *options), data
 
 
 def _prepare_builtin(config: BuiltinConfig, accelerator: Accelerator) -> tuple[Trainee, Data]:

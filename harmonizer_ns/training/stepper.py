@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -65,6 +66,7 @@ class Stepper:
             betas=options.betas,
             eps=options.epsilon,
             weight_decay=options.weight_decay,
+            fused=accelerator.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")
         self.average = Average(self.parameters, options.average)
@@ -80,13 +82,14 @@ class Stepper:
             loss, parts = self._accumulate(step, batches)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), options.clip)
-        taken = bool(torch.isfinite(norm) & torch.isfinite(loss))
+        found = torch.stack([loss, norm, *parts.values()]).tolist()  # a GPU is waited for once
+        taken = math.isfinite(found[0]) and math.isfinite(found[1])
         if taken:
             self.scaler.step(self.optimizer)
             self.average.follow(step)
         self.scaler.update()
-        values = {name: value.item() for name, value in parts.items()}
-        return Report(loss.item(), {**values, "lr": rate, "gradient_norm": norm.item()}, taken)
+        values = dict(zip(parts, found[2:], strict=True))
+        return Report(found[0], {**values, "lr": rate, "gradient_norm": found[1]}, taken)
 
     def _accumulate(self, step: int, batches: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the gradients, and return the mean loss and its terms."""
@@ -126,8 +129,10 @@ class Stepper:
             moments = tensors["optimizer"]
             if f"step/{name}" in moments:
                 state = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
-                on_device = {kind: state[kind].to(value.device) for kind in _MOMENTS[:2]}
-                self.optimizer.state[value] = {"step": state["step"], **on_device}
+                # Fused steps want all of them where, and laid out as, the weights are.
+                in_place = {kind: torch.zeros_like(value).copy_(state[kind]) for kind in _MOMENTS[:2]}
+                where = value.device if self.optimizer.defaults["fused"] else "cpu"
+                self.optimizer.state[value] = {"step": state["step"].to(where), **in_place}
         self.average.load(tensors.get("average", {}))
         if scaler:
             self.scaler.load_state_dict(scaler)

@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from loop_toys import ToyData, ToyTrainee, toy_config, toy_run
+from pretended_cuda import counted
 
+from harmonizer_ns.enhancers.one_step import channels_last
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.files import locked
 from harmonizer_ns.images import load_image
 from harmonizer_ns.training.checkpoints import list_runs, load_run
 from harmonizer_ns.training.config import DataConfig, OptimizerConfig, SavingConfig, ScheduleConfig, TemporalConfig
 from harmonizer_ns.training.journal import curves, read_log
+from harmonizer_ns.training.stepper import Stepper
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -355,3 +360,34 @@ def test_nothing_to_train_is_an_error(tmp_path):
     trainee.network.requires_grad_(False)
     with pytest.raises(InputError, match="nothing is trained"):
         toy_run(toy_config(tmp_path / "run"), trainee)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_on_a_gpu_a_step_waits_once_and_a_resumed_one_is_the_same(tmp_path):
+    """For loss, terms and the gradient's norm together. Fused steps want moments laid out as the weights are."""
+
+    def stepper():
+        trainee = ToyTrainee()
+        trainee.network = channels_last(trainee.network).to("cuda")
+        return Stepper(toy_config(tmp_path), trainee, accelerator)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator()
+    whole, resumed = stepper(), stepper()
+    batches = [tuple(part.to("cuda") for part in ToyData().batch(1, 0))]
+    whole.step(1, batches)
+    saved = {}
+    for group, named in whole.tensors().items():
+        saved[group] = {name: value.detach().cpu().contiguous() for name, value in named.items()}
+    resumed.load(saved, {})
+    with counted() as counts:
+        report = whole.step(2, batches)
+    assert report.taken
+    assert report.loss == report.values["l2"]
+    # The other one is clip_grad_norm_'s, whose C++ takes the pretended GPU for a CPU.
+    assert (counts.waits, counts.up, counts.down) == (2, 0, 2), str(counts)
+    assert resumed.step(2, batches) == report
+    for name, value in whole.parameters.items():
+        assert torch.equal(value, resumed.parameters[name])
+        assert torch.equal(whole.average.values[name], resumed.average.values[name])
+    AcceleratorState._reset_state(reset_partial_state=True)

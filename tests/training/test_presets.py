@@ -136,6 +136,23 @@ def test_half_precision_leaves_the_weights_in_full(pairs, squeezenet, tmp_path):
     assert all(value.dtype == torch.float32 for value in weights(config.output).values())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_train_and_go_on_on_a_gpu(name, precision, pairs, squeezenet, tmp_path):
+    """In float16 the first steps look for a scale of the loss, and may be skipped."""
+    config = replace(tiny(name, pairs, tmp_path, squeezenet, steps=4), device="cuda", precision=precision)
+    longer = replace(config, resume=True, schedule=replace(config.schedule, max_steps=6))
+    for each in (config, longer):
+        outcome = train(each)
+        assert outcome.finished
+        assert outcome.skipped <= (3 if precision == "fp16" else 0)
+    assert all(value.dtype == torch.float32 for value in weights(config.output).values())
+    repaired = load_enhancer(config.output / "enhancer", "cuda").enhance(frames(2).to("cuda"), Context()).rgb
+    assert repaired.is_cuda
+    assert repaired.isfinite().all()
+
+
 def test_detail_restoration_trains_eighteen_and_a_half_million_parameters():
     """On the full architecture; nothing is allocated."""
     config = PRESETS["detail-restoration"].config
