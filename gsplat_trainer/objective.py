@@ -7,7 +7,7 @@ Poses and colours of the photos may be corrected meanwhile: a small rigid motion
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gsplat_trainer.config import Config
+from gsplat_trainer.photos import PhotosAhead
 from harmonizer_ns.captures.capture import Capture
+from harmonizer_ns.devices import sent
 from harmonizer_ns.distill.correction import correction_target
 from harmonizer_ns.errors import InputError
 from harmonizer_ns.images import to_float
@@ -70,6 +72,7 @@ class Objective:
         extras: corrections of the photos' poses and colours.
         device: of the splats.
         teacher: knows the photos' depth; None teaches none.
+        source: of the photos, on the device.
     """
 
     config: Config
@@ -77,12 +80,13 @@ class Objective:
     options: RasterOptions
     extras: dict[str, Extra]
     device: torch.device
-    teacher: DepthTeacher | None = None
+    teacher: DepthTeacher | None
+    source: PhotosAhead
 
     def photos(self, splats: Any, degree: int, positions: list[int], step: int) -> tuple[Rasterized, Losses]:
         """What was drawn, and its losses on photos given by their positions among the training photos."""
         indices = [self.scene.train[i] for i in positions]
-        photos = torch.tensor(positions, device=self.device)
+        photos = sent(torch.tensor(positions), self.device)
         cameras = cat_cameras([self.scene.cameras[i] for i in indices]).to(self.device)
         if "pose" in self.extras:
             cameras = self.extras["pose"].module(cameras, photos)
@@ -90,8 +94,9 @@ class Objective:
         rgb = self._over_background(drawn)
         if "app" in self.extras:
             rgb = self.extras["app"].module(rgb, photos)
-        target = torch.stack([to_float(self.scene.photo(i).to(self.device)) for i in indices])
-        losses = {"photo": image_loss(rgb, target, self._masks(indices), self.config.ssim_lambda)}
+        shown, masks = zip(*(self.source[i] for i in indices), strict=True)
+        target = torch.stack([to_float(photo) for photo in shown])
+        losses = {"photo": image_loss(rgb, target, _weights(masks, target), self.config.ssim_lambda)}
         if drawn.depth is not None:
             terms = [self._depth(depth, position, step) for depth, position in zip(drawn.depth, positions, strict=True)]
             losses["depth"] = torch.stack(terms).mean()
@@ -129,14 +134,6 @@ class Objective:
             return drawn.rgb
         return drawn.rgb + (1 - drawn.alpha) * torch.rand(3, 1, 1, device=self.device)
 
-    def _masks(self, indices: list[int]) -> Tensor | None:
-        masks = [self.scene.mask(i) for i in indices]
-        if all(mask is None for mask in masks):
-            return None
-        sizes = [(1, self.scene.cameras[i].height, self.scene.cameras[i].width) for i in indices]
-        filled = [torch.ones(size) if mask is None else mask.float() for mask, size in zip(masks, sizes, strict=True)]
-        return torch.stack(filled).to(self.device)
-
     def _depth(self, depth: Float[Tensor, "1 h w"], position: int, step: int) -> Float[Tensor, ""]:
         """Compare a photo's render with the photo's own depth and with COLMAP's points, as far as that is asked for."""
         terms = []
@@ -152,6 +149,14 @@ class Objective:
             raise InputError("depth_loss needs a COLMAP capture, which knows what points each photo shows")
         points = self.scene.points[self.scene.seen[index]].to(self.device)
         return depth_loss(depth, self.scene.cameras[index].to(self.device), points)
+
+
+def _weights(masks: Sequence[Tensor | None], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"] | None:
+    """What photos' pixels count; None where all of them do."""
+    if all(mask is None for mask in masks):
+        return None
+    all_of_one = torch.ones_like(target[0, :1])
+    return torch.stack([all_of_one if mask is None else mask.float() for mask in masks])
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ class PoseCorrections(torch.nn.Module):
         turn = torch.linalg.cross(motion[:, None, 3:], axes).mT  # [w]x: its columns are w x e
         rotation = torch.linalg.matrix_exp(turn)
         top = torch.cat([rotation, motion[:, :3, None]], dim=2)
-        bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
+        bottom = cameras.camera_to_world[:, 3:]  # (0, 0, 0, 1), where the motions are
         return replace(cameras, camera_to_world=cameras.camera_to_world @ torch.cat([top, bottom], dim=1))
 
 

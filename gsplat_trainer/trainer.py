@@ -29,6 +29,7 @@ from gsplat_trainer.optimizers import (
     set_optimizer_state,
 )
 from gsplat_trainer.outputs import Outputs
+from gsplat_trainer.photos import PhotosAhead
 from gsplat_trainer.scene import find_geometry, first_splats, make_repairs
 from gsplat_trainer.viewer import NoViewer
 from harmonizer_ns.captures.capture import Capture
@@ -94,7 +95,8 @@ class Trainer:
         self.extras = make_extras(config, len(scene.train), device)
         self._options = _raster_options(config, distributed=world.size > 1)
         teacher = teacher_of(geometry, config.depth_weight, config.max_steps)
-        self.objective = Objective(config, scene, self._options, self.extras, device, teacher)
+        self._photos = PhotosAhead(scene, device)
+        self.objective = Objective(config, scene, self._options, self.extras, device, teacher, self._photos)
         self._gathered: Splats | None = None
         self.repairs = make_repairs(config, scene, self, world, say)
         self.skipped = SkippedSteps()
@@ -167,7 +169,7 @@ class Trainer:
         self.step = step
         self._repair_if_due(step)
         with self.viewer.training():
-            losses = self._learn(step)
+            losses = self.learn(step)
         self._taken, self.seconds = step, time.perf_counter() - start
         if not self.skipped.in_a_row:
             terms = {f"loss/{name}": value for name, value in losses.items()}
@@ -210,12 +212,13 @@ class Trainer:
         finally:
             self._gathered = None
 
-    def _learn(self, step: int) -> dict[str, Tensor]:
+    def learn(self, step: int) -> dict[str, Tensor]:
         """Take one step of optimisation; returns its losses."""
         losses: dict[str, Tensor] = {}
         drawn: list[Rasterized] = []
         if self.scene.train:
             photo, losses = self.objective.photos(self.splats, self.degree, self._next_photos(), step)
+            self._photos.expect(self.scene.train[i] for i in self._upcoming())  # while this step runs
             drawn.append(photo)
             self.strategy.step_pre_backward(self.splats, self.optimizers, self.strategy_state, step, photo.info)
         view = self.repairs.draw(step, self.device)
@@ -253,12 +256,15 @@ class Trainer:
 
     def _next_photos(self) -> list[int]:
         """Draw positions in the list of training photos: every photo once, in random order, then again."""
-        chosen = []
-        while len(chosen) < self.config.batch_size:
-            if not self._order:
-                self._order = torch.randperm(len(self.scene.train), generator=self._shuffle).tolist()
-            chosen.append(self._order.pop())
+        chosen = self._upcoming()
+        del self._order[-len(chosen) :]
         return chosen
+
+    def _upcoming(self) -> list[int]:
+        """The positions of the next step, which stay to be drawn."""
+        while len(self._order) < self.config.batch_size:
+            self._order = torch.randperm(len(self.scene.train), generator=self._shuffle).tolist() + self._order
+        return self._order[: -self.config.batch_size - 1 : -1]
 
     def _update(self, step: int, drawn: list[Rasterized]) -> None:
         if self.config.only_visible:

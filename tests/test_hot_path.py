@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What crosses the bus and what a host waits for, in a training step, a repair, and a frame that somebody looks at."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ from splat_runs import tiny
 from torch.utils.data._utils.pin_memory import pin_memory
 from toy_enhancer import ToyEnhancer
 
+from gsplat_trainer.photos import PhotosAhead
 from gsplat_trainer.scene import load_data
 from gsplat_trainer.trainer import Trainer
+from harmonizer_ns.captures.capture import Capture
 from harmonizer_ns.distill.store import PseudoViewSampler, PseudoViewStore, encode
 from harmonizer_ns.enhancers.base import Repaired
 from harmonizer_ns.footage.sequence import FrameEnhancer, Item
@@ -74,6 +77,28 @@ def test_a_step_with_a_pseudo_view_moves_only_bytes_and_its_camera(capture, tmp_
     assert counts.up <= 1 + 3, str(counts)
     assert counts.up_bytes <= 7 * 48 * 64 + 3 * SMALL
     assert (counts.down, counts.waits) == (0, 0), str(counts)
+
+
+def test_the_next_photo_is_read_and_pinned_while_a_step_runs():
+    readers, pictures = [], [torch.randint(256, (3, 4, 6), dtype=torch.uint8) for _ in range(3)]
+
+    def read(index):
+        readers.append(threading.current_thread().name)
+        return pictures[index], torch.rand(1, 4, 6) > 0.5 if index else None
+
+    cameras = row_of_cameras(3, width=6, height=4)
+    scene = Capture("", ("", "", ""), cameras, torch.rand(3, 3), torch.rand(3, 3), read, (0, 1, 2))
+    photos = PhotosAhead(scene, torch.device("cuda"))
+    photos.expect([1])
+    with counted() as counts:
+        photo, mask = photos[1]
+    assert readers[0].startswith("photos")
+    assert (counts.up, counts.up_bytes, counts.waits) == (2, 4 * 4 * 6, 0), str(counts)
+    assert torch.equal(photo.cpu(), pictures[1])
+    assert torch.equal(mask.cpu(), scene.mask(1))
+    photos.expect([2])
+    assert photos[0][1] is None  # nobody has expected it
+    assert [torch.equal(photos[i][0].cpu(), pictures[i]) for i in (0, 1, 2)] == [True] * 3
 
 
 @pytest.mark.parametrize("kind", ["bytes", "floats"])

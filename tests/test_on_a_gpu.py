@@ -80,7 +80,8 @@ def test_a_round_brings_photos_up_once_and_bytes_down():
     views, pixels = len(report.used), 96 * 64
     assert views == len(repairs.store) == 2
     assert {view.rgb.device.type for view in repairs.store.stored} == {"cpu"}
-    assert_at_most(counts, down=7 * views, down_bytes=17 * pixels * views)
+    # Is there something to see, is the repair finite, how far is it trusted; the view itself, and its photo.
+    assert_at_most(counts, waits=5 * views, down=3 * views, down_bytes=(7 + 3) * pixels * views + 100)
 
 
 def test_gsplat_trainer_learns_measures_and_goes_on(capture, tmp_path):
@@ -88,24 +89,24 @@ def test_gsplat_trainer_learns_measures_and_goes_on(capture, tmp_path):
     config = tiny(capture, tmp_path, **options)
     trainer = Trainer(config, load_data(config), CUDA)
     trainer.repairs.run(10)
-    trainer._learn(10)  # with density control
+    trainer.learn(10)  # with density control
     steps = []
     for probability in (0.0, 1.0):
         trainer.repairs.sampler.pseudo_probability = probability
         with counted() as counts:
-            losses = trainer._learn(12)
+            losses = trainer.learn(12)
         assert ("pseudo" in losses) == bool(probability)
         steps.append(counts)
     photo, both = steps
-    assert_at_most(photo, waits=9, up=5, up_bytes=PHOTO + CAMERA + 24, down=0)  # 3 waits are gsplat's
-    assert_at_most(both, waits=11, up=8, up_bytes=PHOTO + 2 * CAMERA + 24 + PSEUDO, down=0)
+    assert_at_most(photo, waits=4, up=4, up_bytes=PHOTO + CAMERA + 8, down=0)  # 3 waits are gsplat's
+    assert_at_most(both, waits=4, up=7, up_bytes=PHOTO + 2 * CAMERA + 8 + PSEUDO, down=0)
     trainer.step = 12
     trainer.save(12)
     assert trainer.evaluate(12)["psnr"] > 5
     again = Trainer(replace(config, result_dir=tmp_path / "again"), load_data(config), CUDA)
     saved = checkpoint.newest_full(tmp_path / "ckpts", 0)
     again.load_state_dict(checkpoint.load_full(saved), views_folder(saved.parent))
-    again._learn(13)
+    again.learn(13)
 
 
 def test_mcmc_moves_and_adds_splats(capture, tmp_path):
@@ -113,7 +114,7 @@ def test_mcmc_moves_and_adds_splats(capture, tmp_path):
     trainer = Trainer(config, load_data(config), CUDA)
     trainer.splats["opacities"].data[:9] = -9.0  # dead
     before = len(trainer.splats["means"])
-    trainer._learn(5)
+    trainer.learn(5)
     assert len(trainer.splats["means"]) > before
     assert all(value.is_cuda and value.isfinite().all() for value in trainer.splats.values())
 

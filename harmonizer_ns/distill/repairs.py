@@ -9,6 +9,7 @@ draws what a training step learns from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from harmonizer_ns.enhancers.gpu_sharing import ParkedEnhancer
 from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.enhancers.stream import HISTORY, EnhancerStream
 from harmonizer_ns.errors import first_line
+from harmonizer_ns.finite import all_finite
 from harmonizer_ns.images import to_uint8
 from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.references import Photographed, ReferenceSelector
@@ -170,7 +172,7 @@ class Repairs:
         for target, camera in enumerate(progress(self.schedule.upcoming())):
             report, view = self._repair_in_memory(step, target, camera)
             reports.append(report)
-            views += [] if view is None else [encode(view)]
+            views += [] if view is None else [view]
         return views, reports
 
     def adopt(self, step: int, views: list[StoredView]) -> None:
@@ -190,7 +192,7 @@ class Repairs:
             return f"after {MOST_FAILED} failed rounds repairs are off, this was number {self.failed_rounds}"
         return f"repairs are off from now on, {self.failed_rounds} rounds have failed"
 
-    def _repair_in_memory(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
+    def _repair_in_memory(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, StoredView | None]:
         """Repair one view; where memory does not suffice, once again at half its size."""
         try:
             return self._repair(step, target, camera)
@@ -204,8 +206,8 @@ class Repairs:
         half = camera.resized(max(1, camera.width // 2), max(1, camera.height // 2))
         return self._repair(step, target, half)
 
-    def _repair(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, PseudoView | None]:
-        """Render, find photos, repair and weigh one view."""
+    def _repair(self, step: int, target: int, camera: Cameras) -> tuple[ViewReport, StoredView | None]:
+        """Render, find photos, repair and weigh one view; the host waits for a GPU five times."""
         render = self.renderer.render(camera)
         reason = _unusable(render)
         if reason:
@@ -215,10 +217,9 @@ class Repairs:
         weight = self.gate.weight(render, repaired, context)
         mean_weight = weight.mean().item()
         skipped = None if mean_weight > 0 else "no pixel of the repair can be trusted"
-        report = ViewReport(target, mean_weight, skipped, _images(render, repaired, weight, context))
-        if skipped:
-            return report, None
-        return report, PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target)
+        view = encode(PseudoView(repaired.rgb[0], render.rgb[0], weight[0], camera, step, target))
+        report = ViewReport(target, mean_weight, skipped, _images(view, context))
+        return report, None if skipped else view
 
     def _enhanced(self, render: Frames, context: Context) -> Repaired:
         """What the enhancer makes of a render.
@@ -301,19 +302,17 @@ def _told(error: Exception) -> str:
     return f"the enhancer failed: {type(error).__name__}: {first_line(error)} ({where})"
 
 
-def _images(render: Frames, repaired: Repaired, weight: Tensor, context: Context) -> dict[str, UInt8[Tensor, "c h w"]]:
+def _images(view: StoredView, context: Context) -> dict[str, UInt8[Tensor, "c h w"]]:
     """Pictures for the report."""
-    images = {"render": render.rgb, "repaired": repaired.rgb}
     reference = context.references[0]
-    if reference is not None:
-        images["reference"] = reference.rgb[:1]
-    images["weight"] = weight
-    return {name: to_uint8(image[0]).cpu() for name, image in images.items()}
+    shown = {} if reference is None else {"reference": to_uint8(reference.rgb[0]).cpu()}
+    return {"render": view.render, "repaired": view.rgb, **shown, "weight": view.weight}
 
 
 def _unusable(render: Frames) -> str | None:
     """Why a render cannot be repaired, or None."""
-    if not all(torch.isfinite(image).all() for image in (render.rgb, render.alpha, render.depth)):
+    images = (render.rgb, render.alpha, render.depth)
+    coverage, *sums = torch.stack([render.alpha.mean(), *(image.sum() for image in images)]).tolist()
+    if not all(map(math.isfinite, sums)) and not all_finite(images):  # sums may be too large
         return "the render contains NaN or infinity"
-    coverage = render.alpha.mean().item()
     return f"nothing to see there (mean alpha {coverage:.3f})" if coverage < MIN_COVERAGE else None
