@@ -34,6 +34,17 @@ def pytest_make_collect_report(
     return report
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pretended-gpu", action="store_true", help="tests marked gpu run on a pretended one")
+
+
+@pytest.fixture(autouse=True)
+def _pretended_gpu(request: pytest.FixtureRequest) -> None:
+    """With ``-m gpu --pretended-gpu`` those tests run here, but for compiled networks."""
+    if request.node.get_closest_marker("gpu") and request.config.getoption("--pretended-gpu"):
+        request.getfixturevalue("gpu")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Every test begins with one thread: such runs are bit-identical, and small machines have few cores."""

@@ -264,6 +264,14 @@ def test_images_folders_and_videos_through_a_difix_folder(folder, video, tiny_di
     assert (to_float(torch.stack(list(read_video(tmp_path / "clip.mp4")[1]))) - expected).abs().mean() < 0.1
 
 
+@pytest.mark.gpu
+def test_a_video_on_a_gpu(video, tiny_difix, tmp_path, caplog):
+    for device in ("cpu", "cuda"):
+        run(video, tmp_path / f"{device}.mp4", "--enhancer", tiny_difix, "--device", device)
+    clips = [to_float(torch.stack(list(read_video(tmp_path / f"{name}.mp4")[1]))) for name in ("cpu", "cuda")]
+    assert (clips[0] - clips[1]).abs().mean() < 0.02
+
+
 def test_precision_reaches_the_network(folder, tiny_difix, tmp_path, monkeypatch):
     seen = []
     enhance = DifixEnhancer.enhance

