@@ -26,7 +26,7 @@ def numbers(values):
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("name", [name for name in SECTIONS if name != "fixer"])  # is as harmonizer
+@pytest.mark.parametrize("name", [name for name in SECTIONS if name not in ("fixer", "harmonizer")])  # as difix
 def test_every_section_finds_figures(name, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.compile", lambda step, **_: step)
     monkeypatch.setattr("harmonizer_ns.bench.stereo.measure", lambda *_: (0.1, 1 << 20))  # its own test takes long
