@@ -141,6 +141,8 @@ class Config(GeometrySettings, DistillSettings):
     'harmonizer-ns[splats]'."""
     final_report: bool = True
     """Write report.html, report.json and report.md when the run ends."""
+    open_report: bool = False
+    """Show report.html in the browser when the run has ended."""
     tb_every: int = 100
     """Steps between tensorboard entries."""
     disable_viewer: bool = True

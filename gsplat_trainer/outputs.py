@@ -183,7 +183,12 @@ class Outputs:
         before = Trained(*self.measured["before"], Curves(1)) if "before" in self.measured else None
         what = "as it is" if self.config.ckpt else f"{self.config.max_steps} steps"
         title = f"gsplat-trainer on {scene.name}, {what}"
-        write_run_report(self.folder, lambda: run_report(title, run, repairs, origin, before, "before"), self.say)
+        write_run_report(
+            self.folder,
+            lambda: run_report(title, run, repairs, origin, before, "before"),
+            self.say,
+            opens=self.config.open_report,
+        )
 
     # --- videos -------------------------------------------------------------------------------------------------------
 

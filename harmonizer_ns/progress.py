@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 Tell = Callable[[int, int, str], None]
@@ -75,22 +75,60 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
 
 
 class Counts:
-    """Says now and then how far each sort of work is that is `counted` inside the block.
+    """Says now and then how far each sort of work is that is `counted` inside the block, and how long the rest takes.
 
     Args:
         say: told lines.
-        name: of the whole, begins each line.
+        name: of the whole, begins each line; may be empty.
     """
 
-    def __init__(self, say: Callable[[str], None], name: str) -> None:
-        self._say, self._name = say, name
+    def __init__(self, say: Callable[[str], None], name: str = "") -> None:
+        self._say, self._name = say, f"{name}: " if name else ""
         self._paces: dict[str, Pace] = {}
+        self._firsts: dict[str, tuple[float, int]] = {}
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Take a count."""
+        now = time.monotonic()
         pace = self._paces.setdefault(what, Pace())
+        start, first = self._firsts.setdefault(what, (now, done))
         if done < total and pace.due(done / total):
-            self._say(f"{self._name}: {done} of {total} {what}")
+            left = f", about {duration((now - start) / (done - first) * (total - done))} left" if done > first else ""
+            self._say(f"{self._name}{done} of {total} {what}{left}")
+        if done >= total:
+            self._firsts.pop(what)
+
+
+@contextmanager
+def counts_shown(console: Console | None = None) -> Iterator[None]:
+    """Show how far whatever is `counted` inside the block is: bars on a terminal, elsewhere a line now and then.
+
+    Args:
+        console: where to; None: what is written for people, not for the next program (stderr).
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        with listening(Counts(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))):
+            yield
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(done: int, total: int, what: str) -> None:
+            task = tasks[what] if what in tasks else tasks.setdefault(what, bar.add_task(what, total=total))
+            bar.update(task, completed=done, total=total)
+            if done >= total:
+                bar.remove_task(tasks.pop(what))
+
+        with listening(show):
+            yield
 
 
 class StepBar:

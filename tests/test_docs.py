@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -94,3 +96,19 @@ def test_python_runs(page, tmp_path, monkeypatch):
         if tiny != code:
             write_tiny_difix(tmp_path / "tiny")
         exec(compile(tiny, name_of(page), "exec"), {})
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Links between its pages are checked on the way; nothing is fetched."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "demo.jpg").is_file()
+    assert not re.search(r'(src|href)="(https?:)?//[^"]+\.(js|css|woff2?)"', page)
+
+
+def test_every_page_has_its_place_in_the_site():
+    settings = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in settings] == []

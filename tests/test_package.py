@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,24 +23,18 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-ORDER = """
-    errors devices features files finite flow images interruption media metrics pairs poses progress \
-    random_state spread \
-    loaded_pairs strict_dataclasses types warp workers
-    references report
-    raster
-    captures
-    stereo
-    splats
-    enhancers
-    footage views
-    distill training synthesis evaluation viewing
-    plugin gsplat_trainer
-    bench selftest
-    cli
-"""
-"""From bottom to top: a module may import from its own package and from the lines above its own. The small modules of
-the first line may import each other."""
+DRAWING = ROOT / "docs" / "architecture.md"
+
+
+def drawn(page: str) -> list[list[str]]:
+    """The rows of the drawing, from bottom to top."""
+    rows = re.findall(r"^\| (`\w+`(?: `\w+`)*) \|", page, flags=re.MULTILINE)
+    return [re.findall(r"\w+", row) for row in reversed(rows)]
+
+
+ORDER = drawn(DRAWING.read_text())
+"""From bottom to top: a module may import from its own package and from the rows below its own. The small modules of
+the lowest row may import each other."""
 
 
 class Import(NamedTuple):
@@ -120,11 +115,11 @@ def package(module: str) -> str:
 
 def floor(name: str) -> int:
     """The line of `ORDER` that a package stands in."""
-    return next(i for i, line in enumerate(ORDER.strip().splitlines()) if name in line.split())
+    return next(i for i, row in enumerate(ORDER) if name in row)
 
 
 def test_every_package_has_its_place_in_the_order():
-    assert sorted({package(module) for module in modules()} - {""}) == sorted(ORDER.split())
+    assert sorted({package(module) for module in modules()} - {""}) == sorted(name for row in ORDER for name in row)
 
 
 def test_imports_point_one_way():

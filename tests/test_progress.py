@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harmonizer_ns import progress
 from harmonizer_ns.plugin.terminal import StepLines
-from harmonizer_ns.progress import LONGEST, SHORTEST, Counts, StepBar, counted, duration, listening, told
+from harmonizer_ns.progress import LONGEST, SHORTEST, Counts, StepBar, counted, counts_shown, duration, listening, told
 
 
 class Clock:
@@ -86,12 +86,30 @@ def test_what_is_counted_is_told_to_who_listens_and_otherwise_passes(clock):
         for _ in counted("abcd", "views"):
             clock.now += 11
     list(counted([0] * 9, "views"))
-    assert lines[0] == "sparse/0_00: 5 of 100 steps of a fit"
+    assert lines[0] == "sparse/0_00: 5 of 100 steps of a fit, about 5 min left"
     assert 15 <= sum("steps" in line for line in lines) <= 20
-    assert [line for line in lines if line.endswith(" views")] == [f"sparse/0_00: {i} of 4 views" for i in (2, 3)]
+    views = [line.partition(", about ")[::2] for line in lines if " views" in line]
+    assert views == [("sparse/0_00: 2 of 4 views", "22 s left"), ("sparse/0_00: 3 of 4 views", "11 s left")]
     with pytest.raises(ZeroDivisionError), listening(Counts(lines.append, "x")):
         raise ZeroDivisionError
     assert progress._listener.get() is None
+
+
+def test_what_is_counted_is_a_bar_with_the_time_that_is_left_or_lines(clock):
+    terminal, log = Console(file=io.StringIO(), force_terminal=True, width=100), Console(file=io.StringIO())
+    for console in (terminal, log):
+        with counts_shown(console):
+            for _ in counted(range(20), "views rendered"):
+                clock.now += 30
+                for _ in counted("ab", "photos"):
+                    clock.now += 1
+                if console is terminal:
+                    console.print("a line above the bars")
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.file.getvalue())
+    assert re.search(r"views rendered .* \d+/20 ETA [\d:-]+", shown)
+    assert "a line above the bars" in shown
+    lines = [line for line in log.file.getvalue().splitlines() if "views" in line]
+    assert lines[0] == "2 of 20 views rendered, about 10 min left"
 
 
 def test_nerfstudio_writes_lines_where_it_cannot_redraw_its_table(clock, monkeypatch, capsys):

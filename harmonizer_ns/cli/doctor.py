@@ -99,7 +99,7 @@ def examine() -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> str:
-    """What was found, as lines for people."""
+    """Tell what was found, as lines for people."""
     lines = []
     for heading, content in found.items():
         if isinstance(content, dict):
@@ -133,13 +133,13 @@ def _needed(extra: str = "") -> Iterator[Requirement]:
 
 
 def _fits(needed: Requirement) -> bool:
-    """Whether a package is here, in a version that will do."""
+    """Tell whether a package is here, in a version that will do."""
     found = _version(needed.name)
     return found is not None and needed.specifier.contains(found, prereleases=True)
 
 
 def _installed() -> dict[str, str]:
-    """The versions of those packages that decide most."""
+    """Give the versions of those packages that decide most."""
     return {name: _version(name) or "missing" for name in _DECISIVE}
 
 
@@ -182,6 +182,6 @@ def _kernels() -> str:
 
 
 def _ability(uses: dict[str, str], missing: dict[str, list[str]]) -> str:
-    """What a command can do here: all of it, or what it lacks with the line that installs it."""
+    """Tell what a command can do here: all of it, or what it lacks with the line that installs it."""
     lacks = [f"{what} needs {install_line(extra)}" for extra, what in uses.items() if extra in missing]
     return "; ".join(lacks) or "ready"

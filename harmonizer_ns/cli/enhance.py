@@ -78,7 +78,7 @@ def main(config: EnhanceConfig) -> None:
 
 
 def _options(config: EnhanceConfig) -> dict[str, Any]:
-    """What was asked for that not every enhancer has.
+    """Tell what was asked for that not every enhancer has.
 
     Raises:
         InputError: when there is no such enhancer, or it has no such option.

@@ -31,7 +31,7 @@ def main(config: EnhancersConfig) -> None:
 
 
 def where(spec: EnhancerSpec) -> str:
-    """Where an enhancer's weights are, or will come from; the network is not asked."""
+    """Tell where an enhancer's weights are, or will come from; the network is not asked."""
     if not spec.repository:
         return "part of the project"
     from huggingface_hub.constants import HF_HUB_CACHE

@@ -15,6 +15,7 @@ from harmonizer_ns.errors import InputError
 from harmonizer_ns.evaluation import enhancer as held_out
 from harmonizer_ns.evaluation import temporal
 from harmonizer_ns.evaluation.settings import EvaluationConfig
+from harmonizer_ns.progress import counts_shown
 
 EXAMPLES = """
 harmonizer evaluate DATA                                   # the built-in enhancer on photos of your own
@@ -58,4 +59,5 @@ def main(config: EvaluationConfig | loop.LoopConfig | stereo.StereoConfig) -> No
     flights = config.temporal and not all(source.is_pairs for source in sources)
     if flights and any(source.is_pairs for source in sources):
         raise InputError("--temporal flies through runs and captures, or takes pairs as a video: give one or the other")
-    (temporal if flights else held_out).evaluate(config, scenes, networks)  # type: ignore[arg-type]
+    with counts_shown():
+        (temporal if flights else held_out).evaluate(config, scenes, networks)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def _run(name: str, arguments: list[str]) -> None:
 
 
 def find(name: str) -> Command:
-    """The command of that name.
+    """Give the command of that name.
 
     Raises:
         InputError: when there is none; the message says which name comes near.

@@ -30,7 +30,7 @@ def read_options(options: type[Options], command: str, examples: str, arguments:
 
 
 def with_examples(description: str, examples: str) -> str:
-    """A command's description, then its examples."""
+    """Join a command's description, then its examples."""
     return f"{cleandoc(description)}\n\nexamples:\n{indent(examples.strip(), '  ')}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 from harmonizer_ns.cli.parsing import with_examples
+from harmonizer_ns.progress import counts_shown
 from harmonizer_ns.synthesis.scenes.demo import DemoConfig, make_demo
 from harmonizer_ns.synthesis.scenes.procedural import ProceduralConfig, make_scenes
 
@@ -29,7 +30,5 @@ def parse(arguments: Sequence[str]) -> ProceduralConfig | DemoConfig:
 
 def main(config: ProceduralConfig | DemoConfig) -> None:
     """Render what the command line names."""
-    if isinstance(config, DemoConfig):
-        make_demo(config)
-    else:
-        make_scenes(config)
+    with counts_shown():
+        make_demo(config) if isinstance(config, DemoConfig) else make_scenes(config)

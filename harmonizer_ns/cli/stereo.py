@@ -17,6 +17,7 @@ from harmonizer_ns.devices import Device, choose_device
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.evaluation.stereo import examine, stereo_report, write_sheet
 from harmonizer_ns.files import locked
+from harmonizer_ns.progress import counts_shown
 from harmonizer_ns.raster.threads import get_num_threads, set_num_threads
 from harmonizer_ns.report import write_report
 from harmonizer_ns.stereo.settings import StereoSettings
@@ -66,7 +67,8 @@ def main(config: StereoConfig) -> None:
         for path in config.scenes:
             widest = max(view.lens.width for view in read_views(path).views)
             capture = load_capture(path, min(config.width, widest), with_tracks=True)
-            results.append(examine(capture, settings, config.photos, device))
+            with counts_shown():
+                results.append(examine(capture, settings, config.photos, device))
             sheet = output / f"{capture.name}.png"
             write_sheet(sheet, results[-1])
             print(f"{sheet}: {len(results[-1].maps)} photos, {results[-1].seconds:.2f} s a photo")

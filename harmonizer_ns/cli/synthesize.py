@@ -116,7 +116,7 @@ def _made(plan: Plan, config: SynthesizeConfig, output: Path) -> Iterator[ItemOu
 
 
 def _maker(output: Path) -> Callable[[PlannedItem], ItemOutcome]:
-    """What makes an item, here or in a worker process."""
+    """Tell what makes an item, here or in a worker process."""
     return partial(make_item, output=output, reconstructors={**SPLATS, "nerf": build_nerf}, say=say)
 
 
@@ -126,7 +126,7 @@ def say(line: str) -> None:
 
 
 def build_nerf(settings: CurationSettings, seed: int) -> Reconstructor:
-    """The NeRF fitter; worker processes find it by this function's name, and load nerfstudio when they need it.
+    """Give the NeRF fitter; worker processes find it by this function's name, and load nerfstudio when they need it.
 
     Raises:
         InputError: without nerfstudio.

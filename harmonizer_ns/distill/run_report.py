@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import traceback
+import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,22 @@ class Trained:
     seconds: float = 0.0
 
 
-def write_run_report(folder: Path, make: Callable[[], Report], say: Callable[[str], None]) -> None:
-    """Write the report of a run that is finished and saved: whatever is wrong with it is said, and loses nothing."""
+def write_run_report(folder: Path, make: Callable[[], Report], say: Callable[[str], None], opens: bool = False) -> None:
+    """Write the report of a run that is finished and saved, and say what it tells and where it is.
+
+    Whatever is wrong with it is said, and loses nothing.
+
+    Args:
+        folder: of the run.
+        make: gives the report.
+        say: told lines.
+        opens: show its page in the browser.
+    """
     try:
-        say(f"Report: {write_report(folder, make())}")
+        page = write_report(folder, report := make())
+        say("\n".join([*report.summary, f"Report: {page}"]))
+        if opens and not webbrowser.open(page.resolve().as_uri()):
+            say("No browser was found to open it.")
     except InputError as error:
         say(f"There is no report: {error}")
     except Exception as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harmonizer_ns.enhancers.base import Context, Enhancer, Repaired
 from harmonizer_ns.errors import InputError
+from harmonizer_ns.progress import counted
 from harmonizer_ns.splats.held_out import SparseFit, select_references
 from harmonizer_ns.spread import evenly_spread
 from harmonizer_ns.types import Frames
@@ -54,7 +55,7 @@ class FittedScene:
 
 def compare(fit: SparseFit, enhancer: Enhancer | None, views: Sequence[int]) -> Iterator[JudgedView]:
     """Render each view, and enhance it with the nearest fitted photos as references."""
-    for index in views:
+    for index in counted(views, "views judged"):
         render = fit.renderer.render(fit.capture.cameras[index])
         pictures, seconds = {PLAIN: render.rgb[0]}, None
         if enhancer is not None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.captures.capture import Capture, pose_files
 from harmonizer_ns.captures.transforms import read_meta
+from harmonizer_ns.drawing import colored, colored_depth, draw_points
 from harmonizer_ns.errors import damage_of
 from harmonizer_ns.images import contact_sheet, labelled, opened_image, resize, save_image, to_float
 from harmonizer_ns.report import Cell, Report, Table, View, heading
@@ -27,7 +28,7 @@ from harmonizer_ns.stereo.geometry import look_at
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.views import carry, inside, inverted
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import pixel_grid, project, sample
+from harmonizer_ns.warp import pixel_grid, sample
 
 ROWS, FROM_ELSEWHERE = 8, 4
 """Photos on a contact sheet, and photos that were not used from whose places the seeds are shown."""
@@ -76,7 +77,7 @@ def examine(capture: Capture, settings: StereoSettings, most: int, device: str) 
     unused = evenly_spread([i for i in range(len(capture)) if i not in set(used)], FROM_ELSEWHERE)
     for i in unused:
         camera = capture.cameras[i].to("cpu").resized(maps[0].camera.width, maps[0].camera.height)
-        pictures = {"photo": _photo(capture, i, camera), "seeds": picture_of_seeds(seeds, camera)}
+        pictures = {"photo": _photo(capture, i, camera), "seeds": draw_points(seeds.points, seeds.colors, camera)}
         views.append(View(f"{capture.names[i]} (not used)", pictures, {}, 0.0))
     return StereoResult(capture.name, maps, seeds, seconds, tuple(views), truths, len(capture.points))
 
@@ -85,14 +86,12 @@ def examine(capture: Capture, settings: StereoSettings, most: int, device: str) 
 
 
 def _view(capture: Capture, index: int, found: DepthMap, seeds: Seeds, truth: Depth | None) -> View:
-    inverse = inverted(found.depth)
-    top = inverse[inverse > 0].quantile(0.98).item() if inverse.any() else 1.0
     pictures = {
         "photo": _photo(capture, index, found.camera),
-        "depth": colored(inverse / top) * (inverse > 0),
+        "depth": colored_depth(found.depth),
         "confidence": colored(found.confidence) * torch.where(found.sure, 1.0, 0.4),
         "normals": ((found.normals() + 1) / 2 * (found.depth > 0)[..., None]).permute(2, 0, 1),
-        "seeds": picture_of_seeds(seeds, found.camera),
+        "seeds": draw_points(seeds.points, seeds.colors, found.camera),
     }
     scores = {"known": share(found.depth > 0), "sure": share(found.sure)}
     if truth is not None:
@@ -105,29 +104,6 @@ def _view(capture: Capture, index: int, found: DepthMap, seeds: Seeds, truth: De
 
 def _photo(capture: Capture, index: int, camera: Cameras) -> Float[Tensor, "3 h w"]:
     return resize(to_float(capture.photo(index))[None].cpu(), camera.height, camera.width)[0]
-
-
-def colored(values: Float[Tensor, "h w"], colors: str = "turbo") -> Float[Tensor, "3 h w"]:
-    """Colour numbers in [0, 1] by one of matplotlib's maps."""
-    import matplotlib
-
-    rgba = matplotlib.colormaps[colors](values.clamp(0, 1).cpu().numpy())
-    return torch.from_numpy(rgba[..., :3]).permute(2, 0, 1).float()
-
-
-def picture_of_seeds(seeds: Seeds, camera: Cameras) -> Float[Tensor, "3 h w"]:
-    """Show seed points as squares of 2x2 pixels, near ones before far ones, on black."""
-    pixels, z = project(seeds.points[None], camera)
-    (x, y), z = (pixels[0] - 0.5).floor().unbind(-1), z[0]
-    order = z.argsort(stable=True)
-    nearest = torch.full((camera.height * camera.width,), len(seeds))
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        u, v = (x + dx)[order], (y + dy)[order]
-        shown = (z[order] > 0) & (u >= 0) & (v >= 0) & (u < camera.width) & (v < camera.height)
-        place = (v * camera.width + u)[shown].long()
-        nearest.scatter_reduce_(0, place, shown.nonzero()[:, 0], "amin")
-    colors = torch.cat([seeds.colors[order], torch.zeros(1, 3)])
-    return colors[nearest].T.reshape(3, camera.height, camera.width)
 
 
 def write_sheet(path: Path, result: StereoResult) -> None:

@@ -64,7 +64,7 @@ def write_reports(folder: Path, config: Any, pipeline: Any, trained: Trained, pl
         origin = Origin(capture, photos.cameras, photos.held_out, photos.points, content, settings)
         return run_report(title, trained, repairs, origin, plain)
 
-    write_run_report(folder, make, say)
+    write_run_report(folder, make, say, opens=config.open_report)
 
 
 def _files(split: Any) -> list[Path]:
@@ -95,7 +95,7 @@ def print_report(
     rows = {name: row for name, row in rows.items() if row}
     write_json(file, {"held_out": rows, "summary": summary}, indent=2)
     CONSOLE.print(_table(rows) if rows else NOTHING_MEASURED)
-    CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Report: {file}")
+    CONSOLE.print(f"Targets: {summary['targets']}. Pseudo-views kept: {summary['pseudo_views']}. Averages: {file}")
     if summary.get("failed_rounds"):
         CONSOLE.print(f"The enhancer failed in {summary['failed_rounds']} rounds of repairs")
 

@@ -46,6 +46,8 @@ class HarmonizeTrainerConfig(TrainerConfig):
     """Data, model, and how views are repaired."""
     final_report: bool = True
     """Measure rgb and rgb_enhanced on all held-out photos when training ends; print the table, write report.html."""
+    open_report: bool = False
+    """Show report.html in the browser when the run has ended."""
     compare_to_baseline: bool = False
     """Also train the plain method (same seed, same steps, no pseudo-views) and put it into the final report."""
 

@@ -119,7 +119,9 @@ def test_a_report_that_fails_is_said_and_ends_nothing(repairs, tmp_path, monkeyp
     write_run_report(tmp_path / "file", lambda: report(repairs, trained({"a": (20.0, 21.0)})), lines.append)
     assert lines[1].startswith(f"There is no report: cannot write {tmp_path / 'file'}")
     write_run_report(tmp_path / "run", lambda: report(repairs, trained({"a": (20.0, 21.0)})), lines.append)
-    assert lines[2] == f"Report: {tmp_path / 'run' / 'report.html'}"
+    said = lines[2].splitlines()
+    assert said[0].startswith("PSNR on 1 held-out photo: 20.00 dB")  # what changed, in words
+    assert said[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
     assert json.loads((tmp_path / "run" / "report.json").read_text())["data"]["averages"]["enhanced"] == {"psnr": 21.0}
 
 
@@ -181,3 +183,18 @@ def test_what_is_measured_again_takes_the_place_of_what_came_later():
 def test_a_damaged_state_is_refused(damage):
     with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
         Curves(10).load_state_dict(damage)
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_a_report_is_opened_when_that_is_asked_for(repairs, tmp_path, monkeypatch, has_browser):
+    opened, lines = [], []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or has_browser)
+
+    def make():
+        return report(repairs, trained({"a": (20.0, 21.0)}))
+
+    write_run_report(tmp_path, make, lines.append)
+    assert not opened
+    write_run_report(tmp_path, make, lines.append, opens=True)
+    assert opened == [(tmp_path / "report.html").as_uri()]
+    assert ("No browser" in lines[-1]) is not has_browser

@@ -10,8 +10,9 @@ from toy import look_at
 
 from harmonizer_ns.captures.capture import load_capture
 from harmonizer_ns.cli import evaluate
+from harmonizer_ns.drawing import draw_points
 from harmonizer_ns.errors import InputError
-from harmonizer_ns.evaluation.stereo import covered, picture_of_seeds, precision, seen_twice, true_depths
+from harmonizer_ns.evaluation.stereo import covered, precision, seen_twice, true_depths
 from harmonizer_ns.files import read_json
 from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.fusion import Seeds
@@ -98,8 +99,8 @@ def test_near_seeds_hide_far_ones():
     seeds = Seeds(
         torch.tensor([[0, 0, 4.0], [0, 0, 2.0], [0, 0, -1.0]]), torch.stack([red, green, red]), torch.zeros(3, 3)
     )
-    picture = picture_of_seeds(seeds, facing())
+    picture = draw_points(seeds.points, seeds.colors, facing())
     assert (picture.sum(0) > 0).sum() == 4
     assert torch.equal(picture[:, 18, 24], green)
     turned = replace(facing(), camera_to_world=look_at(torch.tensor([0.0, 0, -9]), torch.tensor([0.0, 0, -20]))[None])
-    assert not picture_of_seeds(seeds, turned).any()
+    assert not draw_points(seeds.points, seeds.colors, turned).any()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonizer_ns.progress import counted
 from harmonizer_ns.synthesis.scenes.cameras import Lens, Poses, jitter, look_at, polar
 from harmonizer_ns.synthesis.scenes.desk import desk_corner
 from harmonizer_ns.synthesis.scenes.render import StageRenderer, Variant, auto_exposure, develop
@@ -82,7 +83,7 @@ def make_demo(config: DemoConfig) -> RenderedCapture:
     lens = Lens(config.width, config.height, config.width * 0.85)
     train, test = arc_poses(config.train), novel_poses(config.test)
     renderer = StageRenderer(desk_corner(), lens, config.variant, config.threads)
-    linear = [renderer.radiance(pose, config.spp, seed) for seed, pose in enumerate([*train, *test])]
+    linear = [renderer.radiance(pose, config.spp, seed) for seed, pose in enumerate(counted([*train, *test], "photos"))]
     exposure = auto_exposure(linear[: config.train], percentile=80, level=0.42)
     photos = [develop(image, exposure) for image in linear]
     points = triangulate(photos[: config.train], train, lens)

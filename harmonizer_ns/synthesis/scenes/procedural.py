@@ -18,6 +18,7 @@ from jaxtyping import Float
 from harmonizer_ns.errors import check_limits
 from harmonizer_ns.files import remove_leftovers, write_json, written_whole
 from harmonizer_ns.media import image_files
+from harmonizer_ns.progress import counted
 from harmonizer_ns.synthesis.scenes.cameras import Lens, jitter, look_at, polar
 from harmonizer_ns.synthesis.scenes.objects import THINGS, Thing, ThingMaker, place
 from harmonizer_ns.synthesis.scenes.patterns import Texture
@@ -128,7 +129,7 @@ def make_scenes(config: ProceduralConfig) -> list[Path]:
     """
     photos = image_files(config.textures) if config.textures else []
     remove_leftovers(config.output)
-    return [make_scene(config, index, photos) for index in range(config.count)]
+    return [make_scene(config, index, photos) for index in counted(range(config.count), "scenes")]
 
 
 def make_scene(config: ProceduralConfig, index: int, photos: list[Path]) -> Path:
@@ -151,7 +152,10 @@ def photograph(config: ProceduralConfig, index: int, textures: list[Path]) -> tu
     stage, count = design_stage(rng, route, outdoors, textures)
     renderer, poses = StageRenderer(stage, lens, config.variant, config.threads), look_at(route.eyes, route.targets)
     seeds = rng.integers(0, 2**31, len(poses)).tolist()
-    linear = [renderer.radiance(pose, config.spp, seed) for pose, seed in zip(poses, seeds, strict=True)]
+    linear = [
+        renderer.radiance(pose, config.spp, seed)
+        for pose, seed in zip(counted(poses, "photos of a scene"), seeds, strict=True)
+    ]
     exposure = auto_exposure(linear) * rng.uniform(0.75, 1.25)
     photos = [develop(image, exposure) for image in linear]
     surfaces = [renderer.positions(pose) for pose in poses]
