@@ -123,7 +123,7 @@ class Gsplat(Host):
 
     def take(self, step):
         self.trainer.step = step
-        self.trainer._learn(step)
+        self.trainer.learn(step)
 
     def saved(self):
         return checkpoint.load_full(checkpoint.newest_full(self.folder, 0))["splats"]["means"]

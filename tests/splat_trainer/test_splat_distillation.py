@@ -212,7 +212,7 @@ def test_corrections_of_poses_and_colours_learn_from_all_ranks(colmap, tmp_path)
     for number, world in enumerate((World(), Halving())):
         config = tiny(colmap, tmp_path / str(number), enhancer="none", pose_opt=True, app_opt=True)
         trainer = Trainer(config, load_data(config), CPU, world)
-        trainer._learn(0)
+        trainer.learn(0)
         extras = trainer.extras.values()
         learned.append([state["exp_avg"] for extra in extras for state in extra.optimizer.state.values()])
     assert len(learned[0]) == 2

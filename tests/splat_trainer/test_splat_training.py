@@ -101,7 +101,7 @@ def test_density_control_listens_to_photos_only(colmap, tmp_path, mixer, monkeyp
         camera = trainer.scene.cameras[0]
         view = PseudoView(*torch.rand(2, 3, 48, 64), torch.ones(1, 48, 64), camera, 0, 0)
         monkeypatch.setattr(trainer.repairs, "draw", lambda step, device, w=weight, v=view: None if w is None else v)
-        losses = trainer._learn(1)
+        losses = trainer.learn(1)
         assert ("pseudo" in losses) == (weight is not None)
         statistics.append((trainer.strategy_state["grad2d"].clone(), trainer.splats["means"].detach().clone()))
     assert torch.equal(statistics[0][0], statistics[1][0])
