@@ -150,7 +150,7 @@ def pretrained(model: str, path: Path | None) -> dict[str, Tensor]:
 
 
 def _address(model: str) -> str:
-    with of_extra("metrics", f"where {model} is downloaded"):
+    with of_extra("metrics", model):
         from torchvision.models import get_model_weights
 
     return get_model_weights(model)["DEFAULT"].url

@@ -59,8 +59,8 @@ class HarmonizerPanel:
         names = tuple(dict.fromkeys((initial.enhancer, *SPECS)))
         limit = initial.moving_limit
         with gui.add_folder("Harmonizer"):
-            self.enabled = gui.add_checkbox("Enhance", initial.enabled)
-            self.enhancer = gui.add_dropdown("Enhancer", names, initial.enhancer)
+            self.enabled = gui.add_checkbox("Enhance", initial_value=initial.enabled)
+            self.enhancer = gui.add_dropdown("Enhancer", names, initial_value=initial.enhancer)
             self.strength = gui.add_slider("Strength", 0.0, 1.0, 0.05, initial.strength)
             self.temporal = gui.add_checkbox("Temporal", initial.temporal)
             self.use_photos = gui.add_checkbox("Use photos", initial.use_photos)

@@ -80,8 +80,13 @@ def _is_camera(message: Any) -> bool:
         and len(message.wxyz) == 4
         and 0.5 < math.hypot(*message.wxyz) < 2
         and 0 < message.fov < math.pi
-        and _ASPECTS[0] <= getattr(message, "aspect", 1.0) <= _ASPECTS[1]
+        and _ASPECTS[0] <= _aspect(message) <= _ASPECTS[1]
     )
+
+
+def _aspect(message: Any) -> float:
+    """Width over height: viser 0.2 sends it, viser 1 sends both."""
+    return message.aspect if hasattr(message, "aspect") else message.image_width / message.image_height
 
 
 def _takes(control: Any, value: Any) -> bool:
@@ -96,14 +101,14 @@ def _takes(control: Any, value: Any) -> bool:
         is_text = isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST
         return is_text and not (offer.label in FILE_NAMES and {"/", "\\"} & set(value))
     if isinstance(now, tuple):
-        return isinstance(value, tuple) and len(value) == len(now) and _is_within(value, offer)
+        return isinstance(value, (tuple, list)) and len(value) == len(now) and _is_within(value, offer)
     return isinstance(now, (int, float)) and _is_within((value,), offer)
 
 
 def _options(control: Any) -> Sequence[str] | None:
     """Those of a list or a group of buttons, as they are now."""
-    handles = getattr(control.gui_api, "_gui_input_handle_from_id", {})
-    handle = handles.get(getattr(control, "id", None))
+    name = "id" if hasattr(control, "id") else "uuid"  # of viser 0.2 and of viser 1
+    handle = getattr(control.gui_api, f"_gui_input_handle_from_{name}").get(getattr(control, name))
     return getattr(handle, "options", getattr(control.offer, "options", None))
 
 
@@ -123,7 +128,7 @@ def _each(limit: Any, values: Sequence[Any]) -> Sequence[Any]:
 def _is_finite(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_is_finite(part) for part in value.values())
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return all(_is_finite(part) for part in value)
     return not isinstance(value, float) or math.isfinite(value)
 

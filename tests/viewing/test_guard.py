@@ -15,7 +15,7 @@ from test_server import Brightness, Lifting
 from toy import arc_cameras
 
 from gsplat_trainer.viewer import LiveViewer
-from harmonizer_ns.bench.watcher import Watcher
+from harmonizer_ns.bench.watcher import IS_VISER_1, SHAPE, Watcher
 from harmonizer_ns.cli import view
 from harmonizer_ns.viewing.guard import PROXIES
 from harmonizer_ns.viewing.gui import ViewSettings
@@ -39,6 +39,13 @@ def serve(host="127.0.0.1", enhancer=None):
     scene, settings = ViewedScene(Brightness(), arc_cameras(1, 64, 32)), ViewSettings(moving_limit=32)
     load = lambda name: enhancer or Lifting()  # noqa: E731
     return SceneViewer(scene, load, host=host, port=free_port(), max_side=64, settings=settings)
+
+
+ID = "uuid" if IS_VISER_1 else "id"
+
+
+def named(control):
+    return {ID: getattr(getattr(control, "_impl", control), ID)}
 
 
 def send(watcher, kind, **fields):
@@ -75,12 +82,17 @@ NONSENSE = (b"", b"\xc1", b"\x80", msgspec.msgpack.encode([1, 2]), msgspec.msgpa
             msgspec.msgpack.encode({"type": ["x"]}), msgspec.msgpack.encode({"type": "GuiUpdateMessage"}),
             b"\x91" * 5000, "text")  # fmt: skip
 CAMERA = {
-    "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (0.0, 0.0, 0.0), "fov": 1.0, "aspect": 1.5,
-    "look_at": (0.0, 0.0, 1.0), "up_direction": (0.0, -1.0, 0.0),
+    "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (0.0, 0.0, 0.0), "fov": 1.0,
+    "look_at": (0.0, 0.0, 1.0), "up_direction": (0.0, -1.0, 0.0), **SHAPE,
 }  # fmt: skip
+BAD_SHAPES = (
+    ({"image_height": 0}, {"image_width": 1}, {"near": math.nan})
+    if IS_VISER_1
+    else ({"aspect": math.inf}, {"aspect": 1e-9})
+)
 BAD_CAMERAS = (
     {"position": (math.nan, 0.0, 0.0)}, {"position": (1e30, 0.0, 0.0)}, {"position": (0.0, 0.0)}, {"fov": 0.0},
-    {"fov": math.pi}, {"aspect": math.inf}, {"aspect": 1e-9}, {"wxyz": (0.0,) * 4}, {"wxyz": (1.0, 0.0)},
+    {"fov": math.pi}, *BAD_SHAPES, {"wxyz": (0.0,) * 4}, {"wxyz": (1.0, 0.0)},
     {"up_direction": (0.0, -math.inf, 0.0)}, {"fov": "wide"},
 )  # fmt: skip
 
@@ -111,15 +123,15 @@ def test_one_bad_client_changes_nothing_for_the_others():
                 send(bad, "ViewerCameraMessage", **{**CAMERA, **changed})
             for handle, values in bad_values(viewer.panel):
                 for value in values:
-                    send(bad, "GuiUpdateMessage", id=handle._impl.id, updates={"value": value})
+                    send(bad, "GuiUpdateMessage", **named(handle), updates={"value": value})
             for name in ("update_cb", "sync_cb", "visible", "gui_api", "nothing"):
-                send(bad, "GuiUpdateMessage", id=control.id, updates={name: ()})
-                send(bad, "GuiUpdateMessage", id=control.id, updates={"value": 0.3, name: ()})
-            send(bad, "GuiUpdateMessage", id="no such control", updates={"value": 1})
-            upload = {"source_component_id": control.id, "transfer_uuid": "u"}
+                send(bad, "GuiUpdateMessage", **named(control), updates={name: ()})
+                send(bad, "GuiUpdateMessage", **named(control), updates={"value": 0.3, name: ()})
+            send(bad, "GuiUpdateMessage", **{ID: "no such control"}, updates={"value": 1})
+            upload = {"source_component_id": getattr(control, ID), "transfer_uuid": "u"}
             send(bad, "FileTransferStart", filename="x", mime_type="x", part_count=1, size_bytes=1, **upload)
             send(bad, "FileTransferPart", part=0, content=b"x", **upload)
-            send(bad, "GuiUpdateMessage", id=control.id, updates={"value": 0.5})  # this one is in order
+            send(bad, "GuiUpdateMessage", **named(control), updates={"value": 0.5})  # this one is in order
             wait_for(lambda: viewer.panel.settings.strength == 0.5)
             assert viewer.panel.settings == replace(before, strength=0.5)
             assert all((control.update_cb, control.sync_cb, control.visible))
@@ -161,5 +173,5 @@ def test_controls_take_what_a_page_may_send():
 
 
 def accepts(handle, value):
-    message = {"type": "GuiUpdateMessage", "id": handle._impl.id, "updates": {"value": value}}
+    message = {"type": "GuiUpdateMessage", **named(handle), "updates": {"value": value}}
     return is_plausible(msgspec.msgpack.encode(message))

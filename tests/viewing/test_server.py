@@ -173,13 +173,21 @@ def test_several_files_are_one_scene(tmp_path):
 
 
 def test_bad_scenes_are_named(tmp_path):
-    for name, words in (("no.ply", "no file"), ("no.yml", "missing"), ("scene.obj", "read from")):
+    for name, words in (("no.ply", "no file"), ("scene.obj", "read from")):
         with pytest.raises(InputError, match=words):
             view.open_scene(view.ViewConfig(tmp_path / name), "cpu")
-    with pytest.raises(InputError, match="several files are for splats"):
-        view.open_scene(view.ViewConfig(tmp_path / "config.yml", (tmp_path / "more.ply",)), "cpu")
-    with pytest.raises(InputError, match="--data"):
-        view.open_scene(view.ViewConfig(tmp_path / "config.yml", data=tmp_path), "cpu")
+
+
+def test_bad_runs_of_nerfstudio_are_named(tmp_path):
+    pytest.importorskip("nerfstudio")
+    config = tmp_path / "config.yml"
+    for given, words in (
+        (view.ViewConfig(tmp_path / "no.yml"), "missing"),
+        (view.ViewConfig(config, (tmp_path / "more.ply",)), "several files are for splats"),
+        (view.ViewConfig(config, data=tmp_path), "--data"),
+    ):
+        with pytest.raises(InputError, match=words):
+            view.open_scene(given, "cpu")
 
 
 @pytest.mark.parametrize("broken", ["nan", "inf", "shape", "memory", "torch memory"])
