@@ -115,6 +115,7 @@ def test_one_bad_client_changes_nothing_for_the_others():
         before = viewer.panel.settings
         with Watcher(viewer.port) as good, Watcher(viewer.port) as bad:
             good.wait_for(1), bad.wait_for(1)
+            wait_for(lambda: len(viewer.server.get_clients()) == 2)
             (number,) = viewer.server.get_clients().keys() - {min(viewer.server.get_clients())}
             control = viewer.panel.strength._impl
             for raw in NONSENSE:
@@ -134,7 +135,7 @@ def test_one_bad_client_changes_nothing_for_the_others():
             send(bad, "GuiUpdateMessage", **named(control), updates={"value": 0.5})  # this one is in order
             wait_for(lambda: viewer.panel.settings.strength == 0.5)
             assert viewer.panel.settings == replace(before, strength=0.5)
-            assert all((control.update_cb, control.sync_cb, control.visible))
+            assert all((control.update_cb, control.sync_cb, getattr(control, "props", control).visible))
             seen = len(good.pictures)
             good.look((0.5, 0.0, 0.0))
             good.wait_for(seen + 1)
@@ -157,9 +158,10 @@ def test_controls_take_what_a_page_may_send():
         group, button = add.add_button_group("g", ("x", "y")), add.add_button("b")
         multi = add.add_multi_slider("m", 0.0, 1.0, 0.1, (0.2, 0.4))
         for handle, value in ((number, 1e6), (number, -3), (vector, (0, 5.0, -1)), (colour, (0, 255, 9)), (choice, "b"),
-                              (name, "my path 2"), (text, "../exports/pcd"), (group, "y"), (button, True),
+                              (name, "my path 2"), (text, "../exports/pcd"), (group, "y"),
+                              *([] if IS_VISER_1 else [(button, True)]),
                               (multi, (0.0, 1.0))):  # fmt: skip
-            assert accepts(handle, value), (handle._impl.label, value)
+            assert accepts(handle, value), (handle, value)
         choice.options = ("c", "d")
         assert accepts(choice, "c")
         for handle, value in ((choice, "b"), (number, math.nan), (vector, (0.0, 0.0)), (group, "z"),
@@ -167,7 +169,7 @@ def test_controls_take_what_a_page_may_send():
                               (colour, (0, 256, 0)), (colour, (0, -1, 0)), (multi, (0.0, 1.1)), (button, "x"),
                               (name, "../transforms"), (name, "/tmp/x"), (name, "..\\x"), (text, "a\nrm -r b"),
                               (text, "x" * 2000), (text, 5), (name, 5)):  # fmt: skip
-            assert not accepts(handle, value), (handle._impl.label, value)
+            assert not accepts(handle, value), (handle, value)
     finally:
         viewer.close()
 
