@@ -64,8 +64,10 @@ def _direction_gradient(degree, x, y, z, v):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _view_direction(means, centers, c, g):
-    """Unit vector from the camera to the Gaussian, and 1 / distance (0, 0, 0, 0 where they coincide)."""
+def _view_direction(degree, means, centers, c, g):
+    """Unit vector from the camera to the Gaussian, and 1 / distance; zeros where they coincide, or degree is 0."""
+    if degree == 0:
+        return 0.0, 0.0, 0.0, 0.0
     x, y, z = means[g, 0] - centers[c, 0], means[g, 1] - centers[c, 1], means[g, 2] - centers[c, 2]
     norm = math.sqrt(x * x + y * y + z * z)
     inv = 1.0 / norm if norm > 0.0 else 0.0
@@ -83,7 +85,7 @@ def _colors_chunk(begin, end, degree, means, centers, coeffs, rows, colors):
             row = rows[c, g]
             if row < 0:
                 continue
-            x, y, z, _ = _view_direction(means, centers, c, g)
+            x, y, z, _ = _view_direction(degree, means, centers, c, g)
             _basis(degree, x, y, z, basis)
             red = green = blue = 0.5
             for k in range(terms):
@@ -107,7 +109,9 @@ def _backward_chunk(begin, end, degree, means, centers, coeffs, rows, colors, v_
             red = v_colors[row, 0] if colors[row, 0] > 0 else np.float32(0)
             green = v_colors[row, 1] if colors[row, 1] > 0 else np.float32(0)
             blue = v_colors[row, 2] if colors[row, 2] > 0 else np.float32(0)
-            x, y, z, inv = _view_direction(means, centers, c, g)
+            if red == 0 and green == 0 and blue == 0:
+                continue
+            x, y, z, inv = _view_direction(degree, means, centers, c, g)
             _basis(degree, x, y, z, basis)
             own, v_own = coeffs[which, g], v_coeffs[which, g]
             for k in range(terms):

@@ -28,8 +28,8 @@ from numba import njit
 from harmonizer_ns.raster.simd import (
     WIDTH,
     add_scaled,
-    any_lane,
     broadcast,
+    lane_bits,
     larger,
     load,
     lowest_bit,
@@ -104,8 +104,8 @@ def _falloff(splat, dx, dy):
 @njit(**HELPER)
 def _place(block, lane):
     """Column and row of a pixel within its tile."""
-    x = BLOCK_WIDTH * (block % BLOCKS_ACROSS) + lane % BLOCK_WIDTH
-    return x, BLOCK_HEIGHT * (block // BLOCKS_ACROSS) + lane // BLOCK_WIDTH
+    x = BLOCK_WIDTH * (block // BLOCKS_DOWN) + lane % BLOCK_WIDTH
+    return x, BLOCK_HEIGHT * (block % BLOCKS_DOWN) + lane // BLOCK_WIDTH
 
 
 @njit(**HELPER)
@@ -125,7 +125,7 @@ def _live_blocks(state, stride):
     """The bits of the blocks in which some pixel still lets light through."""
     bits = np.int64(0)
     for block in range(NUM_BLOCKS):
-        bits |= np.int64(any_lane(load(state, block * stride) > F(0.0))) << block
+        bits |= np.int64(lane_bits(load(state, block * stride) > F(0.0)) != 0) << block
     return bits
 
 

@@ -52,12 +52,22 @@ def _row_map(radii: np.ndarray, packed: bool) -> np.ndarray:
     return np.where(visible, ranks.reshape(radii.shape), np.int32(-1)).astype(np.int32)
 
 
+def _clamp_limits(intrinsics: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Lowest and highest ``x / z``, then ``y / z``, of each camera: 15% of the image beyond its edges."""
+    f, center = intrinsics[:, (0, 1), (0, 1)], intrinsics[:, :2, 2]
+    size = np.array([width, height])
+    low, high = -center - 0.15 * size, size - center + 0.15 * size
+    return np.stack([low / f, high / f], axis=-1).reshape(-1, 4)
+
+
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, covars, viewmats, intrinsics, settings):
+        matrices = intrinsics.detach().double().contiguous().numpy()
         inputs = (
             _array(means, 3), _array(quats, 4), _array(scales, 3), _array(covars, 6), covars is not None,
-            viewmats.detach().double().contiguous().numpy(), intrinsics.detach().double().contiguous().numpy(),
+            viewmats.detach().double().contiguous().numpy(), matrices,
+            _clamp_limits(matrices, settings.width, settings.height),
         )  # fmt: skip
         shape = (viewmats.shape[0], means.shape[0])
         radii = np.zeros(shape, np.int32)
@@ -70,7 +80,7 @@ class _Project(torch.autograd.Function):
         if settings.packed:
             visible = radii > 0
             radii, outputs = radii[visible], [output[visible] for output in outputs]
-        ctx.inputs, ctx.rows, ctx.size, ctx.eps2d = inputs, rows, size, float(settings.eps2d)
+        ctx.inputs, ctx.rows, ctx.eps2d = inputs, rows, float(settings.eps2d)
         tensors = [torch.from_numpy(array) for array in (radii, *outputs, rows)]
         ctx.mark_non_differentiable(tensors[0], tensors[-1])
         return tuple(tensors)
@@ -88,7 +98,7 @@ class _Project(torch.autograd.Function):
 
         def task(begin: int, end: int) -> None:
             backward_chunk(
-                begin, end, *ctx.inputs, ctx.size, ctx.eps2d, ctx.rows, *incoming, *grads, parts[begin // CHUNK],
+                begin, end, *ctx.inputs, ctx.eps2d, ctx.rows, *incoming, *grads, parts[begin // CHUNK],
                 want_views,
             )  # fmt: skip
 

@@ -12,11 +12,17 @@ import numpy as np
 from numba import njit
 
 MAX_RADIUS = float(1 << 30)
+OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _rotation(quats, g):
-    """The rotation of the normalised quaternion (w, x, y, z), row-major, with the quaternion and 1 / its norm."""
+@njit(**OPTIONS)
+def _rotation(quats, use_covars, g):
+    """The rotation of the normalised quaternion (w, x, y, z), row-major, with the quaternion and 1 / its norm.
+
+    With covariances there is none, and zeros stand for it.
+    """
+    if use_covars:
+        return (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     w, x, y, z = np.float64(quats[g, 0]), np.float64(quats[g, 1]), np.float64(quats[g, 2]), np.float64(quats[g, 3])
     inv = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * inv, x * inv, y * inv, z * inv
@@ -28,15 +34,14 @@ def _rotation(quats, g):
     )  # fmt: skip
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _covariance(quats, scales, covars, use_covars, g):
-    """Upper triangle (xx, xy, xz, yy, yz, zz) of the world covariance."""
+@njit(**OPTIONS)
+def _covariance(q, scales, covars, use_covars, g):
+    """Upper triangle (xx, xy, xz, yy, yz, zz) of the world covariance; ``q`` is its rotation."""
     if use_covars:
         return (
             np.float64(covars[g, 0]), np.float64(covars[g, 1]), np.float64(covars[g, 2]),
             np.float64(covars[g, 3]), np.float64(covars[g, 4]), np.float64(covars[g, 5]),
         )  # fmt: skip
-    q = _rotation(quats, g)
     a, b, c = np.float64(scales[g, 0]) ** 2, np.float64(scales[g, 1]) ** 2, np.float64(scales[g, 2]) ** 2
     return (
         a * q[0] * q[0] + b * q[1] * q[1] + c * q[2] * q[2],
@@ -48,7 +53,7 @@ def _covariance(quats, scales, covars, use_covars, g):
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _to_camera(means, views, c, g):
     """``p = R m + t``."""
     x, y, z = np.float64(means[g, 0]), np.float64(means[g, 1]), np.float64(means[g, 2])
@@ -59,18 +64,17 @@ def _to_camera(means, views, c, g):
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _jacobian(px, py, pz, intrinsics, c, width, height):
+@njit(**OPTIONS)
+def _jacobian(px, py, inv_z, intrinsics, limits, c):
     """``J`` as (J00, J02, J11, J12), and whether x and y lie inside the clamp."""
-    fx, fy, cx, cy = intrinsics[c, 0, 0], intrinsics[c, 1, 1], intrinsics[c, 0, 2], intrinsics[c, 1, 2]
-    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-    x, y = px / pz, py / pz
-    tx = min((width - cx) / fx + margin_x, max(-(cx / fx + margin_x), x))
-    ty = min((height - cy) / fy + margin_y, max(-(cy / fy + margin_y), y))
-    return fx / pz, -fx * tx / pz, fy / pz, -fy * ty / pz, tx == x, ty == y
+    fx, fy = intrinsics[c, 0, 0] * inv_z, intrinsics[c, 1, 1] * inv_z
+    x, y = px * inv_z, py * inv_z
+    tx = min(limits[c, 1], max(limits[c, 0], x))
+    ty = min(limits[c, 3], max(limits[c, 2], y))
+    return fx, -fx * tx, fy, -fy * ty, tx == x, ty == y
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _image_map(j, views, c):
     """``M = J R``, row-major 2x3."""
     return (
@@ -83,7 +87,7 @@ def _image_map(j, views, c):
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _map_covariance(m, s):
     """``M S``, row-major 2x3."""
     return (
@@ -96,7 +100,7 @@ def _map_covariance(m, s):
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _image_covariance(m, ms):
     """Upper triangle of ``M S M^T``."""
     return (
@@ -106,16 +110,16 @@ def _image_covariance(m, ms):
     )
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _radius(xx, yy, det):
     """Three standard deviations along the longer axis, in whole pixels."""
     middle = 0.5 * (xx + yy)
     return math.ceil(3.0 * math.sqrt(middle + math.sqrt(max(0.01, middle * middle - det))))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def project_chunk(
-    begin, end, means, quats, scales, covars, use_covars, views, intrinsics, size, planes, eps2d, radius_clip,
+    begin, end, means, quats, scales, covars, use_covars, views, intrinsics, limits, size, planes, eps2d, radius_clip,
     radii, means2d, depths, conics, compensations,
 ):  # fmt: skip
     """Project the Gaussians ``begin`` to ``end`` into every camera; what is culled keeps zeros."""
@@ -125,15 +129,17 @@ def project_chunk(
             px, py, pz = _to_camera(means, views, c, g)
             if not (pz >= planes[0] and pz <= planes[1] and pz > 0.0):
                 continue
-            m = _image_map(_jacobian(px, py, pz, intrinsics, c, width, height), views, c)
-            cov = _image_covariance(m, _map_covariance(m, _covariance(quats, scales, covars, use_covars, g)))
+            inv_z = 1.0 / pz
+            m = _image_map(_jacobian(px, py, inv_z, intrinsics, limits, c), views, c)
+            q = _rotation(quats, use_covars, g)
+            cov = _image_covariance(m, _map_covariance(m, _covariance(q, scales, covars, use_covars, g)))
             xx, xy, yy = cov[0] + eps2d, cov[1], cov[2] + eps2d
             det = xx * yy - xy * xy
             if not (det > 0.0 and det < np.inf):
                 continue
             radius = min(_radius(xx, yy, det), MAX_RADIUS)
-            u = intrinsics[c, 0, 0] * px / pz + intrinsics[c, 0, 2]
-            v = intrinsics[c, 1, 1] * py / pz + intrinsics[c, 1, 2]
+            u = intrinsics[c, 0, 0] * px * inv_z + intrinsics[c, 0, 2]
+            v = intrinsics[c, 1, 1] * py * inv_z + intrinsics[c, 1, 2]
             if not (
                 radius > radius_clip
                 and u + radius > 0.0 and u - radius < width
@@ -142,11 +148,12 @@ def project_chunk(
                 continue
             radii[c, g] = np.int32(radius)
             means2d[c, g, 0], means2d[c, g, 1], depths[c, g] = u, v, pz
-            conics[c, g, 0], conics[c, g, 1], conics[c, g, 2] = yy / det, -xy / det, xx / det
-            compensations[c, g] = math.sqrt(max(0.0, (cov[0] * cov[2] - xy * xy) / det))
+            inv = 1.0 / det
+            conics[c, g, 0], conics[c, g, 1], conics[c, g, 2] = yy * inv, -xy * inv, xx * inv
+            compensations[c, g] = math.sqrt(max(0.0, (cov[0] * cov[2] - xy * xy) * inv))
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _covariance2d_gradient(cov, eps2d, v_conic, v_compensation):
     """Gradient of the loss by the symmetric image covariance ``A``: ``-A^-1 V A^-1``, and through the compensation.
 
@@ -154,7 +161,8 @@ def _covariance2d_gradient(cov, eps2d, v_conic, v_compensation):
     """
     xx, xy, yy = cov[0] + eps2d, cov[1], cov[2] + eps2d
     det = xx * yy - xy * xy
-    a, b, d = yy / det, -xy / det, xx / det
+    inv = 1.0 / det
+    a, b, d = yy * inv, -xy * inv, xx * inv
     v0, v1, v2 = v_conic[0], 0.5 * v_conic[1], v_conic[2]
     t00, t01, t10, t11 = a * v0 + b * v1, a * v1 + b * v2, b * v0 + d * v1, b * v1 + d * v2
     g00, g01, g11 = -(t00 * a + t01 * b), -(t00 * b + t01 * d), -(t10 * b + t11 * d)
@@ -168,11 +176,11 @@ def _covariance2d_gradient(cov, eps2d, v_conic, v_compensation):
     return g00, g01, g11
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _camera_point_gradient(p, j, v_j, focal, v_mean2d, v_depth):
-    """Gradient by the camera-space mean, from ``J`` and from the projected mean and depth."""
-    x, y, z = p
-    r, r2 = 1.0 / z, 1.0 / (z * z)
+@njit(**OPTIONS)
+def _camera_point_gradient(p, r, j, v_j, focal, v_mean2d, v_depth):
+    """Gradient by the camera-space mean ``p``, with ``r = 1 / z``, from ``J`` and the projected mean and depth."""
+    x, y, _ = p
+    r2 = r * r
     vx = v_mean2d[0] * focal[0] * r
     vy = v_mean2d[1] * focal[1] * r
     vz = v_depth - (vx * x + vy * y) * r - (v_j[0] * focal[0] + v_j[2] * focal[1]) * r2
@@ -190,36 +198,33 @@ def _camera_point_gradient(p, j, v_j, focal, v_mean2d, v_depth):
     return vx, vy, vz
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _add_quat_scale_gradient(g, quats, scales, v, v_quats, v_scales):
+@njit(**OPTIONS)
+def _twice_times(v, x, y, z):
+    """``2 V (x, y, z)`` with a symmetric matrix given by its upper triangle."""
+    return (
+        2.0 * (v[0] * x + v[1] * y + v[2] * z),
+        2.0 * (v[1] * x + v[3] * y + v[4] * z),
+        2.0 * (v[2] * x + v[4] * y + v[5] * z),
+    )
+
+
+@njit(**OPTIONS)
+def _add_quat_scale_gradient(g, q, scales, v, v_quats, v_scales):
     """Add the gradients by quaternion and scales; ``v`` is the symmetric gradient (upper triangle) by ``S``."""
-    q = _rotation(quats, g)
-    r = np.float64(0.0)
-    rows = ((v[0], v[1], v[2]), (v[1], v[3], v[4]), (v[2], v[4], v[5]))
-    rot = ((q[0], q[1], q[2]), (q[3], q[4], q[5]), (q[6], q[7], q[8]))
+    a, b, c = np.float64(scales[g, 0]), np.float64(scales[g, 1]), np.float64(scales[g, 2])
+    a0, a1, a2 = _twice_times(v, q[0], q[3], q[6])  # times s^2: the columns of the gradient by Q
+    b0, b1, b2 = _twice_times(v, q[1], q[4], q[7])
+    c0, c1, c2 = _twice_times(v, q[2], q[5], q[8])
+    v_scales[g, 0] += np.float32((q[0] * a0 + q[3] * a1 + q[6] * a2) * a)
+    v_scales[g, 1] += np.float32((q[1] * b0 + q[4] * b1 + q[7] * b2) * b)
+    v_scales[g, 2] += np.float32((q[2] * c0 + q[5] * c1 + q[8] * c2) * c)
+    a, b, c = a * a, b * b, c * c
+    a0, a1, a2, b0, b1, b2, c0, c1, c2 = a0 * a, a1 * a, a2 * a, b0 * b, b1 * b, b2 * b, c0 * c, c1 * c, c2 * c
     w, x, y, z, inv = q[9], q[10], q[11], q[12], q[13]
-    v_rot = np.empty((3, 3))
-    for j in range(3):
-        s = np.float64(scales[g, j])
-        column_gradient = 0.0
-        for i in range(3):
-            r = 2.0 * (rows[i][0] * rot[0][j] + rows[i][1] * rot[1][j] + rows[i][2] * rot[2][j])
-            column_gradient += rot[i][j] * r
-            v_rot[i, j] = r * s * s
-        v_scales[g, j] += np.float32(column_gradient * s)
-    vw = 2 * (x * (v_rot[2, 1] - v_rot[1, 2]) + y * (v_rot[0, 2] - v_rot[2, 0]) + z * (v_rot[1, 0] - v_rot[0, 1]))
-    vx = 2 * (
-        -2 * x * (v_rot[1, 1] + v_rot[2, 2]) + y * (v_rot[1, 0] + v_rot[0, 1])
-        + z * (v_rot[2, 0] + v_rot[0, 2]) + w * (v_rot[2, 1] - v_rot[1, 2])
-    )  # fmt: skip
-    vy = 2 * (
-        x * (v_rot[1, 0] + v_rot[0, 1]) - 2 * y * (v_rot[0, 0] + v_rot[2, 2])
-        + z * (v_rot[2, 1] + v_rot[1, 2]) + w * (v_rot[0, 2] - v_rot[2, 0])
-    )  # fmt: skip
-    vz = 2 * (
-        x * (v_rot[2, 0] + v_rot[0, 2]) + y * (v_rot[2, 1] + v_rot[1, 2])
-        - 2 * z * (v_rot[0, 0] + v_rot[1, 1]) + w * (v_rot[1, 0] - v_rot[0, 1])
-    )  # fmt: skip
+    vw = 2 * (x * (b2 - c1) + y * (c0 - a2) + z * (a1 - b0))
+    vx = 2 * (-2 * x * (b1 + c2) + y * (a1 + b0) + z * (a2 + c0) + w * (b2 - c1))
+    vy = 2 * (x * (a1 + b0) - 2 * y * (a0 + c2) + z * (b2 + c1) + w * (c0 - a2))
+    vz = 2 * (x * (a2 + c0) + y * (b2 + c1) - 2 * z * (a0 + b1) + w * (a1 - b0))
     along = vw * w + vx * x + vy * y + vz * z
     v_quats[g, 0] += np.float32((vw - along * w) * inv)
     v_quats[g, 1] += np.float32((vx - along * x) * inv)
@@ -227,7 +232,7 @@ def _add_quat_scale_gradient(g, quats, scales, v, v_quats, v_scales):
     v_quats[g, 3] += np.float32((vz - along * z) * inv)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def _add_view_gradient(v_view, views, c, means, g, j, v_m, v_p):
     """Add to the 3x4 gradient of ``[R | t]``: ``v_p [m, 1]^T + J^T v_M``."""
     for i in range(3):
@@ -240,27 +245,30 @@ def _add_view_gradient(v_view, views, c, means, g, j, v_m, v_p):
         v_view[2, k] += j[1] * v_m[k] + j[3] * v_m[3 + k]
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**OPTIONS)
 def backward_chunk(
-    begin, end, means, quats, scales, covars, use_covars, views, intrinsics, size, eps2d, rows,
+    begin, end, means, quats, scales, covars, use_covars, views, intrinsics, limits, eps2d, rows,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_covars, v_views, want_views,
 ):  # fmt: skip
     """Backward of `project_chunk` for the Gaussians ``begin`` to ``end``; ``v_views`` is this chunk's own."""
-    width, height = size
     for g in range(begin, end):
         for c in range(views.shape[0]):
             row = rows[c, g]
             if row < 0:
                 continue
-            p = _to_camera(means, views, c, g)
-            j = _jacobian(p[0], p[1], p[2], intrinsics, c, width, height)
-            m = _image_map(j, views, c)
-            s = _covariance(quats, scales, covars, use_covars, g)
-            ms = _map_covariance(m, s)
             v_conic = (np.float64(v_conics[row, 0]), np.float64(v_conics[row, 1]), np.float64(v_conics[row, 2]))
-            g00, g01, g11 = _covariance2d_gradient(
-                _image_covariance(m, ms), eps2d, v_conic, np.float64(v_compensations[row])
-            )
+            v_mean2d = (np.float64(v_means2d[row, 0]), np.float64(v_means2d[row, 1]))
+            v_depth, v_compensation = np.float64(v_depths[row]), np.float64(v_compensations[row])
+            if v_conic == (0.0, 0.0, 0.0) and v_mean2d == (0.0, 0.0) and v_depth == 0.0 and v_compensation == 0.0:
+                continue  # nothing shows it
+            p = _to_camera(means, views, c, g)
+            inv_z = 1.0 / p[2]
+            j = _jacobian(p[0], p[1], inv_z, intrinsics, limits, c)
+            m = _image_map(j, views, c)
+            q = _rotation(quats, use_covars, g)
+            s = _covariance(q, scales, covars, use_covars, g)
+            ms = _map_covariance(m, s)
+            g00, g01, g11 = _covariance2d_gradient(_image_covariance(m, ms), eps2d, v_conic, v_compensation)
             n0, n1, n2 = g00 * m[0] + g01 * m[3], g00 * m[1] + g01 * m[4], g00 * m[2] + g01 * m[5]
             n3, n4, n5 = g01 * m[0] + g11 * m[3], g01 * m[1] + g11 * m[4], g01 * m[2] + g11 * m[5]
             v_s = (  # M^T G M
@@ -278,8 +286,7 @@ def backward_chunk(
                 v_m[3] * views[c, 2, 0] + v_m[4] * views[c, 2, 1] + v_m[5] * views[c, 2, 2],
             )
             focal = (intrinsics[c, 0, 0], intrinsics[c, 1, 1])
-            v_mean2d = (np.float64(v_means2d[row, 0]), np.float64(v_means2d[row, 1]))
-            v_p = _camera_point_gradient(p, j, v_j, focal, v_mean2d, np.float64(v_depths[row]))
+            v_p = _camera_point_gradient(p, inv_z, j, v_j, focal, v_mean2d, v_depth)
             for k in range(3):
                 total = v_p[0] * views[c, 0, k] + v_p[1] * views[c, 1, k] + v_p[2] * views[c, 2, k]
                 v_means[g, k] += np.float32(total)
@@ -291,6 +298,6 @@ def backward_chunk(
                 v_covars[g, 4] += 2 * v_s[4]
                 v_covars[g, 5] += v_s[5]
             else:
-                _add_quat_scale_gradient(g, quats, scales, v_s, v_quats, v_scales)
+                _add_quat_scale_gradient(g, q, scales, v_s, v_quats, v_scales)
             if want_views:
                 _add_view_gradient(v_views[c], views, c, means, g, j, v_m, v_p)

@@ -157,14 +157,24 @@ def magnitude(typingctx, value):
 
 
 @intrinsic
-def any_lane(typingctx, mask):
-    """Whether some lane of the mask is set."""
+def lane_bits(typingctx, mask):
+    """The lanes of a mask as the bits of a number."""
 
     def codegen(context, builder, sig, args):
-        bits = builder.bitcast(args[0], ir.IntType(WIDTH))
-        return cgutils.is_not_null(builder, bits)
+        return builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), ir.IntType(64))
 
-    return types.boolean(MASK), codegen
+    return types.int64(MASK), codegen
+
+
+@intrinsic
+def square_root(typingctx, value):
+    """Square roots; NaN of what is negative."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(FLOATS, [FLOATS])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{WIDTH}f32"), args)
+
+    return VECTOR(VECTOR), codegen
 
 
 @intrinsic

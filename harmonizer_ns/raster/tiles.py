@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+# Intrinsics hide their first argument.
+# pyright: reportCallIssue=false
 """Which splats touch which 16x16 tile, front to back, and which of its blocks of 4x2 pixels.
 
 A splat colours a pixel only where ``alpha = o exp(-sigma) >= 1/255``, that is inside the ellipse
@@ -16,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numba import njit
 
+from harmonizer_ns.raster.simd import lane_bits, larger, load, select, smaller, square_root
 from harmonizer_ns.raster.threads import parallel_chunks
 
 TILE = 16
@@ -28,6 +31,10 @@ BLOCKS_ACROSS, BLOCKS_DOWN = TILE // BLOCK_WIDTH, TILE // BLOCK_HEIGHT
 # log2(o exp(-sigma)) = XX dx^2 + XY dx dy + YY dy^2 + PEAK.
 X, Y, XX, XY, YY, PEAK, COLOR = range(7)
 LOG2_255 = math.log2(255.0)
+F = np.float32
+FIRST_ROWS = (BLOCK_HEIGHT * np.arange(BLOCKS_DOWN) + 0.5).astype(np.float32)  # pixel centres, of each band of a tile
+MARGIN = F(0.01)  # pixels, for rounding
+ALL_BLOCKS = np.uint32(0xFFFFFFFF)
 
 # Columns of the hit table.
 ROW, BLOCKS, SLOT = range(3)
@@ -41,7 +48,7 @@ class TileHits:
         splats: one line per projected row, columns as named above (6 geometry values, then colours).
         counts: number of tiles of each row.
         offsets: where each tile's hits begin; one entry more than there are tiles.
-        hits: of each hit the row, the bits of the blocks that the splat may colour (row-major), and the slot.
+        hits: of each hit the row, the bits of the blocks that the splat may colour (column by column), and the slot.
         starts: where each row's slots begin, one for each tile of its box; one entry more than there are rows.
         blocks: the bits of each slot; 0 where the splat misses the tile, which then is no hit.
     """
@@ -58,7 +65,10 @@ class TileHits:
 def _drawable(row, radii, opacities, colors):
     if radii[row] <= 0 or not (opacities[row] >= 1.0 / 255.0 and opacities[row] < np.inf):
         return False
-    return bool(np.all(np.isfinite(colors[row])))
+    total = 0.0
+    for k in range(colors.shape[1]):
+        total += colors[row, k]
+    return bool(np.isfinite(total))
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -105,53 +115,45 @@ def _bound_chunk(begin, end, radii, means2d, conics, opacities, colors, tiles_x,
         sizes[row] = (x1 - x0) * (y1 - y0)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _span(center, dy, p, q, slope, low, high):
-    """``low`` and ``high`` widened to the ellipse's span of a row of pixels, with a margin for rounding."""
-    square = p - q * dy * dy
-    if square < 0.0:
-        return low, high
-    middle, half = center + slope * dy, math.sqrt(square) + 0.01
-    return min(low, middle - half), max(high, middle + half)
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _mark_band(blocks, x0, x1, band, low, high):
-    """Set the bits of the blocks of a tile row's band whose pixel centres lie between ``low`` and ``high``."""
-    first = math.ceil(max((low - 0.5) / BLOCK_WIDTH - 0.75, np.float64(BLOCKS_ACROSS * x0)))
-    last = math.floor(min((high - 0.5) / BLOCK_WIDTH, BLOCKS_ACROSS * x1 - 1.0))
-    for x in range(first // BLOCKS_ACROSS, last // BLOCKS_ACROSS + 1):
-        left, right = max(first - BLOCKS_ACROSS * x, 0), min(last - BLOCKS_ACROSS * x, BLOCKS_ACROSS - 1)
-        bits = (15 >> (BLOCKS_ACROSS - 1 - right + left)) << left
-        blocks[x - x0] |= np.uint32(bits << (BLOCKS_ACROSS * band))
+@njit(error_model="numpy", nogil=True, forceinline=True)
+def _blocks_met(x, y, p, q, slope):
+    """The bits of the blocks of a tile with a pixel's centre inside an ellipse around ``x, y``; a lane is a band."""
+    dy = F(y) - load(FIRST_ROWS, 0)
+    middle = dy * slope + x
+    square = p - dy * dy * q
+    half = square_root(square) + MARGIN
+    low = select(square >= F(0.0), middle - half, F(np.inf))
+    high = select(square >= F(0.0), middle + half, F(-np.inf))
+    dy = dy - F(1.0)
+    middle = middle - slope
+    square = p - dy * dy * q
+    half = square_root(square) + MARGIN
+    low = select(square >= F(0.0), smaller(low, middle - half), low)
+    high = select(square >= F(0.0), larger(high, middle + half), high)
+    bits = np.int64(0)
+    for column in range(BLOCKS_ACROSS):
+        left = F(BLOCK_WIDTH * column) + F(0.5)
+        met = (high >= left) & (low <= left + F(BLOCK_WIDTH - 1))
+        bits |= lane_bits(met) << (BLOCKS_DOWN * column)
+    return np.uint32(bits)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _mark_chunk(begin, end, splats, boxes, starts, blocks, counts):
     """Set the bits of all slots of the rows ``begin`` to ``end``, and count those with any."""
     for row in range(begin, end):
-        own = blocks[starts[row] : starts[row + 1]]
-        if own.shape[0] == 0:
+        slot = starts[row]
+        if slot == starts[row + 1]:
             continue
-        x0, x1, y0, y1 = boxes[row]
         p, q, slope, reach = _ellipse(splats[row])
-        if math.isnan(reach):
-            own[:] = np.uint32(0xFFFFFFFF)
-            counts[row] = own.shape[0]
-            continue
-        x, y = np.float64(splats[row, X]), np.float64(splats[row, Y])
-        first = np.int64(max(math.ceil(y - reach - 0.51), np.float64(TILE * y0)))
-        last = np.int64(min(math.floor(y + reach - 0.49), TILE * y1 - 1.0))
-        for band in range(first // BLOCK_HEIGHT, last // BLOCK_HEIGHT + 1):
-            dy = y - BLOCK_HEIGHT * band - 0.5
-            low, high = _span(x, dy, p, q, slope, np.inf, -np.inf)
-            low, high = _span(x, dy - 1.0, p, q, slope, low, high)
-            if low <= high:
-                tile = band // BLOCKS_DOWN
-                line = own[(tile - y0) * (x1 - x0) :]
-                _mark_band(line, x0, x1, band - BLOCKS_DOWN * tile, low, high)
-        for bits in own:
-            counts[row] += bits != 0
+        known, p, q, slope = not math.isnan(reach), F(p), F(q), F(slope)
+        for y in range(boxes[row, 2], boxes[row, 3]):
+            for x in range(boxes[row, 0], boxes[row, 1]):
+                place = splats[row, X] - F(TILE * x), splats[row, Y] - F(TILE * y)
+                bits = _blocks_met(*place, p, q, slope) if known else ALL_BLOCKS
+                blocks[slot] = bits
+                counts[row] += bits != 0
+                slot += 1
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -214,9 +216,9 @@ def _fill_tiles(order, boxes, starts, blocks, tiles_x, cursor, hits):
 
 def hit_keys(hits: TileHits, depths: np.ndarray, tiles: int) -> np.ndarray:
     """Give gsplat's key of each hit: ``camera | tile | depth bits``, with as many bits for the tile as it needs."""
-    place = np.repeat(np.arange(len(hits.offsets) - 1), np.diff(hits.offsets))
-    camera, tile = place // tiles, place % tiles
-    return (camera << (32 + tiles.bit_length())) | (tile << 32) | depths.view(np.uint32)[hits.hits[:, ROW]]
+    camera, tile = np.divmod(np.arange(len(hits.offsets) - 1), tiles)
+    places = (camera << (32 + tiles.bit_length())) | (tile << 32)
+    return np.repeat(places, np.diff(hits.offsets)) | depths.view(np.uint32)[hits.hits[:, ROW]]
 
 
 def find_hits(rows: Sequence[np.ndarray], camera_starts: list[int], tiles_xy: tuple[int, int]) -> TileHits:

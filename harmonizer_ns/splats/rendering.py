@@ -65,7 +65,7 @@ def rasterize(
         quats=splats["quats"],
         scales=torch.exp(splats["scales"]),
         opacities=torch.sigmoid(splats["opacities"]),
-        colors=torch.cat([splats["sh0"], splats["shN"]], dim=1) if colors is None else colors,
+        colors=_harmonics(splats, degree) if colors is None else colors,
         viewmats=cameras.world_to_camera,
         Ks=cameras.intrinsics,
         width=cameras.width,
@@ -81,6 +81,14 @@ def rasterize(
     )
     image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)
     return Rasterized(image[:, :3], alpha, image[:, 3:] if with_depth else None, info)
+
+
+def _harmonics(splats: Splats, degree: int | None) -> Float[Tensor, "n k 3"]:
+    """Coefficients of the colours up to a degree; what is not shown is neither copied nor given a gradient."""
+    if degree == 0:
+        return splats["sh0"]
+    shown = splats["shN"] if degree is None else splats["shN"][:, : (degree + 1) ** 2 - 1]
+    return torch.cat([splats["sh0"], shown], dim=1)
 
 
 @dataclass(frozen=True)
