@@ -115,6 +115,23 @@ def _gaussian_blur(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h-10 w
     return F.conv2d(F.conv2d(image, vertical, groups=channels), horizontal, groups=channels)
 
 
+def gradient_energy(
+    image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None
+) -> Float[Tensor, ""]:
+    """Average the squared differences of neighbouring pixels, along rows and along columns.
+
+    With weights, a difference counts by the product of its pixels' weights.
+    """
+    along_rows, along_columns = image.diff(dim=-1).square(), image.diff(dim=-2).square()
+    if weight is None:
+        return along_rows.mean() + along_columns.mean()
+    rows, columns = weight[..., 1:] * weight[..., :-1], weight[..., 1:, :] * weight[..., :-1, :]
+    least = torch.finfo(image.dtype).tiny
+    return (along_rows * rows).mean() / rows.mean().clamp(min=least) + (
+        (along_columns * columns).mean() / columns.mean().clamp(min=least)
+    )
+
+
 def squared_error(image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
     """Compute the squared error of each pixel, averaged over the channels."""
     if image.shape != target.shape or image.ndim != 4 or image.shape[1] != 3:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from harmonizer_ns.enhancers.base import Context, Repaired
 from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean
+from harmonizer_ns.metrics import gradient_energy
 from harmonizer_ns.types import Frames
 from harmonizer_ns.warp import warp_all
 
@@ -34,25 +35,49 @@ class GateConfig:
     """Side in pixels (odd) of the neighbourhood over which colours are compared: single-pixel noise averages out."""
     shift: int = 1
     """Misregistration in pixels that is forgiven: the best agreement among shifts up to this counts."""
-    unseen_weight: float = 0.2
-    """Prior weight of a pixel that no photo sees: plausible, but nobody can tell."""
+    unseen_weight: float | None = None
+    """Prior weight of a pixel that no photo sees: plausible, but nobody can tell. None: 0.2 with fading trust, 1 with
+    lasting: what is wrong there is another thing in each view."""
     depth_tolerance: float = 0.1
     """Relative depth disagreement at which a photo's visibility of a pixel has fallen to 1/e."""
+    contradicted_weight: float | None = None
+    """Weight of a pixel that photos see and none confirms. None: 0 with fading trust, 0.5 with lasting: photos arrive
+    displaced where the depth is wrong, and that is where repairs are needed."""
 
     def __post_init__(self) -> None:
-        check_limits(self, alpha_low=(0, 1), alpha_high=(0, 1), unseen_weight=(0, 1))
+        check_limits(self, alpha_low=(0, 1), alpha_high=(0, 1))
+        for name in ("unseen_weight", "contradicted_weight"):
+            if getattr(self, name) is not None:
+                check_limits(self, **{name: (0, 1)})
         check_limits(self, window=(1, math.inf), shift=(0, math.inf), photo_tolerance=(1e-6, math.inf))
         if self.alpha_low >= self.alpha_high or self.window % 2 == 0:
             raise InputError(
                 f"need alpha_low < alpha_high and an odd window, got {self.alpha_low}, {self.alpha_high}, {self.window}"
             )
 
+    def for_trust(self, fades: bool) -> GateConfig:
+        """Fill in what depends on whether trust fades."""
+        unseen, contradicted = (0.2, 0.0) if fades else (1.0, 0.5)
+        return replace(
+            self,
+            unseen_weight=unseen if self.unseen_weight is None else self.unseen_weight,
+            contradicted_weight=contradicted if self.contradicted_weight is None else self.contradicted_weight,
+        )
 
-@dataclass(frozen=True)
+
 class Gate:
-    """Weighs repairs: ``weight = coverage(alpha) x support(photos) x confidence(enhancer)``, per pixel."""
+    """Weighs repairs: ``weight = coverage(alpha) x support(photos) x confidence(enhancer)``, per pixel.
 
-    config: GateConfig
+    Args:
+        config: what makes a pixel plausible.
+        fades: whether trust fades, which decides what the configuration leaves open.
+    """
+
+    def __init__(self, config: GateConfig, fades: bool = True) -> None:
+        self.config, self._fades = config.for_trust(fades), fades
+        assert self.config.unseen_weight is not None
+        assert self.config.contradicted_weight is not None
+        self._unseen, self._contradicted = self.config.unseen_weight, self.config.contradicted_weight
 
     def weight(self, renders: Frames, repaired: Repaired, context: Context) -> Float[Tensor, "n 1 h w"]:
         """Trust in each repaired pixel, in [0, 1].
@@ -63,6 +88,7 @@ class Gate:
             context: the references, as given to the enhancer.
         """
         trust = self.support(renders, repaired.rgb, context) * repaired.confidence
+        trust = trust if self._fades else trust * self.kept_detail(renders, repaired.rgb, context)
         return self.coverage(renders.alpha) * trust
 
     def coverage(self, alpha: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -73,9 +99,9 @@ class Gate:
     def support(self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], context: Context) -> Float[Tensor, "n 1 h w"]:
         """How far the real photos bear a repair out.
 
-        With visibility ``v_k`` and agreement ``a_k`` of photo ``k``: ``max_k v_k a_k + (1 - max_k v_k) unseen``. One
-        photo that agrees is enough, since the others may be misled by a highlight or by wrong depth; a pixel that
-        photos see but none confirms gets 0.
+        With visibility ``v_k`` and agreement ``a_k`` of photo ``k``, ``s = max_k v_k`` and ``c = max_k v_k a_k``:
+        ``c + (s - c) contradicted + (1 - s) unseen``. One photo that agrees is enough, since the others may be misled
+        by a highlight or by wrong depth.
         """
         photos = context.photos(renders)
         return torch.cat([self._support(renders[i], rgb[i : i + 1], photos[i]) for i in range(len(renders))])
@@ -84,13 +110,33 @@ class Gate:
         self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None
     ) -> Float[Tensor, "1 1 h w"]:
         """``support`` for one view."""
+        seen, confirmed = self._seen_and_confirmed(render, rgb, photos)
+        return confirmed + (seen - confirmed) * self._contradicted + (1 - seen) * self._unseen
+
+    def _seen_and_confirmed(
+        self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None
+    ) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
+        """``max_k v_k`` and ``max_k v_k a_k`` of one view; 0 without photos."""
         if photos is None or not len(photos):
-            return torch.full_like(render.alpha, self.config.unseen_weight)
+            return torch.zeros_like(render.alpha), torch.zeros_like(render.alpha)
         warped = warp_all(photos, render, self.config.depth_tolerance)
         agreement = self.agreement(rgb.expand_as(warped.rgb), warped.rgb, warped.valid)
         seen = warped.valid.amax(dim=0, keepdim=True)
-        confirmed = (warped.valid * agreement).amax(dim=0, keepdim=True)
-        return confirmed + (1 - seen) * self.config.unseen_weight
+        return seen, (warped.valid * agreement).amax(dim=0, keepdim=True)
+
+    def kept_detail(self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], context: Context) -> Float[Tensor, "n 1 1 1"]:
+        """How much of the detail that photos confirm in a render its repair leaves, in [0, 1].
+
+        ``min(1, E(repair) / E(render))`` with the gradient energy ``E`` of confirmed pixels; 1 where nothing is
+        confirmed. Who blurs what was right blurs all views alike, and a scene would learn it; sharp repairs whose
+        details err differ from view to view, and average out.
+        """
+        photos, shares = context.photos(renders), []
+        for i in range(len(renders)):
+            _, confirmed = self._seen_and_confirmed(renders[i], renders.rgb[i : i + 1], photos[i])
+            kept, before = (gradient_energy(image[i : i + 1], confirmed) for image in (rgb, renders.rgb))
+            shares.append(torch.where(before > 0, kept / before, torch.ones_like(before)).clamp(max=1))
+        return torch.stack(shares)[:, None, None, None]
 
     def agreement(
         self, rgb: Float[Tensor, "k 3 h w"], photo: Float[Tensor, "k 3 h w"], valid: Float[Tensor, "k 1 h w"]

@@ -72,7 +72,7 @@ class Repairs:
     ) -> None:
         self.settings, self.capture, self.renderer, self.say = settings, capture, renderer, say
         self.schedule: ProgressiveSchedule | None = None
-        self.gate, self.store = Gate(settings.gate), PseudoViewStore(settings.store_capacity)
+        self.store = PseudoViewStore(settings.store_capacity)
         self._origin = "none"
         self.failed_rounds = 0
 
@@ -80,6 +80,11 @@ class Repairs:
     def enhancer(self) -> ParkedEnhancer:
         """The enhancer that the settings name, loaded at first use."""
         return ParkedEnhancer(load_enhancer(self.settings.enhancer))
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Weighs repairs, as strictly as suits the enhancer."""
+        return Gate(self.settings.gate, self.settings.fades(self.enhancer.errors_repeat))
 
     @cached_property
     def sampler(self) -> PseudoViewSampler:

@@ -26,11 +26,14 @@ SEEDS, THINNING = ("--seeds", "auto"), ("--opacity_reg", "None")
 METHOD = (*SEEDS, *THINNING)
 PARTS: dict[str, tuple[str, ...]] = {
     "no gate": (
-        *("--gate.unseen_weight", "1", "--gate.photo_tolerance", "1e6"),
+        *("--gate.unseen_weight", "1", "--gate.contradicted_weight", "1"),
         *("--gate.alpha_low", "0", "--gate.alpha_high", "1e-6"),
     ),
     "no references": ("--num_references", "0"),
-    "no fade": ("--trust", "lasting", "--photo_share", "0.65"),
+    "no fade": (
+        *("--trust", "lasting", "--photo_share", "0.65"),
+        *("--gate.unseen_weight", "0.2", "--gate.contradicted_weight", "0"),
+    ),
     "no small steps": ("--step_fraction", "1e6"),
     "no geometry": ("--seeds", "capture"),
     "no thinning": ("--opacity_reg", "0"),

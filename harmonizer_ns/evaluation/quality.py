@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.evaluation.networks import Features, Networks
 from harmonizer_ns.features import LpipsNet
-from harmonizer_ns.metrics import SSIM_WINDOW, good_half_psnr, psnr, ssim
+from harmonizer_ns.metrics import SSIM_WINDOW, good_half_psnr, gradient_energy, psnr, ssim
 from harmonizer_ns.views import PLAIN, JudgedView, Picture
 
 LPIPS_LEAST = 31
@@ -144,11 +144,6 @@ def sharpness(image: Float[Tensor, "1 3 h w"], target: Float[Tensor, "1 3 h w"])
     """
     wanted = gradient_energy(target)
     return gradient_energy(image) / wanted if wanted > 0 else None
-
-
-def gradient_energy(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, ""]:
-    """Average the squared differences of neighbouring pixels, along rows and along columns."""
-    return image.diff(dim=-1).square().mean() + image.diff(dim=-2).square().mean()
 
 
 def structure_distance(keys: Features | None) -> Callable[[Tensor, Tensor], Tensor] | None:

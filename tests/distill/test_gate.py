@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 from plane_scene import PlaneRenderer, look_at
@@ -61,6 +63,40 @@ def test_pixels_that_no_photo_sees_get_the_prior():
         assert torch.allclose(weigh(RENDER.rgb, photos, gate=gate), torch.tensor(0.25))
     no_context = gate.weight(RENDER, repaired(RENDER.rgb), Context())
     assert torch.allclose(no_context, torch.tensor(0.25))
+
+
+def test_trust_that_lasts_forgives_what_photos_do_not_show_or_contradict():
+    wrong, aside = 1 - RENDER.rgb, PlaneRenderer().render(look_at((40.0, 0, 0), (40, 0, 4)))
+    strict, lenient = Gate(GateConfig(), fades=True), Gate(GateConfig(), fades=False)
+    inner = (slice(8, 24), slice(8, 40))
+    assert weigh(wrong, gate=strict)[inner].max() < 0.01
+    assert torch.allclose(weigh(wrong, gate=lenient)[inner], torch.tensor(0.5), atol=0.02)
+    assert torch.allclose(weigh(RENDER.rgb, gate=lenient)[inner], weigh(RENDER.rgb, gate=strict)[inner], atol=0.02)
+    assert torch.allclose(weigh(wrong, aside, gate=strict), torch.tensor(0.2))
+    assert torch.allclose(weigh(wrong, aside, gate=lenient), torch.tensor(1.0))
+    own = Gate(GateConfig(unseen_weight=0.3, contradicted_weight=0.1), fades=False)
+    assert torch.allclose(weigh(wrong, gate=own)[inner], torch.tensor(0.1), atol=0.02)
+    assert torch.allclose(weigh(wrong, aside, gate=own), torch.tensor(0.3))
+
+
+def test_lasting_trust_falls_with_the_detail_that_a_repair_loses_where_photos_confirm_the_render():
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.rand(1, 3, 32, 48, generator=generator)
+    render = Frames(texture, RENDER.alpha, RENDER.depth, VIEW)
+    photo = Frames(texture, RENDER.alpha, RENDER.depth, VIEW)
+    lenient, context = Gate(GateConfig(), fades=False), Context(references=(photo,))
+    blurred = 0.5 + 0.5 * (texture - 0.5)  # half of the contrast is a quarter of the energy
+    assert lenient.kept_detail(render, blurred, context).item() == pytest.approx(0.25, abs=1e-4)
+    assert lenient.kept_detail(render, texture.roll(7, -1), context).item() == pytest.approx(1, abs=0.05)
+    sharper = (0.5 + 1.5 * (texture - 0.5)).clamp(0, 1)
+    assert lenient.kept_detail(render, sharper, context).item() == 1
+    assert lenient.kept_detail(render, blurred, Context()).item() == 1  # nobody can tell
+    hidden = replace(render, rgb=torch.where(torch.arange(48) < 24, texture, texture.roll(11, -2)))
+    half_blurred = torch.where(torch.arange(48) < 24, texture, torch.full_like(texture, 0.5))
+    kept = lenient.kept_detail(hidden, half_blurred, Context(references=(photo,)))
+    assert kept.item() > 0.9  # what photos did not confirm may go
+    weights = lenient.weight(render, repaired(blurred), context)
+    assert weights.max() <= 0.25 + 1e-4
 
 
 def test_the_enhancers_confidence_counts():

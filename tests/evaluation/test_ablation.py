@@ -103,7 +103,7 @@ def test_each_part_off_is_one_setting_of_the_trainer_changed(captures, tmp_path)
     assert changed == {
         "no gate": {"gate"},
         "no references": {"num_references"},
-        "no fade": {"trust", "photo_share"},
+        "no fade": {"trust", "photo_share", "gate"},  # the gate stays as strict
         "no small steps": {"step_fraction"},
         "no geometry": {"seeds"},
         "no thinning": {"opacity_reg"},
