@@ -102,7 +102,7 @@ def _train(trainer: Trainer) -> None:
     """Train in front of a viewer, go on after a checkpoint, or leave repaired splats, as the settings say."""
     config = trainer.config
     if not config.disable_viewer:
-        trainer.viewer = LiveViewer(config, trainer.scene, trainer.repairs, trainer.device)
+        trainer.viewer = LiveViewer(config, trainer.scene, trainer.repairs, trainer.device, trainer.seeds)
     repairs_splats = isinstance(config, HarmonizeConfig)
     if config.resume is not None:
         path = checkpoint.newest_full(config.resume, trainer.world.rank)

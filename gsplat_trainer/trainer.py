@@ -47,7 +47,7 @@ from harmonizer_ns.random_state import random_state, set_random_state
 from harmonizer_ns.raster.gsplat_versions import mend_resets, shown
 from harmonizer_ns.raster.strategies import use_cpu_ops
 from harmonizer_ns.splats.files import SUFFIXES, write_splats
-from harmonizer_ns.splats.model import NAMES, Splats, check_splats, degree_of, parameters
+from harmonizer_ns.splats.model import NAMES, Splats, base_colors, check_splats, degree_of, parameters
 from harmonizer_ns.splats.rendering import Rasterized, RasterOptions, SplatRenderer
 from harmonizer_ns.stereo.teacher import teacher_of
 from harmonizer_ns.types import Cameras, Frames
@@ -89,6 +89,7 @@ class Trainer:
         geometry = find_geometry(config, scene, device, world, say, for_seeds=splats is None)
         found = None if geometry is None else geometry.seeds
         first = first_splats(config, scene, found, say) if splats is None else splats
+        self.seeds = (first["means"].cpu(), base_colors(first).cpu()) if splats is None else None
         self._set_splats({name: value[world.rank :: world.size] for name, value in first.items()})
         self.strategy: Any = config.strategy
         self.strategy_state = self._initial_strategy_state()

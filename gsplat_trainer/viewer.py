@@ -42,12 +42,26 @@ class LiveViewer(NoViewer):
         scene: gives the first view.
         repairs: gives the renderer and the photos for a view.
         device: where to enhance.
+        seeds: points and their colours from which the splats began.
     """
 
-    def __init__(self, config: Config, scene: Capture, repairs: Repairs, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        scene: Capture,
+        repairs: Repairs,
+        device: torch.device,
+        seeds: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
         self._lock, self._step = FairLock(), 0
         self.server = SceneViewer(
-            ViewedScene(repairs.renderer, scene.cameras[0], repairs.photos),
+            ViewedScene(
+                repairs.renderer,
+                scene.cameras[0],
+                repairs.photos if scene.train else None,
+                scene.cameras if scene.train else (),
+                seeds,
+            ),
             lambda name: load_enhancer(name, device),
             settings=ViewSettings(enhancer="builtin" if config.enhancer == "none" else config.enhancer),
             host=config.viewer_host,

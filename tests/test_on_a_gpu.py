@@ -22,7 +22,8 @@ from harmonizer_ns.enhancers.builtin.enhancer import BuiltinEnhancer
 from harmonizer_ns.enhancers.stream import EnhancerStream
 from harmonizer_ns.types import Cameras, Frames, PseudoView
 from harmonizer_ns.viewing.gui import ViewSettings
-from harmonizer_ns.viewing.session import ViewSession, compose
+from harmonizer_ns.viewing.picture import compose
+from harmonizer_ns.viewing.session import ViewSession
 
 pytestmark = pytest.mark.usefixtures("gpu")
 CAMERAS = row_of_cameras(6, 0.1, width=96, height=64, focal=80.0)
@@ -61,7 +62,7 @@ def test_a_stream_waits_little_and_moves_no_image():
 
 def test_a_viewer_waits_little_and_moves_no_image():
     session = ViewSession(lambda name: BuiltinEnhancer.from_pretrained(device="cuda"))
-    settings, (photo, first, second) = ViewSettings(split=True), frames(0, 1, 2)
+    settings, (photo, first, second) = ViewSettings(show="before | after"), frames(0, 1, 2)
     session.enhance("client", first, settings, lambda view: photo, 0)
     with counted() as counts:
         enhanced = session.enhance("client", second, settings, lambda view: photo, 0)

@@ -28,7 +28,8 @@ from harmonizer_ns.splats.model import Splats
 from harmonizer_ns.splats.rendering import SplatRenderer
 from harmonizer_ns.types import Cameras
 from harmonizer_ns.viewing.gui import ViewSettings
-from harmonizer_ns.viewing.session import ViewSession, compose
+from harmonizer_ns.viewing.picture import compose
+from harmonizer_ns.viewing.session import ViewSession
 
 PARITY: dict[str, dict[str, Any]] = {
     "classic": {},

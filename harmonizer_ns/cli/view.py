@@ -122,7 +122,13 @@ def _open_splats(config: ViewConfig, device: str) -> ViewedScene:
     splats = _on(device, read_splats(config.scene, *config.more, origin=capture.origin))
     check_seen(splats, capture.cameras)
     renderer, selector = SplatRenderer(splats), ReferenceSelector(capture, NUM_REFERENCES)
-    return ViewedScene(renderer, capture.cameras[0], lambda view: selector.select(view, renderer))
+    return ViewedScene(
+        renderer,
+        capture.cameras[0],
+        lambda view: selector.select(view, renderer),
+        capture.cameras,
+        (capture.points, capture.colors) if len(capture.points) else None,
+    )
 
 
 def _on(device: str, splats: Splats) -> Splats:

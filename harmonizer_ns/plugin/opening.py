@@ -15,9 +15,8 @@ from rich.prompt import Confirm
 from harmonizer_ns.distill.repairs import Repairs
 from harmonizer_ns.distill.settings import DistillSettings
 from harmonizer_ns.errors import InputError, first_line
-from harmonizer_ns.plugin.cameras import from_nerfstudio
 from harmonizer_ns.plugin.configs import read_config
-from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos, as_capture
+from harmonizer_ns.plugin.photos import DatasetPhotos, TrainingPhotos, as_capture, one_by_one
 from harmonizer_ns.plugin.renderer import ModelRenderer
 from harmonizer_ns.plugin.state import anneal
 from harmonizer_ns.plugin.trainer import newest_checkpoint, read_checkpoint
@@ -37,9 +36,11 @@ def open_run(config: Path, device: str, *, trust: bool = False) -> ViewedScene:
         InputError: when the file is missing or refused, or the run has no checkpoint or does not fit it.
     """
     pipeline = _opened(read_config(config, trust=trust), config, device)
-    repairs = Repairs(DistillSettings(), TrainingPhotos(pipeline.datamanager), ModelRenderer(pipeline.model))
-    start = from_nerfstudio(pipeline.datamanager.train_dataset.cameras[0:1])  # type: ignore[union-attr]
-    return ViewedScene(repairs.renderer, start, repairs.photos)
+    photos = TrainingPhotos(pipeline.datamanager)
+    repairs = Repairs(DistillSettings(), photos, ModelRenderer(pipeline.model))
+    seeds = None if photos.points is None or photos.colors is None else (photos.points.float(), photos.colors)
+    places = one_by_one(pipeline.datamanager.train_dataset.cameras)  # type: ignore[union-attr]
+    return ViewedScene(repairs.renderer, places[0], repairs.photos, places, seeds)
 
 
 def open_held_out(config: Path, device: str, *, trust: bool = False) -> tuple[SparseFit, str | None]:

@@ -56,10 +56,10 @@ class DatasetPhotos:
     @cached_property
     def _cameras(self) -> list[Cameras]:
         if is_pinhole(self._dataset.cameras):
-            return _one_by_one(self._dataset.cameras)
+            return one_by_one(self._dataset.cameras)
         if isinstance(self._datamanager, FullImageDatamanager):
             _ = self._cached  # undistorts, and corrects the dataset's intrinsics
-            return _one_by_one(self._dataset.cameras)
+            return one_by_one(self._dataset.cameras)
         return [self._read(i)[1] for i in range(len(self))]
 
     @property
@@ -108,7 +108,7 @@ class TrainingPhotos(DatasetPhotos):
     def held_out(self) -> list[Cameras]:
         """Poses of the photos that are held out."""
         places = self.held_out_places
-        cameras = _one_by_one(self._datamanager.eval_dataset.cameras) if places else []  # type: ignore[union-attr]
+        cameras = one_by_one(self._datamanager.eval_dataset.cameras) if places else []  # type: ignore[union-attr]
         return [cameras[place] for place in places]
 
     @property
@@ -167,7 +167,8 @@ def as_capture(
     )
 
 
-def _one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:
+def one_by_one(cameras: NerfstudioCameras) -> list[Cameras]:
+    """Nerfstudio's cameras as batches of one; distortion is not looked at."""
     return [from_nerfstudio(cameras[i : i + 1]) for i in range(len(cameras))]
 
 

@@ -8,6 +8,7 @@ sends its frame. That is where a client is followed: its outputs go to the worke
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Hashable
 from typing import Any
@@ -21,19 +22,19 @@ from harmonizer_ns.enhancers.specs import load_enhancer
 from harmonizer_ns.plugin.cameras import from_nerfstudio, is_pinhole
 from harmonizer_ns.plugin.models import ENHANCED
 from harmonizer_ns.plugin.renderer import frames_from_outputs
-from harmonizer_ns.viewing.gui import HarmonizerPanel, ViewSettings
+from harmonizer_ns.viewing.gui import PLAIN_VIEWS, VIEWS, HarmonizerPanel, View, ViewSettings
+from harmonizer_ns.viewing.picture import compose
 from harmonizer_ns.viewing.session import (
     STEPS_PER_VERSION,
     EnhancedFrame,
     ViewSession,
-    compose,
     limited,
     pause_at_rest,
 )
 from harmonizer_ns.viewing.worker import LatestWorker
 
 SLOW = 0.25
-"""An enhancer that takes more seconds than this shows the plain render first."""
+"""An enhancer that takes more seconds than this shows the plain render first, and alone while the camera moves."""
 LEAP = 1.5
 """The size in motion changes only when nerfstudio wants it so much larger or smaller."""
 
@@ -54,7 +55,8 @@ class HarmonizerViewerControl(ViewerControl):
         self.session = ViewSession(self._load)
         self.worker = LatestWorker(self._failed)
         settings = ViewSettings(enhancer=self.pipeline.config.enhancer)
-        self.panel = HarmonizerPanel(viewer.viser_server.gui, settings, self._changed)
+        views: tuple[View, ...] = tuple(view for view in VIEWS if view not in PLAIN_VIEWS)  # depth is nerfstudio's
+        self.panel = HarmonizerPanel(viewer.viser_server.gui, settings, self._changed, views)
         viewer.viser_server.on_client_connect(self._connected)
         viewer.viser_server.on_client_disconnect(self._disconnected)
 
@@ -113,6 +115,8 @@ class ViewerClient:
         self._last: tuple[Hashable, float] = (None, 0.0)
         self._seconds = 0.0
         self._held = 1, 1
+        self._number = self._shown = 0
+        self._sending = threading.Lock()
         machine._render_img, machine._send_output_to_viewer = self.render, self.send
         machine._calculate_image_res = self.size
 
@@ -142,9 +146,10 @@ class ViewerClient:
     def send(self, outputs: dict[str, Any], static_render: bool = True) -> None:
         """Send a frame now, or hand it to the worker when its enhanced image is wanted."""
         settings = self._control.panel.settings
+        self._number += 1
         if not self._wants_enhanced(settings) or "accumulation" not in outputs:
             self._last = (None, 0.0)
-            self._send(outputs, static_render)
+            self._put(self._number, outputs, static_render)
             return
         if static_render and self._is_fresh(settings):
             return
@@ -152,18 +157,29 @@ class ViewerClient:
         self._outputs = plain
         if self._seconds > SLOW or not self._last[1]:
             self.send_plain(static_render)
-        camera, started = self._camera, time.monotonic()
-        self._last = (self._key(settings), started)
+        if self._seconds > SLOW and not static_render:
+            return
+        camera, number = self._camera, self._number
+        self._last = (self._key(settings), time.monotonic())
         self._control.worker.submit(
             self._id,
             lambda: self._enhance(camera, plain, settings),
-            lambda enhanced: self._deliver(plain, enhanced, settings, static_render),
+            lambda enhanced: self._deliver(number, plain, enhanced, settings, static_render),
         )
 
     def send_plain(self, static_render: bool = True) -> None:
-        """Show the render as it is; in the enhanced image's place too."""
+        """Show the render as it is, with a word on what is under way; in the enhanced image's place too."""
         if self._outputs is not None:
-            self._send({**self._outputs, ENHANCED: self._outputs["rgb"]}, static_render)
+            rgb, settings = self._outputs["rgb"], self._control.panel.settings
+            shown = _as_output(compose(_as_batch(rgb), None, settings)) if settings.enabled else rgb
+            self._put(self._number, {**self._outputs, "rgb": shown, ENHANCED: rgb}, static_render)
+
+    def _put(self, number: int, outputs: dict[str, Any], static_render: bool) -> None:
+        """Send a frame, unless a later one is seen already."""
+        with self._sending:
+            if number >= self._shown:
+                self._shown = number
+                self._send(outputs, static_render)
 
     def _wants_enhanced(self, settings: ViewSettings) -> bool:
         panel = self._control.viewer.control_panel
@@ -189,15 +205,21 @@ class ViewerClient:
         photos = pipeline.photos_for if is_pinhole(camera) else lambda view: None  # they are warped into pinhole views
         return control.session.enhance(self._id, frame, settings, photos, control.version())
 
-    def _deliver(self, outputs: dict[str, Any], enhanced: EnhancedFrame, settings: ViewSettings, static: bool) -> None:
+    def _deliver(
+        self, number: int, outputs: dict[str, Any], enhanced: EnhancedFrame, settings: ViewSettings, static: bool
+    ) -> None:
         self._seconds = enhanced.milliseconds / 1000
         if not self._wants_enhanced(self._control.panel.settings):  # switched off meanwhile
             return
-        rgb = outputs["rgb"].permute(2, 0, 1)[None]
+        rgb = _as_batch(outputs["rgb"])
         shown = compose(rgb, enhanced.rgb, settings) if settings.enabled else rgb
-        self._send({**outputs, "rgb": _as_output(shown), ENHANCED: _as_output(enhanced.rgb)}, static)
+        self._put(number, {**outputs, "rgb": _as_output(shown), ENHANCED: _as_output(enhanced.rgb)}, static)
         height, width = rgb.shape[-2:]
         self._control.panel.show_speed(enhanced.milliseconds, enhanced.backend, (width, height))
+
+
+def _as_batch(output: torch.Tensor) -> torch.Tensor:
+    return output.permute(2, 0, 1)[None]
 
 
 def _as_output(rgb: torch.Tensor) -> torch.Tensor:

@@ -59,5 +59,5 @@ def _around(center: Float[Tensor, " 3"], radius: float, up: Float[Tensor, " 3"],
 
 
 def _seen(frames: Frames, radius: float) -> float:
-    """The share of a picture that shows something at a distance."""
+    """Give the share of a picture that shows something at a distance."""
     return (frames.alpha * (frames.depth > 0.5 * radius)).mean().item()

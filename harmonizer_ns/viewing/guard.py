@@ -56,7 +56,7 @@ class Admission(NamedTuple):
         return cls(frozenset(names - {""}) | proxies, everywhere, proxies, _page_files())
 
     def refusal(self, path: str, headers: Any) -> HTTPStatus | None:
-        """How a request is refused, or None; ``headers`` are the package websockets'."""
+        """Tell how a request is refused, or None; ``headers`` are the package websockets'."""
         hosts, origins, upgrades = (headers.get_all(name) for name in ("Host", "Origin", "Upgrade"))
         if len(hosts) != 1 or len(upgrades) > 1 or not self._is_called(hosts[0]):
             return HTTPStatus.FORBIDDEN

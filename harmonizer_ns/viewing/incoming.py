@@ -24,7 +24,7 @@ _controls: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def remember_controls() -> None:
-    """From now on, controls that viser makes are known here."""
+    """Know the controls that viser makes from now on."""
     from viser._gui_api import GuiApi
 
     create = GuiApi._create_gui_input
@@ -53,7 +53,7 @@ def receive_plausible(websocket: Any) -> None:
 
 
 def is_plausible(raw: bytes | str) -> bool:
-    """Whether a message can be read, has finite numbers only, and asks for what was offered."""
+    """Tell whether a message can be read, has finite numbers only, and asks for what was offered."""
     from viser._messages import Message
 
     try:
@@ -90,7 +90,7 @@ def _aspect(message: Any) -> float:
 
 
 def _takes(control: Any, value: Any) -> bool:
-    """Whether a control may have a value: of its kind, and one of its options or within its range."""
+    """Tell whether a control may have a value: of its kind, and one of its options or within its range."""
     now, offer = control.value, control.offer
     options = _options(control)
     if options is not None:
@@ -106,7 +106,7 @@ def _takes(control: Any, value: Any) -> bool:
 
 
 def _options(control: Any) -> Sequence[str] | None:
-    """Those of a list or a group of buttons, as they are now."""
+    """Give the options of a list or a group of buttons, as they are now."""
     name = "id" if hasattr(control, "id") else "uuid"  # of viser 0.2 and of viser 1
     handle = getattr(control.gui_api, f"_gui_input_handle_from_{name}").get(getattr(control, name))
     return getattr(handle, "options", getattr(control.offer, "options", None))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frames of several clients: each has one stream and one set of photos; enhancers are loaded when they are chosen.
 
-The rules that all viewers share stand here too: sizes, pauses, and how render and enhanced frame share a picture.
+The rules that all viewers share stand here too: sizes and pauses.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ REFRESH = 5.0
 """Least seconds between two frames for a client at rest while the scene changes."""
 REST_SHARE = 0.01
 """Largest share of a run's time that frames for clients at rest may take: training should not slow down for them."""
+QUICK = 0.05
+"""An enhancer that takes no more seconds than this keeps up with a moving camera; before others a render is shown."""
 _SAME_SHIFT = 0.05
 _SAME_ANGLE = 0.1
-_LINE = 0.15  # grey of the line between the halves
 
 
 class EnhancedFrame(NamedTuple):
@@ -114,7 +115,7 @@ class ViewSession:
         return EnhancedFrame(repaired.rgb, (time.perf_counter() - started) * 1000, str(frame.rgb.device))
 
     def forget(self, client: Hashable) -> None:
-        """A client has gone."""
+        """Forget a client that has gone."""
         self._clients.pop(client, None)
         self._park()
 
@@ -142,26 +143,6 @@ def pause_at_rest(seconds: float, clients: int) -> float:
 
 
 def limited(width: int, height: int, limit: int) -> tuple[int, int]:
-    """A size of the same aspect whose longest side is at most ``limit``."""
+    """Find a size of the same aspect whose longest side is at most ``limit``."""
     scale = min(1.0, limit / max(width, height, 1))
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def compose(
-    render: Float[Tensor, "n 3 h w"], enhanced: Float[Tensor, "n 3 h w"], settings: ViewSettings
-) -> Float[Tensor, "n 3 h w"]:
-    """``(1 - s) render + s enhanced``, and left of the split the plain render.
-
-    Raises:
-        ValueError: when the shapes differ.
-    """
-    if render.shape != enhanced.shape:
-        raise ValueError(f"render and enhanced frame differ: {tuple(render.shape)}, {tuple(enhanced.shape)}")
-    shown = render.lerp(enhanced, settings.strength)
-    if not settings.split:
-        return shown
-    column = min(int(settings.split_at * shown.shape[-1]), shown.shape[-1] - 1)
-    shown = shown.clone()
-    shown[..., :column] = render[..., :column]
-    shown[..., column] = _LINE
-    return shown

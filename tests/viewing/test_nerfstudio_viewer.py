@@ -158,9 +158,28 @@ def test_switched_off_while_a_frame_is_enhanced_the_plain_render_stays(viewing):
     control._changed()
     sent = len(client.pictures)
     assert level(client, sent - 1) == pytest.approx(plain, abs=12)
-    follower._deliver(outputs, enhanced, settings, True)
+    follower._deliver(follower._number, outputs, enhanced, settings, True)
     assert level(client, 0) == pytest.approx(plain, abs=12)
     assert control.panel.status == "off"
+
+
+def test_while_the_camera_moves_a_slow_enhancer_waits_and_what_comes_late_is_dropped(viewing):
+    _, _, control, enhancer, (client, _) = viewing
+    plain, follower = level(client, 0), control._clients[101]
+    control.panel.enabled.value = True
+    sent = len(client.pictures)
+    control._changed()
+    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
+    outputs, settings, before = follower._outputs, control.panel.settings, follower._number
+    enhanced = follower._enhance(follower._camera, outputs, settings)
+    made, follower._seconds = len(enhancer.histories), 1.0
+    follower.send(outputs, static_render=False)
+    assert level(client, sent) == pytest.approx(plain, abs=12)
+    assert len(enhancer.histories) == made
+    follower._deliver(before, outputs, enhanced, settings, True)
+    assert level(client, sent) == pytest.approx(plain, abs=12)
+    follower._deliver(follower._number, outputs, enhanced, settings, True)
+    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
 
 
 def all_controls(viewer):
