@@ -128,8 +128,9 @@ def test_a_checkpoint_can_be_looked_at(colmap, tmp_path):
     camera = trained.scene.cameras[3]
     torch.testing.assert_close(scene.renderer.render(camera).rgb, trained.render(camera).rgb)
     assert scene.renderer.render(scene.start.resized(64, 48)).alpha.max() > 0.5
-    assert scene.photos(camera) is None
+    assert scene.photos is None
     with_photos = view.open_scene(view.ViewConfig(checkpoint, data=colmap), "cpu")
+    assert with_photos.photos is not None
     nearest = with_photos.photos(camera)[0]
     torch.testing.assert_close(nearest.rgb[0], to_float(trained.scene.photo(3)))
     torch.testing.assert_close(nearest.cameras.camera_to_world[0], camera.camera_to_world[0])
