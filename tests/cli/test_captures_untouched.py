@@ -20,7 +20,7 @@ from harmonizer_ns.splats.files import write_splats
 from harmonizer_ns.splats.model import seed_splats
 from harmonizer_ns.synthesis.streams.table import STREAMS
 
-READ_NO_CAPTURE = {"train", "scenes", "convert", "enhancers", "bench", "selftest"}
+READ_NO_CAPTURE = {"train", "scenes", "convert", "enhancers", "bench", "selftest", "doctor"}
 SHORT = ["--data_factor", "2", "--max_steps", "2", "--enhancer", "none", "--lpips_net", "none", "--device", "cpu"]
 SHORT += ["--render_traj_path", "none", "--test_every", "2"]
 TINY = {"version": 1, "splits": {"halves": {"rule": "every", "train": 2}}, "width": 16, "runs": [{"steps": 1}]}

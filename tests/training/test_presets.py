@@ -33,6 +33,7 @@ MODELS = {
     "difix": str(CONFIGS / "difix-tiny.json"),
     "fixer": str(CONFIGS / "fixer-tiny.json"),
     "harmonizer": str(CONFIGS / "harmonizer-tiny.json"),
+    "harmonizer-published": str(CONFIGS / "harmonizer-tiny.json"),
     "detail-restoration": str(CONFIGS / "difix-tiny.json"),
     "temporal-sd-turbo": str(CONFIGS / "temporal-sd-turbo-tiny.json"),
     "builtin": "new",
