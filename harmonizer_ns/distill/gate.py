@@ -16,7 +16,7 @@ from harmonizer_ns.errors import InputError, check_limits
 from harmonizer_ns.images import local_mean
 from harmonizer_ns.metrics import gradient_energy
 from harmonizer_ns.types import Frames
-from harmonizer_ns.warp import warp_all
+from harmonizer_ns.warp import Warped, warp_all
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class GateConfig:
     displaced where the depth is wrong, and that is where repairs are needed."""
 
     def __post_init__(self) -> None:
-        check_limits(self, alpha_low=(0, 1), alpha_high=(0, 1))
-        for name in ("unseen_weight", "contradicted_weight"):
-            if getattr(self, name) is not None:
-                check_limits(self, **{name: (0, 1)})
+        check_limits(self, alpha_low=(0, 1), alpha_high=(0, 1), unseen_weight=(0, 1), contradicted_weight=(0, 1))
         check_limits(self, window=(1, math.inf), shift=(0, math.inf), photo_tolerance=(1e-6, math.inf))
         if self.alpha_low >= self.alpha_high or self.window % 2 == 0:
             raise InputError(
@@ -87,56 +84,50 @@ class Gate:
             repaired: the enhancer's output for it.
             context: the references, as given to the enhancer.
         """
-        trust = self.support(renders, repaired.rgb, context) * repaired.confidence
-        trust = trust if self._fades else trust * self.kept_detail(renders, repaired.rgb, context)
-        return self.coverage(renders.alpha) * trust
+        photos = context.photos(renders)
+        trust = [self._trust(renders[i], repaired.rgb[i : i + 1], photos[i]) for i in range(len(renders))]
+        return self.coverage(renders.alpha) * torch.cat(trust) * repaired.confidence
+
+    def _trust(self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None) -> Float[Tensor, "1 1 h w"]:
+        """What photos say of one view's repair: `support`, and `kept_detail` where trust lasts."""
+        if photos is None or not len(photos):
+            return torch.full_like(render.alpha, self._unseen)
+        warped = warp_all(photos, render, self.config.depth_tolerance)
+        support = self.support(rgb, warped)
+        return support if self._fades else support * self.kept_detail(render.rgb, rgb, warped)
 
     def coverage(self, alpha: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
         """0 where nothing was rendered, 1 where the render is opaque, linear between."""
         low, high = self.config.alpha_low, self.config.alpha_high
         return ((alpha - low) / (high - low)).clamp(0.0, 1.0)
 
-    def support(self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], context: Context) -> Float[Tensor, "n 1 h w"]:
-        """How far the real photos bear a repair out.
+    def support(self, rgb: Float[Tensor, "1 3 h w"], photos: Warped) -> Float[Tensor, "1 1 h w"]:
+        """How far the real photos, warped into a view, bear its repair out.
 
         With visibility ``v_k`` and agreement ``a_k`` of photo ``k``, ``s = max_k v_k`` and ``c = max_k v_k a_k``:
         ``c + (s - c) contradicted + (1 - s) unseen``. One photo that agrees is enough, since the others may be misled
         by a highlight or by wrong depth.
         """
-        photos = context.photos(renders)
-        return torch.cat([self._support(renders[i], rgb[i : i + 1], photos[i]) for i in range(len(renders))])
-
-    def _support(
-        self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None
-    ) -> Float[Tensor, "1 1 h w"]:
-        """``support`` for one view."""
-        seen, confirmed = self._seen_and_confirmed(render, rgb, photos)
+        seen, confirmed = photos.valid.amax(dim=0, keepdim=True), self._confirmed(rgb, photos)
         return confirmed + (seen - confirmed) * self._contradicted + (1 - seen) * self._unseen
 
-    def _seen_and_confirmed(
-        self, render: Frames, rgb: Float[Tensor, "1 3 h w"], photos: Frames | None
-    ) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
-        """``max_k v_k`` and ``max_k v_k a_k`` of one view; 0 without photos."""
-        if photos is None or not len(photos):
-            return torch.zeros_like(render.alpha), torch.zeros_like(render.alpha)
-        warped = warp_all(photos, render, self.config.depth_tolerance)
-        agreement = self.agreement(rgb.expand_as(warped.rgb), warped.rgb, warped.valid)
-        seen = warped.valid.amax(dim=0, keepdim=True)
-        return seen, (warped.valid * agreement).amax(dim=0, keepdim=True)
-
-    def kept_detail(self, renders: Frames, rgb: Float[Tensor, "n 3 h w"], context: Context) -> Float[Tensor, "n 1 1 1"]:
+    def kept_detail(
+        self, render: Float[Tensor, "1 3 h w"], rgb: Float[Tensor, "1 3 h w"], photos: Warped
+    ) -> Float[Tensor, ""]:
         """How much of the detail that photos confirm in a render its repair leaves, in [0, 1].
 
         ``min(1, E(repair) / E(render))`` with the gradient energy ``E`` of confirmed pixels; 1 where nothing is
         confirmed. Who blurs what was right blurs all views alike, and a scene would learn it; sharp repairs whose
         details err differ from view to view, and average out.
         """
-        photos, shares = context.photos(renders), []
-        for i in range(len(renders)):
-            _, confirmed = self._seen_and_confirmed(renders[i], renders.rgb[i : i + 1], photos[i])
-            kept, before = (gradient_energy(image[i : i + 1], confirmed) for image in (rgb, renders.rgb))
-            shares.append(torch.where(before > 0, kept / before, torch.ones_like(before)).clamp(max=1))
-        return torch.stack(shares)[:, None, None, None]
+        confirmed = self._confirmed(render, photos)
+        kept, before = gradient_energy(rgb, confirmed), gradient_energy(render, confirmed)
+        return torch.where(before > 0, kept / before, torch.ones_like(before)).clamp(max=1)
+
+    def _confirmed(self, rgb: Float[Tensor, "1 3 h w"], photos: Warped) -> Float[Tensor, "1 1 h w"]:
+        """``max_k v_k a_k``: how far the photo that agrees best confirms each pixel."""
+        agreement = self.agreement(rgb.expand_as(photos.rgb), photos.rgb, photos.valid)
+        return (photos.valid * agreement).amax(dim=0, keepdim=True)
 
     def agreement(
         self, rgb: Float[Tensor, "k 3 h w"], photo: Float[Tensor, "k 3 h w"], valid: Float[Tensor, "k 1 h w"]
