@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import project
+from harmonizer_ns.warp import inverted, project
 
 Colors = Literal["turbo", "magma", "seismic"]
 _SEISMIC = ((0.0, 0.0, 0.3), (0.0, 0.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.5, 0.0, 0.0))
@@ -39,7 +39,7 @@ def _map(colors: Colors, device: str) -> Float[Tensor, "256 3"]:
 
 def colored_depth(depth: Float[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """Color depth by its inverse, near in red and far in blue, black where it is 0 (unknown)."""
-    inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-12), 0.0)
+    inverse = inverted(depth)
     known = inverse[inverse > 0]
     top = known.quantile(1 - _FAR) if len(known) else inverse.new_ones(())
     return colored(inverse / top) * (inverse > 0)

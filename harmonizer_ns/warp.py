@@ -90,6 +90,11 @@ def project(
     return homogeneous[..., :2] / z.clamp(min=1e-6)[..., None], z
 
 
+def inverted(values: Float[Tensor, "*shape"], least: float = 1e-12) -> Float[Tensor, "*shape"]:
+    """Turn depth into inverse depth, or back; 0 is unknown in both. Smaller values count as ``least``."""
+    return torch.where(values > 0, 1 / values.clamp(min=least), 0.0)
+
+
 def in_frustum(cameras: Cameras, points: Float[Tensor, "p 3"]) -> Bool[Tensor, "n p"]:
     """Whether each camera has each point in front of it and inside its image; occlusion is not considered."""
     # Compare x with w z instead of x / z with w: no division by a depth near zero.

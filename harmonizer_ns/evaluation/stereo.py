@@ -26,9 +26,9 @@ from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.fusion import Seeds
 from harmonizer_ns.stereo.geometry import look_at
 from harmonizer_ns.stereo.settings import StereoSettings
-from harmonizer_ns.stereo.views import carry, inside, inverted
+from harmonizer_ns.stereo.views import carry, inside
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import pixel_grid, sample
+from harmonizer_ns.warp import inverted, pixel_grid, sample
 
 ROWS, FROM_ELSEWHERE = 8, 4
 """Photos on a contact sheet, and photos that were not used from whose places the seeds are shown."""

@@ -19,9 +19,9 @@ from harmonizer_ns.stereo.normals import fit_normals
 from harmonizer_ns.stereo.settings import StereoSettings
 from harmonizer_ns.stereo.sources import MIN_POINTS, Companions, find_companions, lattice
 from harmonizer_ns.stereo.sweep import sweep
-from harmonizer_ns.stereo.views import View, inverted, levels, pyramid
+from harmonizer_ns.stereo.views import View, levels, pyramid
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import backproject
+from harmonizer_ns.warp import backproject, inverted
 
 T = TypeVar("T")
 

@@ -16,8 +16,7 @@ from harmonizer_ns.progress import counted
 from harmonizer_ns.stereo.consistency import ask
 from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.settings import StereoSettings
-from harmonizer_ns.stereo.views import inverted
-from harmonizer_ns.warp import backproject, sample
+from harmonizer_ns.warp import backproject, inverted, sample
 
 _SMOOTH = 0.02
 """Points where a photo shows no detail are kept as often as where its grey changes by so much from pixel to pixel."""

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harmonizer_ns.stereo.views import inverted
 from harmonizer_ns.types import Cameras
-from harmonizer_ns.warp import pixel_grid
+from harmonizer_ns.warp import inverted, pixel_grid
 
 _SIDE = 5
 _SAME_SURFACE = 0.1

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harmonizer_ns.stereo.depth import DepthMap
 from harmonizer_ns.stereo.geometry import Geometry
-from harmonizer_ns.stereo.views import inverted
+from harmonizer_ns.warp import inverted
 
 _LAST = 0.1
 """Share of the weight that is left at the end of a run: by then the photos tell more than their depth does."""

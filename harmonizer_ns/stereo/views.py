@@ -83,11 +83,6 @@ def carry(
     return torch.stack([u / w, v / w], dim=-1), torch.where(front, inverse / w, 0.0)
 
 
-def inverted(values: Float[Tensor, "*shape"], least: float = 1e-12) -> Float[Tensor, "*shape"]:
-    """Turn depth into inverse depth, or back; 0 is unknown in both. Smaller values count as ``least``."""
-    return torch.where(values > 0, 1 / values.clamp(min=least), 0.0)
-
-
 def inside(pixels: Float[Tensor, "h w 2"], camera: Cameras) -> Bool[Tensor, "h w"]:
     """Tell which pixels lie in a camera's image."""
     x, y = pixels.unbind(-1)
