@@ -121,6 +121,13 @@ def _pixel_centers():
 
 
 @njit(**HELPER)
+def _from_centers(x, y, centers, block):
+    """How far a place lies from the centres of a block's pixels, along x and y."""
+    at = 2 * block * WIDTH
+    return x - load(centers, at), y - load(centers, at + WIDTH)
+
+
+@njit(**HELPER)
 def _live_blocks(state, stride):
     """The bits of the blocks in which some pixel still lets light through."""
     bits = np.int64(0)
@@ -185,8 +192,7 @@ def forward_tiles(begin, end, splats, hits, offsets, backgrounds, tiles_x, tiles
             while blocks:
                 block = lowest_bit(blocks)
                 blocks &= blocks - 1
-                at = 2 * block * WIDTH
-                dx, dy = x - load(centers, at), y - load(centers, at + WIDTH)
+                dx, dy = _from_centers(x, y, centers, block)
                 _blend_block(state, block * stride, splat, dx, dy, channels)
         for block in range(NUM_BLOCKS):
             for lane in range(WIDTH):
@@ -297,8 +303,7 @@ def backward_tiles(
             while blocks:
                 block = lowest_bit(blocks)
                 blocks &= blocks - 1
-                at = 2 * block * WIDTH
-                dx, dy = x - load(centers, at), y - load(centers, at + WIDTH)
+                dx, dy = _from_centers(x, y, centers, block)
                 moments, extra, colors = _unblend_block(state, block * stride, moments, extra, colors, splat, dx, dy)
             store_totals(grads[hits[hit, SLOT]], 0, moments + extra + colors)
 
