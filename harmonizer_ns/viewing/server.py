@@ -281,7 +281,7 @@ class SceneViewer:
 
 
 def client_camera(camera: Any, limit: int) -> Cameras:
-    """Turn a viser camera (OpenCV axes, vertical field of view) at the size whose longest side is ``limit``."""
+    """Read a viser camera (OpenCV axes, vertical field of view), at the size whose longest side is ``limit``."""
     aspect = max(float(camera.aspect), 1e-3)
     scale = limit / max(aspect, 1.0)
     width, height = limited(round(scale * aspect), round(scale), limit)

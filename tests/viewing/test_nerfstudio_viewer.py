@@ -96,17 +96,21 @@ def level(client, count):
     return client.pictures[-1].mean()
 
 
+def switch_on(control, client, plain):
+    """Ask for enhanced frames, and wait for the one of a client, which is the render's negative."""
+    control.panel.enabled.value = True
+    sent = len(client.pictures)
+    control._changed()
+    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
+
+
 def test_the_folder_enhances_for_every_client_and_survives_errors(viewing):
     trainer, viewer, control, enhancer, clients = viewing
     first, second = clients
     plain = level(first, 0)
     assert not enhancer.histories
     assert ENHANCED in viewer.control_panel._output_render.gui_handle.options
-    control.panel.enabled.value = True
-    sent = len(first.pictures)
-    control._changed()
-    inverted = level(first, sent)
-    assert inverted == pytest.approx(255 - plain, abs=12)
+    switch_on(control, first, plain)
     assert "ms per frame" in control.panel.status
 
     for x in (0.02, 0.04, 0.06, 0.08, 0.1):
@@ -148,10 +152,7 @@ def test_the_folder_enhances_for_every_client_and_survives_errors(viewing):
 def test_switched_off_while_a_frame_is_enhanced_the_plain_render_stays(viewing):
     _, _, control, _, (client, _) = viewing
     plain, follower = level(client, 0), control._clients[101]
-    control.panel.enabled.value = True
-    sent = len(client.pictures)
-    control._changed()
-    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
+    switch_on(control, client, plain)
     settings, outputs = control.panel.settings, follower._outputs
     enhanced = follower._enhance(follower._camera, outputs, settings)
     control.panel.enabled.value = False
@@ -166,10 +167,8 @@ def test_switched_off_while_a_frame_is_enhanced_the_plain_render_stays(viewing):
 def test_while_the_camera_moves_a_slow_enhancer_waits_and_what_comes_late_is_dropped(viewing):
     _, _, control, enhancer, (client, _) = viewing
     plain, follower = level(client, 0), control._clients[101]
-    control.panel.enabled.value = True
     sent = len(client.pictures)
-    control._changed()
-    assert level(client, sent) == pytest.approx(255 - plain, abs=12)
+    switch_on(control, client, plain)
     outputs, settings, before = follower._outputs, control.panel.settings, follower._number
     enhanced = follower._enhance(follower._camera, outputs, settings)
     made, follower._seconds = len(enhancer.histories), 1.0
